@@ -1,0 +1,45 @@
+//! Counters of what the programs could not do, each exported under its name.
+
+/// Declares the counters: their indexes in the per-CPU array `COUNTERS`, and their label values.
+macro_rules! counters {
+    ($($(#[$meta:meta])* $constant:ident = $name:literal $kind:literal,)*) => {
+        #[allow(non_camel_case_types, reason = "the variants only number the constants")]
+        enum Index { $($constant,)* }
+
+        $($(#[$meta])* pub const $constant: u32 = Index::$constant as u32;)*
+
+        /// Each counter's kind (`lost`, `discarded` or `evicted`) and reason, in the order of the
+        /// indexes.
+        pub const NAMES: &[(&str, &str)] = &[$(($kind, $name),)*];
+    };
+}
+
+counters! {
+    /// A wait that would be negative, by clocks of two CPUs.
+    RUN_QUEUE_NEGATIVE = "run_queue_negative" "discarded",
+    /// An off-CPU time that would be negative or longer than the task's absence.
+    OFF_CPU_NEGATIVE = "off_cpu_negative" "discarded",
+    /// A task took over another task's entry in `TASKS`.
+    TASK_COLLISION = "task_table_collision" "evicted",
+    /// A css id beyond the slot table: counted as other.
+    SLOT_TABLE_FULL = "slot_table_full" "lost",
+    /// An event found the ring buffer full.
+    EVENT_RING_FULL = "event_ring_full" "lost",
+    /// A request found the table of requests in flight full.
+    REQUESTS_FULL = "block_requests_full" "lost",
+    /// A request completed before it was issued, by clocks of two CPUs.
+    BLOCK_NEGATIVE = "block_latency_negative" "discarded",
+    /// A stack found the table of stacks full.
+    STACKS_FULL = "profile_stacks_full" "lost",
+    /// A sample found the table of samples full.
+    SAMPLES_FULL = "profile_samples_full" "lost",
+    /// A stack could not be walked at all.
+    STACK_UNREADABLE = "profile_stack_unreadable" "lost",
+    /// A stack was cut at the depth limit.
+    STACK_TRUNCATED = "profile_stack_truncated" "lost",
+    /// Samples taken.
+    SAMPLES = "profile_samples" "taken",
+}
+
+/// Number of counters.
+pub const COUNT: u32 = NAMES.len() as u32;

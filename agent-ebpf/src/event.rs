@@ -1,0 +1,60 @@
+//! Events that cross one by one: a cgroup made or removed, a css seen for the first time, a
+//! container's process gone.
+
+/// A css ran or did I/O for the first time, or under a reused id.
+pub const CSS_SEEN: u32 = 1;
+/// A cgroup was made.
+pub const CGROUP_MADE: u32 = 2;
+/// A cgroup was removed.
+pub const CGROUP_REMOVED: u32 = 3;
+/// The last thread of a container's process ended.
+pub const PROCESS_EXITED: u32 = 4;
+
+/// Most bytes of a cgroup path that an event carries, its terminating zero included. Longer paths
+/// are cut; user space then looks the cgroup up by its id.
+pub const PATH_BYTES: usize = 512;
+
+shared! {
+    /// Identity of one css, as the kernel side sees it.
+    pub struct Css [16] {
+        /// `css->serial_nr`: never reused; 0 where the cgroup has no css of the subsystem.
+        pub serial: u64,
+        /// `css->id`: small, dense, reused.
+        pub id: u32,
+        /// Zero.
+        pub reserved: u32,
+    }
+}
+
+shared! {
+    /// Start of every event, and the whole of [`CSS_SEEN`] and [`PROCESS_EXITED`].
+    pub struct Event [64] {
+        /// `CSS_SEEN` and so on.
+        pub kind: u32,
+        /// `slot::SUBSYSTEM_*` for `CSS_SEEN`; hierarchy id for cgroup events; tgid for
+        /// `PROCESS_EXITED`.
+        pub argument: u32,
+        /// Kernfs id (inode of the cgroup's directory).
+        pub cgroup_id: u64,
+        /// `CSS_SEEN`: the css. Cgroup events: its cpu css.
+        pub css: Css,
+        /// `CSS_SEEN`: the css's parent. Cgroup events: its block css.
+        pub second: Css,
+        /// Owner of the process that exited; how the css is counted meanwhile.
+        pub owner: u32,
+        /// Bytes of path that follow, its terminating zero included.
+        pub path_bytes: u32,
+        /// Monotonic time, nanoseconds.
+        pub at_ns: u64,
+    }
+}
+
+shared! {
+    /// [`CGROUP_MADE`] and [`CGROUP_REMOVED`].
+    pub struct CgroupEvent [576] {
+        /// The common part.
+        pub event: Event,
+        /// The cgroup's path in its hierarchy, from its root.
+        pub path: [u8; PATH_BYTES],
+    }
+}

@@ -1,0 +1,96 @@
+//! Keys and values of the scheduler subject.
+
+use crate::histogram::BUCKETS;
+
+/// Who took the CPU from a preempted task: a task of the same container.
+pub const BY_SELF: usize = 0;
+/// A task of another container.
+pub const BY_CONTAINER: usize = 1;
+/// A task of a system service, a session or the root cgroup.
+pub const BY_SYSTEM: usize = 2;
+/// A kernel thread, or nobody: the CPU went idle because the scheduler took the task off it
+/// (bandwidth limit, migration).
+pub const BY_KERNEL: usize = 3;
+/// Number of the above.
+pub const BY_COUNT: usize = 4;
+
+shared! {
+    /// What one container did on one CPU, in the array `SCHED` at `cpu * slots + slot`.
+    ///
+    /// Written by `sched_switch` on that CPU alone, so without locks or atomics. 32-bit counters
+    /// wrap; user space adds up their differences. Times are in nanoseconds of the scheduler's clock.
+    pub struct SchedSlot [512] {
+        /// Run queue latency of each dispatch.
+        pub run_queue_buckets: [u32; BUCKETS],
+        /// Sum of the run queue latencies.
+        pub run_queue_ns: u64,
+        /// Time on the CPU, by the clock that `cpuacct` charges with.
+        pub on_cpu_ns: u64,
+        /// Time switched out and not runnable, interruptible.
+        pub off_cpu_sleep_ns: u64,
+        /// Time switched out and not runnable, uninterruptible.
+        pub off_cpu_disk_ns: u64,
+        /// Run queue latency that followed a preemption, by who preempted.
+        pub preempted_wait_ns: [u64; BY_COUNT],
+        /// Preemptions, by who preempted.
+        pub preemptions: [u32; BY_COUNT],
+        /// Context switches in which the task left the CPU blocked.
+        pub voluntary: u32,
+        /// Context switches in which the task was still runnable.
+        pub involuntary: u32,
+        /// Processes (thread groups) that ended.
+        pub process_exits: u32,
+        /// Room for what is to come; zero.
+        pub reserved: [u32; 7],
+    }
+}
+
+/// Mask that keeps a bucket index inside [`SchedSlot`] whatever it is: the verifier needs a bound,
+/// and 128 words are the whole value.
+pub const BUCKET_MASK: usize = 127;
+
+shared! {
+    /// Per-CPU state of the scheduler programs, in the array `CPUS`.
+    pub struct CpuState [64] {
+        /// Owner ([`crate::slot::owner`]) of the running task; slot [`crate::slot::IDLE`] while idle.
+        pub owner: u32,
+        /// Zero.
+        pub reserved: u32,
+        /// `rq->clock_task` when the running task was dispatched; 0 before the first switch seen.
+        pub on_cpu_since: u64,
+        /// Address of this CPU's `struct rq`, for [`clock`](Self::clock)'s reader.
+        pub rq: u64,
+        /// `rq->clock_task` as the program `read_clock` last saw it.
+        pub clock: u64,
+        /// Context switches seen.
+        pub switches: u64,
+        /// Room for what is to come; zero.
+        pub reserved2: [u64; 3],
+    }
+}
+
+/// A departure that says nothing: never seen, or spent.
+pub const DEPARTED_NOT: u32 = 0;
+/// The task left blocked, interruptible.
+pub const DEPARTED_SLEEP: u32 = 1;
+/// The task left blocked, uninterruptible.
+pub const DEPARTED_DISK: u32 = 2;
+/// The task left runnable; `BY_*` is added.
+pub const DEPARTED_PREEMPTED: u32 = 4;
+
+shared! {
+    /// What is remembered of a task between two dispatches, in the direct-mapped array `TASKS` at
+    /// `pid & mask`. A task that finds another's entry takes it over.
+    pub struct TaskState [32] {
+        /// `sched_info.run_delay` as it stood, this wait included, at the last dispatch.
+        pub run_delay_ns: u64,
+        /// Scheduler clock when the task last left a CPU.
+        pub departed_at: u64,
+        /// The kernel's pid of the owner; 0 is nobody.
+        pub pid: u32,
+        /// How it left: `DEPARTED_*`.
+        pub departure: u32,
+        /// Room for what is to come; zero.
+        pub reserved: u64,
+    }
+}

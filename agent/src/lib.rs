@@ -1,0 +1,4 @@
+//! ctrscope: container performance analysis with eBPF.
+
+pub mod snapshot;
+pub mod source;

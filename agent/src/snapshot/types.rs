@@ -1,0 +1,356 @@
+//! The types of a snapshot. They are also the JSON of `/api/v1/containers`.
+
+use serde::{Deserialize, Serialize};
+
+use super::Histogram;
+
+/// Everything known at one instant.
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+pub struct Snapshot {
+    /// When it was taken, milliseconds since the epoch.
+    pub taken_at_unix_ms: u64,
+    /// When it was taken, monotonic nanoseconds.
+    pub taken_at_ns: u64,
+    /// The machine.
+    pub host: Host,
+    /// One entry for each container, live and recently exited, ordered by name; the entry of kind
+    /// [`Kind::Other`] sums what has no entry of its own.
+    pub containers: Vec<Container>,
+    /// The agent's account of itself.
+    pub agent: AgentHealth,
+}
+
+/// The machine.
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+pub struct Host {
+    /// Host name.
+    pub name: String,
+    /// Kernel release.
+    pub kernel: String,
+    /// CPUs online.
+    pub cpus: u32,
+}
+
+/// What a cgroup is.
+#[derive(
+    Clone, Copy, Debug, Default, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize,
+)]
+#[serde(rename_all = "snake_case")]
+pub enum Kind {
+    /// A container of a known runtime.
+    Container,
+    /// The sandbox ("pause") container of a Kubernetes pod.
+    Sandbox,
+    /// A systemd unit.
+    Service,
+    /// A cgroup that no known runtime laid out; counted as a container of its own.
+    #[default]
+    Cgroup,
+    /// The sum of everything without an entry of its own.
+    Other,
+}
+
+/// Who a container is.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Identity {
+    /// Kubernetes namespace; empty outside Kubernetes.
+    pub namespace: String,
+    /// Kubernetes pod; empty outside Kubernetes.
+    pub pod: String,
+    /// Name: the runtime's, the systemd unit, the cgroup path without its leading slash, or the first
+    /// 12 digits of the id; `_other` for [`Kind::Other`].
+    pub container: String,
+    /// The runtime's id; empty where there is none.
+    pub container_id: String,
+    /// Kubernetes pod uid; empty outside Kubernetes.
+    pub pod_uid: String,
+    /// Image; empty where unknown.
+    pub image: String,
+    /// Runtime: `containerd`, `docker`, `crio`, `podman`, `systemd`, ...; empty where unknown.
+    pub runtime: String,
+    /// What it is.
+    pub kind: Kind,
+    /// Path of its cgroup from the root of the hierarchy of the cpu controller.
+    pub cgroup: String,
+}
+
+/// One container.
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+pub struct Container {
+    /// Who it is.
+    pub identity: Identity,
+    /// When the agent first saw it, milliseconds since the epoch.
+    pub first_seen_unix_ms: u64,
+    /// When its cgroup was removed, milliseconds since the epoch; `None` while it lives.
+    pub exited_at_unix_ms: Option<u64>,
+    /// Scheduler; `None` where that collector does not run.
+    pub sched: Option<SchedStats>,
+    /// Block I/O; `None` where that collector does not run.
+    pub block: Option<BlockStats>,
+    /// CPU bandwidth control and weight; `None` without the cpu controller.
+    pub cpu: Option<CpuControl>,
+    /// Memory; `None` without the memory controller.
+    pub memory: Option<Memory>,
+    /// Pressure stall information; `None` where the kernel keeps none for cgroups.
+    pub pressure: Option<Pressure>,
+}
+
+/// Who took the CPU from a preempted task.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum PreemptedBy {
+    /// A task of the same container.
+    Myself,
+    /// A task of another container.
+    Container,
+    /// A task of a system service, a session, or the root cgroup.
+    System,
+    /// A kernel thread, or the scheduler itself (bandwidth limit, migration).
+    Kernel,
+}
+
+impl PreemptedBy {
+    /// All of them, in the order of the arrays they index.
+    pub const ALL: [Self; 4] = [Self::Myself, Self::Container, Self::System, Self::Kernel];
+
+    /// The label value.
+    #[must_use]
+    pub fn label(self) -> &'static str {
+        match self {
+            Self::Myself => "self",
+            Self::Container => "container",
+            Self::System => "system",
+            Self::Kernel => "kernel",
+        }
+    }
+}
+
+/// Scheduler counters of a container.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct SchedStats {
+    /// Run queue latency: runnable (woken or preempted) until running.
+    pub run_queue: Histogram,
+    /// Time on CPUs, the slices still running included, nanoseconds.
+    pub on_cpu_ns: u64,
+    /// Time blocked, interruptible, nanoseconds.
+    pub off_cpu_sleep_ns: u64,
+    /// Time blocked, uninterruptible, nanoseconds.
+    pub off_cpu_disk_ns: u64,
+    /// Context switches that left the CPU blocked.
+    pub voluntary: u64,
+    /// Context switches that left the CPU still runnable.
+    pub involuntary: u64,
+    /// Preemptions by [`PreemptedBy`].
+    pub preemptions: [u64; 4],
+    /// Run queue latency after preemptions by [`PreemptedBy`], nanoseconds.
+    pub preempted_wait_ns: [u64; 4],
+    /// Processes that ended.
+    pub process_exits: u64,
+}
+
+/// A block operation.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Operation {
+    /// Read.
+    Read,
+    /// Write.
+    Write,
+    /// Cache flush.
+    Flush,
+    /// Discard, secure erase.
+    Discard,
+}
+
+impl Operation {
+    /// All of them, in the order of the arrays they index.
+    pub const ALL: [Self; 4] = [Self::Read, Self::Write, Self::Flush, Self::Discard];
+
+    /// The label value.
+    #[must_use]
+    pub fn label(self) -> &'static str {
+        match self {
+            Self::Read => "read",
+            Self::Write => "write",
+            Self::Flush => "flush",
+            Self::Discard => "discard",
+        }
+    }
+}
+
+/// Block I/O counters of a container.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct BlockStats {
+    /// By [`Operation`].
+    pub operations: [BlockOperation; 4],
+}
+
+impl BlockStats {
+    /// All operations in one histogram.
+    #[must_use]
+    pub fn latency(&self) -> Histogram {
+        let mut sum = Histogram::default();
+        for operation in &self.operations {
+            sum.add(&operation.latency);
+        }
+        sum
+    }
+
+    /// Bytes of all operations.
+    #[must_use]
+    pub fn bytes(&self) -> u64 {
+        self.operations
+            .iter()
+            .map(|operation| operation.bytes)
+            .sum()
+    }
+}
+
+/// Block I/O counters of one operation.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct BlockOperation {
+    /// Latency from the start of the request (queued) to its completion.
+    pub latency: Histogram,
+    /// The part of it before the request was issued to the device, nanoseconds.
+    pub queue_ns: u64,
+    /// Bytes completed.
+    pub bytes: u64,
+    /// Requests completed.
+    pub count: u64,
+    /// Requests completed in error.
+    pub errors: u64,
+}
+
+/// CPU bandwidth control and weight of a container's own cgroup.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct CpuControl {
+    /// Enforcement periods that elapsed.
+    pub periods: u64,
+    /// Periods in which it was throttled.
+    pub throttled_periods: u64,
+    /// Time throttled, nanoseconds.
+    pub throttled_ns: u64,
+    /// Quota in cores; `None` where it has none.
+    pub quota_cores: Option<f64>,
+    /// Weight on the v2 scale (100 is the default); v1 shares are converted.
+    pub weight: Option<u64>,
+}
+
+/// Memory of a container.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct Memory {
+    /// Usage less inactive file pages, bytes.
+    pub working_set_bytes: Option<u64>,
+    /// Limit, bytes; `None` where it has none.
+    pub limit_bytes: Option<u64>,
+    /// Tasks killed for want of memory.
+    pub oom_kills: Option<u64>,
+    /// Times the limit was hit and reclaim began.
+    pub limit_hits: Option<u64>,
+}
+
+/// Pressure stall information of a container.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct Pressure {
+    /// CPU.
+    pub cpu: Option<PressureTimes>,
+    /// Memory.
+    pub memory: Option<PressureTimes>,
+    /// I/O.
+    pub io: Option<PressureTimes>,
+}
+
+/// Time lost to one resource.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PressureTimes {
+    /// At least one task waited (`some`), microseconds.
+    pub waiting_usec: u64,
+    /// All non-idle tasks waited (`full`), microseconds.
+    pub stalled_usec: u64,
+}
+
+/// The agent's account of itself.
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+pub struct AgentHealth {
+    /// Collectors and their states.
+    pub collectors: Vec<CollectorStatus>,
+    /// Programs loaded into the kernel.
+    pub programs: Vec<KernelProgram>,
+    /// Maps held in the kernel.
+    pub maps: Vec<KernelMap>,
+    /// What was lost, discarded or evicted, by reason.
+    pub losses: Vec<LossCounter>,
+    /// Containers that have a slot of their own.
+    pub slots_used: u32,
+    /// Slots there are.
+    pub slots: u32,
+    /// How long this snapshot took to collect, nanoseconds.
+    pub collection_ns: u64,
+}
+
+/// State of a collector.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum CollectorState {
+    /// It runs and all of it works.
+    #[default]
+    Active,
+    /// It runs, but a part of it is missing; the reason says which.
+    Degraded,
+    /// The host does not offer what it needs.
+    Unsupported,
+    /// It should have run and does not.
+    Failed,
+    /// Configuration switched it off.
+    Disabled,
+}
+
+/// A collector and its state.
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+pub struct CollectorStatus {
+    /// Its name: `sched`, `block`, `cpu`, `memory`, `pressure`, `cgroup`, `profile`.
+    pub name: String,
+    /// Its state.
+    pub state: CollectorState,
+    /// Why it is not active; empty if it is.
+    pub reason: String,
+}
+
+/// A program in the kernel.
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+pub struct KernelProgram {
+    /// Its name.
+    pub name: String,
+    /// What it is attached to.
+    pub hook: String,
+    /// Collector that it belongs to.
+    pub collector: String,
+    /// Whether it is attached.
+    pub attached: bool,
+    /// Why it is not; empty if it is.
+    pub reason: String,
+    /// Runs, counted by the kernel while `kernel.bpf_stats_enabled` is 1.
+    pub runs: u64,
+    /// Time of those runs, nanoseconds.
+    pub run_ns: u64,
+}
+
+/// A map in the kernel.
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+pub struct KernelMap {
+    /// Its name.
+    pub name: String,
+    /// Entries it has room for.
+    pub capacity: u64,
+    /// Kernel memory that it holds, bytes (`memlock` of its `fdinfo`).
+    pub bytes: u64,
+}
+
+/// One reason why something is missing from the numbers.
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+pub struct LossCounter {
+    /// `lost`, `discarded` or `evicted`.
+    pub kind: String,
+    /// Why.
+    pub reason: String,
+    /// How often.
+    pub count: u64,
+}

@@ -1,0 +1,174 @@
+//! Where snapshots and profiles come from: an agent in this process, or one behind its HTTP API.
+//!
+//! The HTTP server and every command are written against [`Source`], so that a command does the same
+//! with a daemon and without one.
+
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::Duration,
+};
+
+use crate::snapshot::Snapshot;
+
+/// Where snapshots and profiles come from.
+pub trait Source: Send + Sync {
+    /// Takes a snapshot, or returns the last one if it is younger than the source's shortest
+    /// interval (1 s). Blocks for the time of a collection.
+    ///
+    /// # Errors
+    ///
+    /// [`SourceError::NotReady`], [`SourceError::Unreachable`].
+    fn snapshot(&self) -> Result<Arc<Snapshot>, SourceError>;
+
+    /// Records and renders a profile. Blocks for its duration; `cancel` ends it early with
+    /// [`SourceError::Cancelled`] and takes back everything it attached.
+    ///
+    /// # Errors
+    ///
+    /// Any [`SourceError`].
+    fn profile(
+        &self,
+        request: &ProfileRequest,
+        cancel: &Cancel,
+    ) -> Result<RenderedProfile, SourceError>;
+}
+
+/// A flag that ends something long from another thread. Clones share it.
+#[derive(Clone, Debug, Default)]
+pub struct Cancel(Arc<AtomicBool>);
+
+impl Cancel {
+    /// Asks for the end.
+    pub fn cancel(&self) {
+        self.0.store(true, Ordering::Relaxed);
+    }
+
+    /// Whether the end was asked for.
+    #[must_use]
+    pub fn is_cancelled(&self) -> bool {
+        self.0.load(Ordering::Relaxed)
+    }
+}
+
+/// What a profile measures.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, clap::ValueEnum)]
+pub enum ProfileType {
+    /// Samples of what runs.
+    #[default]
+    Cpu,
+}
+
+/// How a profile is written.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, clap::ValueEnum)]
+pub enum ProfileFormat {
+    /// A flame graph.
+    #[default]
+    Svg,
+    /// Folded stacks: `a;b;c count`.
+    Folded,
+}
+
+impl ProfileFormat {
+    /// The HTTP content type.
+    #[must_use]
+    pub fn content_type(self) -> &'static str {
+        match self {
+            Self::Svg => "image/svg+xml",
+            Self::Folded => "text/plain; charset=utf-8",
+        }
+    }
+}
+
+/// Longest profile, seconds.
+pub const MAX_PROFILE_SECONDS: u32 = 300;
+/// Highest sampling frequency, Hz.
+pub const MAX_PROFILE_FREQUENCY: u32 = 999;
+/// Default sampling frequency, Hz: off the beat of timers that tick a hundred times a second.
+pub const DEFAULT_PROFILE_FREQUENCY: u32 = 99;
+
+/// A profile to record.
+#[derive(Clone, Debug)]
+pub struct ProfileRequest {
+    /// Container as the user named it (name, id, unique prefix, `namespace/pod/container`, cgroup
+    /// path); `None` for the whole host.
+    pub container: Option<String>,
+    /// What to measure.
+    pub profile_type: ProfileType,
+    /// For how long; whole seconds from 1 to [`MAX_PROFILE_SECONDS`].
+    pub duration: Duration,
+    /// Samples per second and CPU, 1 to [`MAX_PROFILE_FREQUENCY`].
+    pub frequency: u32,
+    /// How to write it.
+    pub format: ProfileFormat,
+}
+
+/// A profile, rendered.
+#[derive(Clone, Debug)]
+pub struct RenderedProfile {
+    /// The bytes, in the format asked for.
+    pub body: Vec<u8>,
+    /// Samples in it.
+    pub samples: u64,
+    /// Samples or stacks that were lost.
+    pub lost: u64,
+}
+
+/// Why a source has no answer.
+#[derive(Debug, thiserror::Error)]
+pub enum SourceError {
+    /// No container goes by that name.
+    #[error("no container {query:?}: {hint}")]
+    UnknownContainer {
+        /// What was asked for.
+        query: String,
+        /// Names near it, or how to list them.
+        hint: String,
+    },
+    /// Several containers go by that name.
+    #[error("{query:?} means {} containers: {}; give more of the name", matches.len(), matches.join(", "))]
+    AmbiguousContainer {
+        /// What was asked for.
+        query: String,
+        /// What it could mean.
+        matches: Vec<String>,
+    },
+    /// A parameter is out of range or malformed; the message names it and the range.
+    #[error("{0}")]
+    BadRequest(String),
+    /// All profile slots are taken.
+    #[error("all {slots} profile slots are taken; try again when one of them has ended")]
+    Busy {
+        /// How many there are.
+        slots: usize,
+    },
+    /// Not collecting yet.
+    #[error("not collecting yet: {0}")]
+    NotReady(String),
+    /// This host cannot do it.
+    #[error("{0}")]
+    Unsupported(String),
+    /// It was cancelled.
+    #[error("cancelled")]
+    Cancelled,
+    /// The daemon does not answer.
+    #[error("no answer from the daemon at {address}")]
+    Unreachable {
+        /// Where it was looked for.
+        address: String,
+        /// Why.
+        #[source]
+        source: Box<dyn std::error::Error + Send + Sync>,
+    },
+    /// It went wrong.
+    #[error("{context}")]
+    Failed {
+        /// What was attempted.
+        context: String,
+        /// Why it failed.
+        #[source]
+        source: Box<dyn std::error::Error + Send + Sync>,
+    },
+}
