@@ -37,6 +37,8 @@ counters! {
     STACK_UNREADABLE = "profile_stack_unreadable" "lost",
     /// A stack was cut at the depth limit.
     STACK_TRUNCATED = "profile_stack_truncated" "lost",
+    /// A sample of a cgroup that has no entry in the session's slot table yet.
+    SAMPLE_UNKNOWN = "profile_cgroup_unknown" "lost",
     /// Samples taken.
     SAMPLES = "profile_samples" "taken",
 }

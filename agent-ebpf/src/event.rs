@@ -44,8 +44,11 @@ shared! {
         pub owner: u32,
         /// Bytes of path that follow, its terminating zero included.
         pub path_bytes: u32,
-        /// Monotonic time, nanoseconds.
-        pub at_ns: u64,
+        /// CPU on which it happened.
+        pub cpu: u32,
+        /// `CSS_SEEN` of the cpu controller: low half of the switch count that
+        /// [`crate::sched::CpuState::running`] will show while the task that was seen runs.
+        pub switches: u32,
     }
 }
 

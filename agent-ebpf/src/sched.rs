@@ -52,20 +52,18 @@ pub const BUCKET_MASK: usize = 127;
 shared! {
     /// Per-CPU state of the scheduler programs, in the array `CPUS`.
     pub struct CpuState [64] {
-        /// Owner ([`crate::slot::owner`]) of the running task; slot [`crate::slot::IDLE`] while idle.
-        pub owner: u32,
-        /// Zero.
-        pub reserved: u32,
+        /// What runs: its owner ([`crate::slot::owner`]; slot [`crate::slot::IDLE`] while idle) in
+        /// the low half, the number of switches in the high half, in one word so that user space
+        /// can replace an owner by compare-and-exchange without meeting the next task.
+        pub running: u64,
         /// `rq->clock_task` when the running task was dispatched; 0 before the first switch seen.
         pub on_cpu_since: u64,
         /// Address of this CPU's `struct rq`, for [`clock`](Self::clock)'s reader.
         pub rq: u64,
         /// `rq->clock_task` as the program `read_clock` last saw it.
         pub clock: u64,
-        /// Context switches seen.
-        pub switches: u64,
         /// Room for what is to come; zero.
-        pub reserved2: [u64; 3],
+        pub reserved: [u64; 4],
     }
 }
 

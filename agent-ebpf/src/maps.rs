@@ -1,0 +1,91 @@
+//! Every map: capacity, who writes, who reads, and what happens when it is full.
+//!
+//! The loader overrides capacities that depend on the host (CPUs, container limit); the numbers here
+//! only have to be valid. A profile session loads the same object with the maps it does not use
+//! shrunk to one entry.
+
+use aya_ebpf::{
+    macros::map,
+    maps::{Array, HashMap, PerCpuArray, RingBuf},
+};
+use ctrscope_ebpf::{
+    block::{BlockSlot, InFlight},
+    counter,
+    profile::{SampleKey, Stack},
+    sched::{CpuState, SchedSlot, TaskState},
+    slot,
+};
+
+/// User space may map the array's memory (`include/uapi/linux/bpf.h`; 5.5 and later).
+const BPF_F_MMAPABLE: u32 = 1 << 10;
+
+/// Cpu css id → [`slot::entry`]. Written here when a css is first seen and by user space when it
+/// has decided; read by `sched_switch` and, in a session, by `profile_sample`. Ids beyond it count
+/// as other and in `SLOT_TABLE_FULL`.
+#[map]
+pub static CPU_SLOTS: Array<u64> = Array::with_max_entries(slot::TABLE_ENTRIES, BPF_F_MMAPABLE);
+
+/// The same for block css ids; read by `block_rq_issue`.
+#[map]
+pub static BLOCK_SLOTS: Array<u64> = Array::with_max_entries(slot::TABLE_ENTRIES, BPF_F_MMAPABLE);
+
+/// `cpu * slots + slot` → what the container did there. Written by `sched_switch` on that CPU,
+/// read by user space through its mapping, zeroed by it when a slot is given away. Cannot be full:
+/// slots are handed out by user space, and what gets none is counted in slot 0.
+#[map]
+pub static SCHED: Array<SchedSlot> = Array::with_max_entries(1, BPF_F_MMAPABLE);
+
+/// CPU → its state. Written by `sched_switch`, `read_clock`, and user space (owner of a slice that
+/// began before its cgroup was known). One entry per possible CPU.
+#[map]
+pub static CPUS: Array<CpuState> = Array::with_max_entries(1, BPF_F_MMAPABLE);
+
+/// `pid & mask` → what is remembered of a task. Written by `sched_switch`; a task takes over the
+/// entry of another one, which is counted in `TASK_COLLISION` and costs the other its migrated
+/// wait and its off-CPU time, once.
+#[map]
+pub static TASKS: Array<TaskState> = Array::with_max_entries(1, 0);
+
+/// `slot * 4 + operation` → block I/O. Written by `block_rq_complete` atomically, read by user
+/// space through its mapping. Cannot be full, as `SCHED`.
+#[map]
+pub static BLOCK: Array<BlockSlot> = Array::with_max_entries(1, BPF_F_MMAPABLE);
+
+/// Request address → request at the device. A request that finds it full is not counted, but in
+/// `REQUESTS_FULL`. An entry whose completion was never seen is replaced when its address is used
+/// again.
+#[map]
+pub static REQUESTS: HashMap<u64, InFlight> = HashMap::with_max_entries(16_384, 0);
+
+/// Events for user space. One that finds it full is counted in `EVENT_RING_FULL`; user space then
+/// walks the cgroup tree.
+#[map]
+pub static EVENTS: RingBuf = RingBuf::with_byte_size(256 * 1024, 0);
+
+/// What could not be done, by [`counter`] index.
+#[map]
+pub static COUNTERS: PerCpuArray<u64> = PerCpuArray::with_max_entries(counter::COUNT, 0);
+
+/// Hash of a stack → the stack. Written by `profile_sample`; when full the sample keeps its hash,
+/// renders as lost and is counted in `STACKS_FULL`. Preallocated: 5.10 refuses anything else in
+/// programs of perf events.
+#[map]
+pub static STACKS: HashMap<u64, Stack> = HashMap::with_max_entries(1, 0);
+
+/// Where samples were taken → how many. A sample that finds it full is counted in `SAMPLES_FULL`.
+#[map]
+pub static SAMPLES: HashMap<SampleKey, u64> = HashMap::with_max_entries(1, 0);
+
+/// Place to put a stack together: a stack of 1 KiB does not fit a program's own 512 bytes.
+#[map]
+pub static STACK_SCRATCH: PerCpuArray<Stack> = PerCpuArray::with_max_entries(1, 0);
+
+/// Adds one to a counter.
+#[inline(always)]
+pub fn count(index: u32) {
+    if let Some(value) = COUNTERS.get_ptr_mut(index) {
+        // SAFETY: the entry is this CPU's; an interrupt between load and store can lose one count,
+        // never make one up.
+        unsafe { *value += 1 }
+    }
+}

@@ -1,0 +1,131 @@
+//! Block I/O: from a request's start through its issue to its completion.
+//!
+//! A request is charged to the blkcg of its first bio, read at issue: the block layer merges no two
+//! bios of different blkcgs (`blk_cgroup_mergeable`, `block/blk-merge.c`), and at completion the bio
+//! is gone. Never to the current task, which is often a kernel worker or whoever was interrupted.
+
+use aya_ebpf::{helpers::bpf_ktime_get_ns, macros::btf_tracepoint, programs::BtfTracePointContext};
+use ctrscope_ebpf::{
+    block::{BlockSlot, DISCARD, FLUSH, InFlight, OPERATIONS, READ, WRITE},
+    counter, histogram, slot,
+};
+
+use crate::{
+    atomic::{add_u32, add_u64},
+    kernel::{self, Kernel, layout, load},
+    maps::{BLOCK, BLOCK_SLOTS, REQUESTS, count},
+    probes::sched::bounded,
+};
+
+/// `REQ_OP_MASK`, `include/linux/blk_types.h`.
+const REQ_OP_MASK: u32 = 0xff;
+
+/// The operation of a request; `None` for passthrough and zone management. Reads, writes, flushes
+/// and discards have had the numbers 0 to 3 since 4.8; the others' come from BTF.
+#[inline(always)]
+fn operation(cmd_flags: u32) -> Option<usize> {
+    let op = cmd_flags & REQ_OP_MASK;
+    if op == 0 {
+        Some(READ)
+    } else if op == 1 || op == layout!(op_write_zeroes) || op == layout!(op_zone_append) {
+        Some(WRITE)
+    } else if op == 2 {
+        Some(FLUSH)
+    } else if op == 3 || op == layout!(op_secure_erase) {
+        Some(DISCARD)
+    } else {
+        None
+    }
+}
+
+/// Address of a field of a slot.
+macro_rules! field {
+    ($slot:expr, $field:ident) => {{
+        let slot: *mut BlockSlot = $slot;
+        &raw mut (*slot).$field
+    }};
+}
+
+#[btf_tracepoint(function = "block_rq_issue")]
+pub fn block_rq_issue(ctx: BtfTracePointContext) -> i32 {
+    let _ = try_block_rq_issue(&ctx);
+    0
+}
+
+#[inline(always)]
+fn try_block_rq_issue(ctx: &BtfTracePointContext) -> Option<()> {
+    let request: Kernel =
+        if layout!(issue_request_argument) != 0 { ctx.arg(1) } else { ctx.arg(0) };
+    let operation = operation(load(request, layout!(request_cmd_flags)))?;
+    let issued_at = unsafe { bpf_ktime_get_ns() };
+    let started_at: u64 = load(request, layout!(request_start_time));
+    let bio: Kernel = load(request, layout!(request_bio));
+    let mut owner = slot::owner(slot::OTHER, slot::KIND_UNKNOWN);
+    if layout!(block_has_blkcg) != 0 && !bio.is_null() {
+        let css = kernel::bio_css(bio);
+        if !css.is_null() {
+            owner = kernel::owner(&BLOCK_SLOTS, slot::SUBSYSTEM_BLOCK, css, 0);
+        }
+    }
+    let in_flight = InFlight {
+        // 0 where the queue keeps no I/O statistics: then queue time is unknown and counts as none.
+        started_at: if started_at != 0 && started_at <= issued_at { started_at } else { issued_at },
+        issued_at,
+        owner,
+        operation: operation as u32,
+        bytes: 0,
+    };
+    if REQUESTS.insert(request as u64, in_flight, 0).is_err() {
+        count(counter::REQUESTS_FULL);
+    }
+    Some(())
+}
+
+#[btf_tracepoint(function = "block_rq_complete")]
+pub fn block_rq_complete(ctx: BtfTracePointContext) -> i32 {
+    let _ = try_block_rq_complete(&ctx);
+    0
+}
+
+#[inline(always)]
+fn try_block_rq_complete(ctx: &BtfTracePointContext) -> Option<()> {
+    let request: Kernel = ctx.arg(0);
+    let key = request as u64;
+    let error = ctx.arg::<u64>(1) as u32;
+    let bytes = u64::from(ctx.arg::<u64>(2) as u32);
+    let found = REQUESTS.get_ptr_mut(key)?;
+    // A request may complete in parts; `__data_len` is what remained before this one
+    // (`blk_update_request`, `block/blk-mq.c`).
+    let remaining = u64::from(load::<u32>(request, layout!(request_data_len)));
+    // SAFETY: the pointer comes from the map; a request completes on one CPU at a time.
+    let in_flight = unsafe {
+        if bytes < remaining && error == 0 {
+            (*found).bytes += bytes;
+            return Some(());
+        }
+        *found
+    };
+    let _ = REQUESTS.remove(key);
+    let now = unsafe { bpf_ktime_get_ns() };
+    if now < in_flight.issued_at {
+        count(counter::BLOCK_NEGATIVE);
+        return None;
+    }
+    let latency = now - in_flight.started_at;
+    let index = slot::slot(in_flight.owner) * OPERATIONS as u32 + in_flight.operation;
+    let stats = BLOCK.get_ptr_mut(index)?;
+    let bucket = bounded(histogram::bucket(latency));
+    // SAFETY: all of it lies inside the map's value; other CPUs write too, hence the atomics.
+    unsafe {
+        let buckets = (&raw mut (*stats).latency_buckets).cast::<u32>();
+        add_u32(buckets.add(bucket), 1);
+        add_u64(field!(stats, latency_ns), latency);
+        add_u64(field!(stats, queue_ns), in_flight.issued_at - in_flight.started_at);
+        add_u64(field!(stats, operations), 1);
+        add_u64(field!(stats, bytes), in_flight.bytes + bytes);
+        if error != 0 {
+            add_u32(&raw mut (*stats).errors, 1);
+        }
+    }
+    Some(())
+}

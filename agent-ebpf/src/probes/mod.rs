@@ -1,0 +1,6 @@
+//! The programs, one file a subject.
+
+mod block;
+mod cgroup;
+mod profile;
+mod sched;

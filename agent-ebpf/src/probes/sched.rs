@@ -1,0 +1,318 @@
+//! Scheduler: one program on `sched_switch`, without a wakeup probe, a clock read or a hash.
+//!
+//! `trace_sched_switch` runs before the scheduler updates `sched_info` for the switch, in every
+//! kernel from 5.4 to 7.x (`__schedule` and `prepare_task_switch`, `kernel/sched/core.c`). So at
+//! this point `next->sched_info.last_queued` is still when it began to wait, and `run_delay` what
+//! it had waited before. A waiting task that the load balancer moves is dequeued and queued again,
+//! which moves what it waited so far from the clock difference into `run_delay`; the difference of
+//! the two totals has all of it.
+
+use aya_ebpf::{
+    EbpfContext as _,
+    helpers::{bpf_get_smp_processor_id, bpf_probe_read_kernel},
+    macros::{btf_tracepoint, raw_tracepoint},
+    programs::{BtfTracePointContext, RawTracePointContext},
+};
+use ctrscope_ebpf::{
+    counter,
+    event::{self, Event},
+    histogram,
+    sched::{
+        BUCKET_MASK, BY_CONTAINER, BY_KERNEL, BY_SELF, BY_SYSTEM, DEPARTED_DISK, DEPARTED_NOT,
+        DEPARTED_PREEMPTED, DEPARTED_SLEEP, SchedSlot,
+    },
+    slot,
+};
+
+use crate::{
+    kernel::{self, Kernel, layout, load},
+    maps::{CPU_SLOTS, CPUS, EVENTS, SCHED, TASKS, count},
+};
+
+/// `TASK_UNINTERRUPTIBLE` and `TASK_NOLOAD`, `include/linux/sched.h`: the second marks kernel
+/// threads that wait for work uninterruptibly, which is sleep.
+const TASK_UNINTERRUPTIBLE: u32 = 0x2;
+const TASK_NOLOAD: u32 = 0x400;
+
+/// Keeps a bucket index inside the value, in a way that LLVM cannot see through: it knows that the
+/// index is small, drops an ordinary mask, and the verifier, which does not know, then reports
+/// "invalid access to map value".
+#[inline(always)]
+pub fn bounded(bucket: usize) -> usize {
+    let mut index = bucket as u64;
+    // SAFETY: one register operation.
+    unsafe {
+        core::arch::asm!("{0} &= {1}", inout(reg) index, const BUCKET_MASK, options(pure, nomem, nostack));
+    }
+    index as usize
+}
+
+/// Adds one to a 32-bit counter of a slot.
+macro_rules! add_one {
+    ($slot:expr, $field:ident) => {{
+        // SAFETY: `$slot` points into the map, and only this CPU writes this element.
+        unsafe { (*$slot).$field = (*$slot).$field.wrapping_add(1) }
+    }};
+}
+
+/// Adds to a 64-bit sum of a slot.
+macro_rules! add {
+    ($slot:expr, $field:ident, $value:expr) => {{
+        // SAFETY: as above.
+        unsafe { (*$slot).$field = (*$slot).$field.wrapping_add($value) }
+    }};
+}
+
+#[inline(always)]
+fn sched_slot(cpu: u32, owner: u32) -> Option<*mut SchedSlot> {
+    SCHED.get_ptr_mut(cpu * layout!(slots) + slot::slot(owner))
+}
+
+/// Who took the CPU: [`BY_SELF`] and so on.
+#[inline(always)]
+fn preempted_by(prev_owner: u32, next: Kernel, next_pid: u32, next_owner: u32) -> usize {
+    if next_pid == 0 || kernel::is_kernel_thread(next) {
+        BY_KERNEL
+    } else if slot::slot(next_owner) == slot::slot(prev_owner) {
+        BY_SELF
+    } else if slot::kind(next_owner) == slot::KIND_CONTAINER {
+        BY_CONTAINER
+    } else {
+        BY_SYSTEM
+    }
+}
+
+#[btf_tracepoint(function = "sched_switch")]
+pub fn sched_switch(ctx: BtfTracePointContext) -> i32 {
+    let _ = try_sched_switch(&ctx);
+    0
+}
+
+#[inline(always)]
+fn try_sched_switch(ctx: &BtfTracePointContext) -> Option<()> {
+    let prev: Kernel = ctx.arg(1);
+    let next: Kernel = ctx.arg(2);
+    // The idle task too has a `cfs_rq` of its CPU (`init_idle` → `set_task_rq`).
+    let cfs_rq: Kernel = load(next, layout!(task_cfs_rq));
+    let rq: Kernel = load(cfs_rq, layout!(cfs_rq_rq));
+    let now: u64 = load(rq, layout!(rq_clock));
+    // The clock that `update_curr` charges CPU time with: less what interrupts and the hypervisor
+    // took, where the kernel accounts for those. On-CPU time thus equals `cpuacct.usage`.
+    let on_cpu_now: u64 = load(rq, layout!(rq_clock_task));
+    let cpu = unsafe { bpf_get_smp_processor_id() };
+    let state = CPUS.get_ptr_mut(cpu)?;
+
+    let prev_pid = kernel::task_pid(prev);
+    let next_pid = kernel::task_pid(next);
+    // SAFETY: `state` points into the map, and only this CPU writes this element.
+    let (running, on_cpu_since) = unsafe { ((*state).running, (*state).on_cpu_since) };
+    let switches = ((running >> 32) as u32).wrapping_add(1);
+    let mut prev_owner = running as u32;
+    let next_owner = if next_pid != 0 {
+        kernel::owner(&CPU_SLOTS, slot::SUBSYSTEM_CPU, kernel::task_css(next), switches)
+    } else {
+        slot::owner(slot::IDLE, slot::KIND_SYSTEM)
+    };
+    // SAFETY: as above.
+    unsafe {
+        (*state).running = u64::from(switches) << 32 | u64::from(next_owner);
+        (*state).on_cpu_since = on_cpu_now;
+        (*state).rq = rq as u64;
+    }
+
+    // The slice that was running when the programs were attached has no known start: skip it.
+    if prev_pid != 0 && on_cpu_since != 0 {
+        // It may have been dispatched before its cgroup was known.
+        if slot::slot(prev_owner) == slot::OTHER {
+            prev_owner =
+                kernel::owner(&CPU_SLOTS, slot::SUBSYSTEM_CPU, kernel::task_css(prev), switches);
+        }
+        let state: u32 = if layout!(switch_has_prev_state) != 0 {
+            ctx.arg::<u64>(3) as u32
+        } else {
+            load(prev, layout!(task_state))
+        };
+        let stats = sched_slot(cpu, prev_owner)?;
+        if on_cpu_now > on_cpu_since {
+            add!(stats, on_cpu_ns, on_cpu_now - on_cpu_since);
+        }
+        // Argument 0 is `preempt`: the kernel counts such a switch as involuntary whatever the
+        // state says (`switch_count`, `__schedule`).
+        let preempt: u64 = ctx.arg(0);
+        let departure = if state == 0 || preempt as u8 != 0 || state & layout!(preempted_bit) != 0 {
+            let by = preempted_by(prev_owner, next, next_pid, next_owner);
+            add_one!(stats, involuntary);
+            // SAFETY: `by` is one of four constants.
+            unsafe {
+                let counter = (&raw mut (*stats).preemptions).cast::<u32>().add(by & 3);
+                *counter = (*counter).wrapping_add(1);
+            }
+            DEPARTED_PREEMPTED + by as u32
+        } else {
+            add_one!(stats, voluntary);
+            if state & TASK_UNINTERRUPTIBLE != 0 && state & TASK_NOLOAD == 0 {
+                DEPARTED_DISK
+            } else {
+                DEPARTED_SLEEP
+            }
+        };
+        let task = TASKS.get_ptr_mut(prev_pid & layout!(task_mask))?;
+        // SAFETY: the pointer comes from the map. A colliding task on another CPU may write at the
+        // same time; the checks at dispatch then reject what does not fit.
+        unsafe {
+            if (*task).pid == prev_pid {
+                (*task).departed_at = now;
+                (*task).departure = departure;
+            }
+        }
+    }
+
+    if next_pid != 0 {
+        dispatch(cpu, next, next_pid, next_owner, now)?;
+    }
+    Some(())
+}
+
+/// Counts the wait and the absence of a task that gets the CPU.
+#[inline(always)]
+fn dispatch(cpu: u32, next: Kernel, pid: u32, owner: u32, now: u64) -> Option<()> {
+    let last_queued: u64 = load(next, layout!(task_last_queued));
+    if last_queued == 0 {
+        return Some(());
+    }
+    if now < last_queued {
+        count(counter::RUN_QUEUE_NEGATIVE);
+        return Some(());
+    }
+    let since_queued = now - last_queued;
+    let last_arrival: u64 = load(next, layout!(task_last_arrival));
+    // 0 for a task that has never run: its absence began with its birth, and is none.
+    let absence = now.wrapping_sub(last_arrival);
+    let total = load::<u64>(next, layout!(task_run_delay)).wrapping_add(since_queued);
+    let mut wait = since_queued;
+
+    let stats = sched_slot(cpu, owner)?;
+    let task = TASKS.get_ptr_mut(pid & layout!(task_mask))?;
+    // SAFETY: as where the departure is written.
+    unsafe {
+        if (*task).pid == pid && last_arrival != 0 {
+            // All that was added to its total since its last dispatch, if that fits between the
+            // clock difference and its absence; else the entry was another task's.
+            let added = total.wrapping_sub((*task).run_delay_ns);
+            if added >= since_queued && added <= absence {
+                wait = added;
+            }
+            let departure = (*task).departure;
+            let away = now.wrapping_sub((*task).departed_at);
+            if departure >= DEPARTED_PREEMPTED {
+                let by = (departure - DEPARTED_PREEMPTED) as usize & 3;
+                let sum = (&raw mut (*stats).preempted_wait_ns).cast::<u64>().add(by);
+                *sum = (*sum).wrapping_add(wait);
+            } else if departure != DEPARTED_NOT {
+                if away >= wait && away <= absence {
+                    let sum = if departure == DEPARTED_DISK {
+                        &raw mut (*stats).off_cpu_disk_ns
+                    } else {
+                        &raw mut (*stats).off_cpu_sleep_ns
+                    };
+                    *sum = (*sum).wrapping_add(away - wait);
+                } else {
+                    count(counter::OFF_CPU_NEGATIVE);
+                }
+            }
+        } else {
+            if (*task).pid != 0 && (*task).pid != pid {
+                count(counter::TASK_COLLISION);
+            }
+            (*task).pid = pid;
+        }
+        (*task).departure = DEPARTED_NOT;
+        (*task).run_delay_ns = total;
+
+        let bucket = bounded(histogram::bucket(wait));
+        let counter = (&raw mut (*stats).run_queue_buckets).cast::<u32>().add(bucket);
+        *counter = (*counter).wrapping_add(1);
+    }
+    add!(stats, run_queue_ns, wait);
+    Some(())
+}
+
+#[btf_tracepoint(function = "sched_process_exit")]
+pub fn sched_process_exit(ctx: BtfTracePointContext) -> i32 {
+    let _ = try_sched_process_exit(&ctx);
+    0
+}
+
+#[inline(always)]
+fn try_sched_process_exit(ctx: &BtfTracePointContext) -> Option<()> {
+    let task: Kernel = ctx.arg(0);
+    let pid = kernel::task_pid(task);
+    let entry = TASKS.get_ptr_mut(pid & layout!(task_mask))?;
+    // A pid used again must find nothing of its former owner.
+    // SAFETY: as in `sched_switch`.
+    unsafe {
+        if (*entry).pid == pid {
+            (*entry).pid = 0;
+            (*entry).departure = DEPARTED_NOT;
+        }
+    }
+    let tgid: u32 = load(task, layout!(task_tgid));
+    if pid != tgid || kernel::is_kernel_thread(task) {
+        return Some(());
+    }
+    let cpu = unsafe { bpf_get_smp_processor_id() };
+    let state = CPUS.get_ptr(cpu)?;
+    // SAFETY: the pointer comes from the map.
+    let owner = unsafe { (*state).running } as u32;
+    if slot::slot(owner) == slot::IDLE {
+        return Some(());
+    }
+    // Preemption may be on here and another task's switch come between load and store: that can
+    // lose one count.
+    let stats = sched_slot(cpu, owner)?;
+    add_one!(stats, process_exits);
+    if slot::kind(owner) != slot::KIND_CONTAINER {
+        return Some(());
+    }
+    let Some(mut reserved) = EVENTS.reserve::<Event>(0) else {
+        count(counter::EVENT_RING_FULL);
+        return None;
+    };
+    reserved.write(Event {
+        kind: event::PROCESS_EXITED,
+        argument: tgid,
+        owner,
+        cpu,
+        ..Event::ZERO
+    });
+    reserved.submit(0);
+    Some(())
+}
+
+/// Reads the clock of the CPU whose number is its argument into that CPU's state.
+///
+/// User space runs it for each CPU just before it reads the counters, to add the slices that are
+/// still running. `rq->clock_task` is brought up to date by each tick, so the slice is short by at
+/// most one.
+#[raw_tracepoint]
+pub fn read_clock(ctx: RawTracePointContext) -> i32 {
+    let _ = ctx.as_ptr();
+    let cpu: u64 = ctx.arg(0);
+    let Some(state) = CPUS.get_ptr_mut(cpu as u32) else {
+        return 1;
+    };
+    // SAFETY: the pointer comes from the map; `rq` is the address of that CPU's run queue, which
+    // lives as long as the kernel, or 0, which `bpf_probe_read_kernel` refuses.
+    unsafe {
+        let rq = (*state).rq;
+        if rq == 0 {
+            return 1;
+        }
+        let clock = (rq + u64::from(layout!(rq_clock_task))) as *const u64;
+        match bpf_probe_read_kernel(clock) {
+            Ok(clock) => (*state).clock = clock,
+            Err(_) => return 1,
+        }
+    }
+    0
+}
