@@ -1,0 +1,20 @@
+//! All contact with aya and `bpf(2)`: what the host offers, field offsets, loading, attaching,
+//! reading. Nothing outside names a type of aya.
+
+mod error;
+mod event;
+mod loader;
+mod mapped;
+mod object;
+mod session;
+mod syscall;
+
+pub mod btf;
+pub mod features;
+pub mod layout;
+
+pub use error::BpfError;
+pub(crate) use event::{CssId, FirstRun, KernelEvent, Subsystem};
+pub(crate) use loader::{KernelSide, Sizes};
+pub(crate) use session::{ProfileSession, SessionSample};
+pub(crate) use syscall::wait_readable;

@@ -1,0 +1,88 @@
+//! The calls of `bpf(2)` that aya does not offer.
+
+use std::{
+    io,
+    os::fd::{AsRawFd, BorrowedFd},
+};
+
+/// `BPF_PROG_TEST_RUN`, `include/uapi/linux/bpf.h`.
+const BPF_PROG_TEST_RUN: libc::c_long = 10;
+
+/// The `test` member of `union bpf_attr`.
+#[repr(C)]
+#[derive(Default)]
+struct TestRunAttr {
+    prog_fd: u32,
+    retval: u32,
+    data_size_in: u32,
+    data_size_out: u32,
+    data_in: u64,
+    data_out: u64,
+    repeat: u32,
+    duration: u32,
+    ctx_size_in: u32,
+    ctx_size_out: u32,
+    ctx_in: u64,
+    ctx_out: u64,
+    flags: u32,
+    cpu: u32,
+    batch_size: u32,
+    reserved: u32,
+}
+
+/// Runs a raw tracepoint program once on this CPU with one argument (5.10 and later), and returns
+/// what it returned.
+pub(crate) fn run_raw_tracepoint(program: BorrowedFd<'_>, argument: u64) -> io::Result<u32> {
+    let context = [argument];
+    let mut attr = TestRunAttr {
+        prog_fd: u32::try_from(program.as_raw_fd()).map_err(io::Error::other)?,
+        ctx_size_in: size_of_val(&context) as u32,
+        ctx_in: context.as_ptr() as u64,
+        ..TestRunAttr::default()
+    };
+    // SAFETY: the attribute is larger than what any kernel reads of this command and zero beyond
+    // what is set; the context outlives the call.
+    let result = unsafe {
+        libc::syscall(
+            libc::SYS_bpf,
+            BPF_PROG_TEST_RUN,
+            &raw mut attr,
+            size_of::<TestRunAttr>(),
+        )
+    };
+    if result < 0 { Err(io::Error::last_os_error()) } else { Ok(attr.retval) }
+}
+
+/// Waits until one of two descriptors is readable or the time is up.
+pub(crate) fn wait_readable(
+    first: BorrowedFd<'_>,
+    second: BorrowedFd<'_>,
+    timeout: std::time::Duration,
+) -> io::Result<()> {
+    let mut descriptors = [first, second].map(|descriptor| libc::pollfd {
+        fd: descriptor.as_raw_fd(),
+        events: libc::POLLIN,
+        revents: 0,
+    });
+    // Rounded up, so that the last millisecond is slept and not spun.
+    let timeout = i32::try_from(timeout.as_micros().div_ceil(1000)).unwrap_or(i32::MAX);
+    // SAFETY: two valid entries.
+    let ready = unsafe { libc::poll(descriptors.as_mut_ptr(), 2, timeout) };
+    if ready < 0 {
+        let error = io::Error::last_os_error();
+        if error.kind() != io::ErrorKind::Interrupted {
+            return Err(error);
+        }
+    }
+    Ok(())
+}
+
+/// Gives memory that was freed back to the kernel: reading BTF takes tens of megabytes once, and
+/// the allocator would keep them.
+pub(crate) fn release_free_memory() {
+    #[cfg(target_env = "gnu")]
+    // SAFETY: no precondition.
+    unsafe {
+        libc::malloc_trim(0);
+    }
+}

@@ -1,0 +1,10 @@
+//! Cgroups → containers: who owns which slot, from the first sight of a cgroup to the end of its
+//! container's retention.
+
+mod registry;
+mod slots;
+mod stats;
+
+pub(crate) use registry::{CgroupKey, Entity, Now, Registry, RegistryLimits, SlotWrite};
+pub(crate) use slots::SlotTable;
+pub(crate) use stats::{Accumulated, RawBlock, RawSched};
