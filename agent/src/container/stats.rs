@@ -192,29 +192,6 @@ impl Accumulated {
         self.last_block = Default::default();
     }
 
-    /// Adds another's totals: of a container that is no longer kept by itself.
-    pub(crate) fn absorb(&mut self, other: &Self) {
-        let (mine, theirs) = (&mut self.sched, &other.sched);
-        mine.run_queue.add(&theirs.run_queue);
-        mine.on_cpu_ns += theirs.on_cpu_ns;
-        mine.off_cpu_sleep_ns += theirs.off_cpu_sleep_ns;
-        mine.off_cpu_disk_ns += theirs.off_cpu_disk_ns;
-        mine.voluntary += theirs.voluntary;
-        mine.involuntary += theirs.involuntary;
-        mine.process_exits += theirs.process_exits;
-        for by in 0..BY_COUNT {
-            mine.preemptions[by] += theirs.preemptions[by];
-            mine.preempted_wait_ns[by] += theirs.preempted_wait_ns[by];
-        }
-        for (mine, theirs) in self.block.operations.iter_mut().zip(&other.block.operations) {
-            mine.latency.add(&theirs.latency);
-            mine.queue_ns += theirs.queue_ns;
-            mine.bytes += theirs.bytes;
-            mine.count += theirs.count;
-            mine.errors += theirs.errors;
-        }
-    }
-
     /// Scheduler counters, with `running_ns` of slices that have not ended added to the time on
     /// CPU. It never goes backwards, should a running slice turn out shorter than it was read.
     pub(crate) fn sched(&mut self, running_ns: u64) -> SchedStats {

@@ -1,0 +1,506 @@
+//! The registry: a pure state machine from what is seen of cgroups to who owns which slot.
+//!
+//! It touches neither the kernel nor the file system. What is to be written into the kernel side's
+//! slot tables comes back as [`SlotWrite`]s, so its rules are tested on literal events.
+//!
+//! Life of a container: seen (a cgroup made, found in the tree, or running) → live, with a slot →
+//! exited, when its last cgroup in the hierarchy of the cpu controller is removed; it keeps its slot
+//! as long as nobody needs it, because writeback goes on after the end → gone, after its retention.
+//! A container that comes back under its old key within that time goes on with its old counters.
+
+use std::collections::{BTreeMap, HashMap};
+
+use ctrscope_ebpf::slot;
+
+use super::{Accumulated, SlotTable};
+use crate::{
+    bpf::{CssId, Subsystem},
+    cgroup::{PathIdentity, identify},
+    snapshot::{Identity, Kind},
+};
+
+/// A moment, on both clocks that matter.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Now {
+    /// Milliseconds since the epoch.
+    pub(crate) unix_ms: u64,
+    /// Monotonic nanoseconds.
+    pub(crate) ns: u64,
+}
+
+/// A cgroup by the id of its hierarchy and its own kernfs id there.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub(crate) struct CgroupKey {
+    /// Hierarchy; 0 is the unified one.
+    pub(crate) hierarchy: u32,
+    /// Kernfs id.
+    pub(crate) id: u64,
+}
+
+/// An entry to be written into a slot table.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct SlotWrite {
+    /// Which table.
+    pub(crate) subsystem: Subsystem,
+    /// Where, and for which css.
+    pub(crate) css: CssId,
+    /// [`slot::owner`]; `None` takes the entry back, so that the css is reported anew when it is
+    /// next seen.
+    pub(crate) owner: Option<u32>,
+}
+
+/// Limits.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct RegistryLimits {
+    /// Entities that are kept, live and exited.
+    pub(crate) entities: usize,
+    /// Slots, the one for everything else included.
+    pub(crate) slots: u32,
+    /// Cgroups whose paths are remembered.
+    pub(crate) cgroups: usize,
+    /// How long an exited container is kept, nanoseconds.
+    pub(crate) retention_ns: u64,
+}
+
+type EntityId = u64;
+
+/// Css that are remembered of one container: its own and its child cgroups', the dead ones too, for
+/// they still write back.
+const MOST_CSS: usize = 512;
+
+/// Who a cgroup counts as.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Member {
+    Entity(EntityId),
+    /// The root, or a cgroup that only holds others.
+    System,
+    /// A container over the limit.
+    Refused,
+}
+
+/// A cgroup that is there.
+#[derive(Debug)]
+struct KnownCgroup {
+    path: String,
+    member: Member,
+}
+
+/// A container, or what else has counters of its own.
+#[derive(Debug)]
+pub(crate) struct Entity {
+    /// Who it is.
+    pub(crate) identity: Identity,
+    /// Path of its own cgroup in any hierarchy.
+    pub(crate) owner_path: String,
+    /// When it was first seen.
+    pub(crate) first_seen: Now,
+    /// When its last cgroup was removed.
+    pub(crate) exited: Option<Now>,
+    /// Its slot.
+    pub(crate) slot: Option<u32>,
+    /// Its numbers.
+    pub(crate) stats: Accumulated,
+    /// A task ran in it, or was found in it.
+    populated: bool,
+    key: String,
+    css: Vec<(Subsystem, CssId)>,
+    /// Its live cgroups in the primary hierarchy.
+    primary: usize,
+    /// Its live cgroups in the others.
+    others: usize,
+}
+
+impl Entity {
+    fn owner(&self) -> u32 {
+        let kind = match self.identity.kind {
+            Kind::Container | Kind::Sandbox | Kind::Cgroup => slot::KIND_CONTAINER,
+            Kind::Service | Kind::Other => slot::KIND_SYSTEM,
+        };
+        slot::owner(self.slot.unwrap_or(slot::OTHER), kind)
+    }
+
+    /// Whether it is shown. A plain cgroup in which nothing ever ran is a directory, no more.
+    pub(crate) fn is_visible(&self) -> bool {
+        self.identity.kind != Kind::Cgroup || self.populated || self.stats.was_active()
+    }
+}
+
+/// All that is known of cgroups and containers.
+#[derive(Debug)]
+pub(crate) struct Registry {
+    limits: RegistryLimits,
+    primary_hierarchy: u32,
+    entities: BTreeMap<EntityId, Entity>,
+    by_key: HashMap<String, EntityId>,
+    cgroups: HashMap<CgroupKey, KnownCgroup>,
+    by_slot: Vec<Option<EntityId>>,
+    slots: SlotTable,
+    next_id: EntityId,
+    other: Accumulated,
+    refused: u64,
+    writes: Vec<SlotWrite>,
+}
+
+impl Registry {
+    /// An empty registry. The primary hierarchy is that of the cpu controller.
+    pub(crate) fn new(limits: RegistryLimits, primary_hierarchy: u32) -> Self {
+        Self {
+            limits,
+            primary_hierarchy,
+            entities: BTreeMap::new(),
+            by_key: HashMap::new(),
+            cgroups: HashMap::new(),
+            by_slot: vec![None; limits.slots as usize],
+            slots: SlotTable::new(limits.slots),
+            next_id: 1,
+            other: Accumulated::default(),
+            refused: 0,
+            writes: Vec::new(),
+        }
+    }
+
+    /// A cgroup was made, or found in the tree. `populated` says that it holds tasks already.
+    pub(crate) fn cgroup_made(
+        &mut self,
+        key: CgroupKey,
+        path: &str,
+        populated: bool,
+        css: &[(Subsystem, CssId)],
+        now: Now,
+    ) {
+        if !self.cgroups.contains_key(&key) {
+            if self.cgroups.len() >= self.limits.cgroups {
+                return;
+            }
+            let member = self.member_of(path, now);
+            if let Member::Entity(id) = member
+                && let Some(entity) = self.entities.get_mut(&id)
+            {
+                if key.hierarchy == self.primary_hierarchy {
+                    entity.primary += 1;
+                } else {
+                    entity.others += 1;
+                }
+            }
+            self.cgroups.insert(key, KnownCgroup { path: path.to_owned(), member });
+        }
+        if populated {
+            self.mark_populated(key);
+        }
+        for &(subsystem, css) in css {
+            self.claim(key, subsystem, css);
+        }
+    }
+
+    /// A css ran or did I/O; returns the owner that it has now, or `None` if its cgroup is unknown.
+    pub(crate) fn css_seen(
+        &mut self,
+        key: CgroupKey,
+        subsystem: Subsystem,
+        css: CssId,
+    ) -> Option<u32> {
+        if !self.cgroups.contains_key(&key) {
+            return None;
+        }
+        if subsystem == Subsystem::Cpu {
+            self.mark_populated(key);
+        }
+        Some(self.claim(key, subsystem, css))
+    }
+
+    /// Whether a cgroup is known.
+    pub(crate) fn knows(&self, key: CgroupKey) -> bool {
+        self.cgroups.contains_key(&key)
+    }
+
+    /// Cgroups known of a hierarchy.
+    pub(crate) fn known_in(&self, hierarchy: u32) -> Vec<CgroupKey> {
+        self.cgroups.keys().copied().filter(|key| key.hierarchy == hierarchy).collect()
+    }
+
+    /// A cgroup was removed.
+    pub(crate) fn cgroup_removed(&mut self, key: CgroupKey, now: Now) {
+        let Some(known) = self.cgroups.remove(&key) else {
+            return;
+        };
+        let Member::Entity(id) = known.member else {
+            return;
+        };
+        let Some(entity) = self.entities.get_mut(&id) else {
+            return;
+        };
+        let in_primary = key.hierarchy == self.primary_hierarchy;
+        if in_primary {
+            entity.primary = entity.primary.saturating_sub(1);
+        } else {
+            entity.others = entity.others.saturating_sub(1);
+        }
+        if entity.primary == 0 && (in_primary || entity.others == 0) && entity.exited.is_none() {
+            entity.exited = Some(now);
+            if !entity.is_visible() {
+                self.remove_entity(id, now);
+            }
+        }
+    }
+
+    /// Takes out what has outlived its retention.
+    pub(crate) fn expire(&mut self, now: Now) {
+        let expired: Vec<EntityId> = self
+            .entities
+            .iter()
+            .filter(|(_, entity)| {
+                entity.exited.is_some_and(|exited| {
+                    now.ns.saturating_sub(exited.ns) >= self.limits.retention_ns
+                })
+            })
+            .map(|(&id, _)| id)
+            .collect();
+        for id in expired {
+            self.remove_entity(id, now);
+        }
+    }
+
+    /// The next slot whose counters are to be cleared; then call [`slot_cleared`](Self::slot_cleared).
+    pub(crate) fn slot_to_clear(&mut self, now: Now) -> Option<u32> {
+        self.slots.rested(now.ns)
+    }
+
+    /// A slot's counters are zero again.
+    pub(crate) fn slot_cleared(&mut self, slot: u32) {
+        self.slots.cleared(slot);
+    }
+
+    /// Entries to be written into the slot tables since the last call.
+    pub(crate) fn take_writes(&mut self) -> Vec<SlotWrite> {
+        std::mem::take(&mut self.writes)
+    }
+
+    /// All entities.
+    pub(crate) fn entities(&self) -> impl Iterator<Item = &Entity> {
+        self.entities.values()
+    }
+
+    /// All entities.
+    pub(crate) fn entities_mut(&mut self) -> impl Iterator<Item = &mut Entity> {
+        self.entities.values_mut()
+    }
+
+    /// The numbers of whatever has no entry of its own.
+    pub(crate) fn other_mut(&mut self) -> &mut Accumulated {
+        &mut self.other
+    }
+
+    /// The entity that owns a slot.
+    pub(crate) fn by_slot(&self, slot: u32) -> Option<&Entity> {
+        let id = self.by_slot.get(slot as usize).copied().flatten()?;
+        self.entities.get(&id)
+    }
+
+    /// Slots that belong to somebody.
+    pub(crate) fn slots_used(&self) -> u32 {
+        self.slots.used()
+    }
+
+    /// Containers that were refused an entry of their own because of the limit.
+    pub(crate) fn refused(&self) -> u64 {
+        self.refused
+    }
+
+    /// Path of a cgroup.
+    pub(crate) fn path(&self, key: CgroupKey) -> Option<&str> {
+        self.cgroups.get(&key).map(|known| known.path.as_str())
+    }
+
+    fn mark_populated(&mut self, key: CgroupKey) {
+        if let Some(KnownCgroup { member: Member::Entity(id), .. }) = self.cgroups.get(&key)
+            && let Some(entity) = self.entities.get_mut(id)
+        {
+            entity.populated = true;
+        }
+    }
+
+    /// Writes the owner of a cgroup's css.
+    fn claim(&mut self, key: CgroupKey, subsystem: Subsystem, css: CssId) -> u32 {
+        let member = self.cgroups.get(&key).map_or(Member::System, |known| known.member);
+        let owner = match member {
+            Member::Entity(id) => match self.entities.get_mut(&id) {
+                Some(entity) => {
+                    if !entity.css.contains(&(subsystem, css)) {
+                        entity.css.push((subsystem, css));
+                        if entity.css.len() > MOST_CSS {
+                            let (subsystem, css) = entity.css.remove(0);
+                            self.writes.push(SlotWrite { subsystem, css, owner: None });
+                        }
+                    }
+                    entity.owner()
+                }
+                None => slot::owner(slot::OTHER, slot::KIND_UNKNOWN),
+            },
+            Member::System => slot::owner(slot::OTHER, slot::KIND_SYSTEM),
+            Member::Refused => slot::owner(slot::OTHER, slot::KIND_CONTAINER),
+        };
+        self.writes.push(SlotWrite { subsystem, css, owner: Some(owner) });
+        owner
+    }
+
+    /// Who a path counts as; makes the entity if it is new.
+    fn member_of(&mut self, path: &str, now: Now) -> Member {
+        let found = identify(path);
+        if found.groups_others || found.kind == Kind::Other {
+            return Member::System;
+        }
+        if found.kind == Kind::Cgroup
+            && let Some(id) = self.populated_ancestor(path)
+        {
+            return Member::Entity(id);
+        }
+        if let Some(&id) = self.by_key.get(&found.entity_key)
+            && let Some(entity) = self.entities.get_mut(&id)
+        {
+            if entity.exited.take().is_some() {
+                entity.primary = 0;
+                entity.others = 0;
+            }
+            self.ensure_slot(id, now);
+            return Member::Entity(id);
+        }
+        if self.entities.len() >= self.limits.entities && !self.forget_oldest_exited(now) {
+            self.refused += 1;
+            return Member::Refused;
+        }
+        let id = self.next_id;
+        self.next_id += 1;
+        self.by_key.insert(found.entity_key.clone(), id);
+        self.entities.insert(id, new_entity(found, now));
+        self.ensure_slot(id, now);
+        Member::Entity(id)
+    }
+
+    /// A plain cgroup inside another one that runs tasks itself is a part of that one: only a
+    /// container's own cgroup holds tasks beside child cgroups. The outermost such one wins.
+    fn populated_ancestor(&self, path: &str) -> Option<EntityId> {
+        path.match_indices('/')
+            .map(|(end, _)| path.get(..end).unwrap_or_default())
+            .filter(|prefix| !prefix.is_empty())
+            .find_map(|prefix| {
+                let &id = self.by_key.get(prefix)?;
+                let entity = self.entities.get(&id)?;
+                let is_plain = entity.identity.kind == Kind::Cgroup;
+                (is_plain && entity.exited.is_none() && entity.populated).then_some(id)
+            })
+    }
+
+    fn ensure_slot(&mut self, id: EntityId, now: Now) {
+        if self.entities.get(&id).is_none_or(|entity| entity.slot.is_some()) {
+            return;
+        }
+        let slot = match self.slots.take() {
+            Some(slot) => Some(slot),
+            None => {
+                // The slot of the container that is longest gone serves the next one after its rest.
+                if let Some(oldest) = self.oldest_exited(|entity| entity.slot.is_some()) {
+                    self.release_slot(oldest, now);
+                }
+                None
+            }
+        };
+        if let Some(slot) = slot {
+            if let Some(owner) = self.by_slot.get_mut(slot as usize) {
+                *owner = Some(id);
+            }
+            if let Some(entity) = self.entities.get_mut(&id) {
+                entity.slot = Some(slot);
+                let owner = Some(entity.owner());
+                for &(subsystem, css) in &entity.css {
+                    self.writes.push(SlotWrite { subsystem, css, owner });
+                }
+            }
+        }
+    }
+
+    /// Gives slots that have become free to live entities that have none.
+    pub(crate) fn fill_slots(&mut self, now: Now) {
+        let waiting: Vec<EntityId> = self
+            .entities
+            .iter()
+            .filter(|(_, entity)| entity.slot.is_none() && entity.exited.is_none())
+            .map(|(&id, _)| id)
+            .collect();
+        for id in waiting {
+            self.ensure_slot(id, now);
+        }
+    }
+
+    fn oldest_exited(&self, suits: impl Fn(&Entity) -> bool) -> Option<EntityId> {
+        self.entities
+            .iter()
+            .filter(|(_, entity)| suits(entity))
+            .filter_map(|(&id, entity)| Some((entity.exited?.ns, id)))
+            .min()
+            .map(|(_, id)| id)
+    }
+
+    fn forget_oldest_exited(&mut self, now: Now) -> bool {
+        match self.oldest_exited(|_| true) {
+            Some(id) => {
+                self.remove_entity(id, now);
+                true
+            }
+            None => false,
+        }
+    }
+
+    fn release_slot(&mut self, id: EntityId, now: Now) {
+        let Some(entity) = self.entities.get_mut(&id) else {
+            return;
+        };
+        let Some(slot) = entity.slot.take() else {
+            return;
+        };
+        entity.stats.detach();
+        for (subsystem, css) in entity.css.drain(..) {
+            self.writes.push(SlotWrite { subsystem, css, owner: None });
+        }
+        if let Some(owner) = self.by_slot.get_mut(slot as usize) {
+            *owner = None;
+        }
+        self.slots.give_back(slot, now.ns);
+    }
+
+    /// Removes an entity and its series. Its numbers go nowhere: added to the sum of the others they
+    /// would show there as a rate of now.
+    fn remove_entity(&mut self, id: EntityId, now: Now) {
+        self.release_slot(id, now);
+        if let Some(entity) = self.entities.remove(&id) {
+            self.by_key.remove(&entity.key);
+        }
+    }
+}
+
+fn new_entity(found: PathIdentity, now: Now) -> Entity {
+    Entity {
+        identity: Identity {
+            container: found.name,
+            container_id: found.container_id.unwrap_or_default(),
+            pod_uid: found.pod_uid.unwrap_or_default(),
+            runtime: found.runtime.to_owned(),
+            kind: found.kind,
+            cgroup: found.owner_path.clone(),
+            ..Identity::default()
+        },
+        owner_path: found.owner_path,
+        first_seen: now,
+        exited: None,
+        slot: None,
+        stats: Accumulated::default(),
+        populated: false,
+        key: found.entity_key,
+        css: Vec::new(),
+        primary: 0,
+        others: 0,
+    }
+}
+
+#[cfg(test)]
+#[path = "registry_tests.rs"]
+mod tests;
