@@ -1,4 +1,5 @@
 //! ctrscope: container performance analysis with eBPF.
 
+pub mod cgroup;
 pub mod snapshot;
 pub mod source;

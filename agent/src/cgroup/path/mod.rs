@@ -1,0 +1,217 @@
+//! Identity from a cgroup path: which container, pod or systemd unit a cgroup belongs to.
+//!
+//! Nothing but the path is looked at, so this works for a cgroup that is already gone and for a runtime
+//! that nobody can ask. Where containers nest (docker in docker, kind), the last id in the path is the
+//! container; everything below it, systemd units included, is its own affair. A systemd unit counts only
+//! outside of containers.
+
+mod component;
+
+#[cfg(test)]
+mod tests;
+
+use component::{container, is_monitor, pod_uid, unit_name};
+
+use crate::snapshot::Kind;
+
+/// Longest path that is looked at, bytes. The kernel prints none above `PATH_MAX`; of a longer one only
+/// the leading components that fit are considered.
+const MAX_PATH_BYTES: usize = 4096;
+
+/// What a cgroup path says about the cgroup.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct PathIdentity {
+    /// What it is. Whether a container is a pod's sandbox cannot be seen from the path: it is a
+    /// [`Kind::Container`] here. The root is [`Kind::Other`].
+    pub kind: Kind,
+    /// Runtime that lays out such paths; `systemd` for units; empty where no runtime is known.
+    ///
+    /// A bare id below a pod is taken for `containerd`, a bare id elsewhere for `docker`: both runtimes
+    /// write both, so whoever asks the runtime for the name must try the other one too.
+    pub runtime: &'static str,
+    /// The runtime's full id of the container.
+    pub container_id: Option<String>,
+    /// Kubernetes uid of the pod, with dashes as the API server writes it; that of a static pod is 32 hex
+    /// digits without dashes, also there.
+    pub pod_uid: Option<String>,
+    /// Name of the unit; the first 12 digits of a container's id, or its LXC or machine name; otherwise the
+    /// path without its leading slash.
+    pub name: String,
+    /// The prefix of the path that is the container's or unit's own cgroup; deeper components are its child
+    /// cgroups and count as it. The whole path where nothing is recognised.
+    pub owner_path: String,
+    /// The same in all hierarchies for one container: its id if it has one, otherwise `owner_path`.
+    pub entity_key: String,
+    /// Whether it only holds others together (slice, pod, `/docker`, the root, ...) and gets no entry of
+    /// its own.
+    pub groups_others: bool,
+}
+
+/// What the components seen so far amount to.
+struct Owner {
+    kind: Kind,
+    runtime: &'static str,
+    id: Option<String>,
+    pod_uid: Option<String>,
+    name: String,
+    /// Where its own path ends.
+    end: usize,
+}
+
+/// Identifies a cgroup from its path.
+///
+/// Never fails: an unknown layout is a [`Kind::Cgroup`] of its own. Time and memory are bounded by
+/// `PATH_MAX` whatever the input. A path with a `..` component comes from another cgroup namespace, and
+/// nothing is read out of it.
+#[must_use]
+pub fn identify(path: &str) -> PathIdentity {
+    let path = bounded(path);
+    let components = components(path);
+    let Some(&(_, end)) = components.last() else {
+        return PathIdentity {
+            kind: Kind::Other,
+            runtime: "",
+            container_id: None,
+            pod_uid: None,
+            name: "/".to_owned(),
+            owner_path: path.to_owned(),
+            entity_key: path.to_owned(),
+            groups_others: true,
+        };
+    };
+    let names: Vec<&str> = components.iter().map(|&(name, _)| name).collect();
+    let foreign = names.contains(&"..");
+    let (owner, last_pod_uid) = if foreign {
+        (None, None)
+    } else {
+        find_owner(&components, &names)
+    };
+
+    if let Some(owner) = owner {
+        let owner_path = path.get(..owner.end).unwrap_or(path).to_owned();
+        return PathIdentity {
+            kind: owner.kind,
+            runtime: owner.runtime,
+            entity_key: owner.id.clone().unwrap_or_else(|| owner_path.clone()),
+            container_id: owner.id,
+            pod_uid: owner.pod_uid,
+            name: owner.name,
+            owner_path,
+            groups_others: false,
+        };
+    }
+    let owner_path = path.get(..end).unwrap_or(path).to_owned();
+    PathIdentity {
+        kind: Kind::Cgroup,
+        runtime: "",
+        container_id: None,
+        pod_uid: last_pod_uid,
+        name: owner_path.trim_start_matches('/').to_owned(),
+        entity_key: owner_path.clone(),
+        owner_path,
+        groups_others: !foreign && groups_others(&names),
+    }
+}
+
+/// Cuts an overlong path after its last whole component that fits.
+fn bounded(path: &str) -> &str {
+    if path.len() <= MAX_PATH_BYTES {
+        return path;
+    }
+    let mut end = MAX_PATH_BYTES;
+    while !path.is_char_boundary(end) {
+        end -= 1;
+    }
+    let head = path.get(..end).unwrap_or_default();
+    // A component cut short could pass for another.
+    match head.rfind('/') {
+        Some(slash) if slash > 0 => head.get(..slash).unwrap_or(head),
+        _ => head,
+    }
+}
+
+/// The components that are not empty, each with the offset of its end.
+fn components(path: &str) -> Vec<(&str, usize)> {
+    let mut offset = 0;
+    let mut found = Vec::new();
+    for component in path.split('/') {
+        let end = offset + component.len();
+        if !component.is_empty() {
+            found.push((component, end));
+        }
+        offset = end + 1;
+    }
+    found
+}
+
+/// The last container, or outside of containers the last unit; and the last pod seen.
+fn find_owner(components: &[(&str, usize)], names: &[&str]) -> (Option<Owner>, Option<String>) {
+    let mut owner: Option<Owner> = None;
+    let mut last_pod_uid = None;
+    // First component after the enclosing container: what lies before it says nothing about the runtime.
+    let mut context_start = 0;
+    for (index, &(component, end)) in components.iter().enumerate() {
+        if let Some(uid) = pod_uid(component) {
+            last_pod_uid = Some(uid);
+        }
+        let parents = names.get(context_start..index).unwrap_or_default();
+        if let Some(found) = container(parents, component) {
+            context_start = index + 1;
+            owner = Some(Owner {
+                kind: Kind::Container,
+                runtime: found.runtime,
+                name: found.name,
+                id: found.id,
+                pod_uid: last_pod_uid.clone(),
+                end,
+            });
+            continue;
+        }
+        let in_container = owner
+            .as_ref()
+            .is_some_and(|owner| owner.kind == Kind::Container);
+        if in_container {
+            continue;
+        }
+        let service = is_monitor(parents, component)
+            .map(|runtime| (runtime, component))
+            .or_else(|| unit_name(component).map(|unit| ("systemd", unit)));
+        if let Some((runtime, name)) = service {
+            owner = Some(Owner {
+                kind: Kind::Service,
+                runtime,
+                id: None,
+                pod_uid: None,
+                name: name.to_owned(),
+                end,
+            });
+        }
+    }
+    (owner, last_pod_uid)
+}
+
+/// Whether a cgroup that is neither container nor unit is a level that holds others together.
+fn groups_others(names: &[&str]) -> bool {
+    let Some((&last, parents)) = names.split_last() else {
+        return true;
+    };
+    if last.ends_with(".slice") || pod_uid(last).is_some() {
+        return true;
+    }
+    let below_kubepods = parents.contains(&"kubepods");
+    match last {
+        "kubepods" | "docker" | "ecs" | "lxc" | "lxc.payload" | "lxc.monitor" | "libpod_parent"
+        | "actions_job" | "buildkit" => true,
+        "burstable" | "besteffort" | "guaranteed" => below_kubepods,
+        // The namespaces of containerd; `system`, `user` and `machine` as systemd named its slices
+        // before version 205.
+        "default" | "k8s.io" | "moby" | "system" | "user" | "machine" | "kubelet" => {
+            parents.is_empty()
+        }
+        // `/ecs/TASK` and `/ecs/CLUSTER/TASK`; the pods of podman with the cgroupfs manager.
+        _ => match parents {
+            ["ecs"] | ["ecs", _] => true,
+            _ => parents.last() == Some(&"libpod_parent"),
+        },
+    }
+}
