@@ -9,7 +9,18 @@
 //! (`/system.slice/docker-….scope`), as `/proc/PID/cgroup` shows it to PID 1 of the host.
 
 mod error;
+mod file;
+mod hierarchy;
+mod mount;
 mod path;
+mod process;
 
 pub use error::CgroupError;
+pub use file::FileReader;
+pub use hierarchy::{DiscoverOptions, Hierarchies, HierarchyIds, Mode};
+pub use mount::{Mount, Version};
 pub use path::{PathIdentity, identify};
+pub use process::{
+    Membership, ProcessStatus, is_pause, parse_memberships, parse_status, read_memberships,
+    read_status,
+};

@@ -1,0 +1,248 @@
+//! Reading of the small files of the cgroup and proc file systems.
+
+use std::{
+    fs::OpenOptions,
+    io::{self, Read},
+    os::unix::fs::OpenOptionsExt,
+    path::{Path, PathBuf},
+    str,
+};
+
+use super::{error::CgroupError, mount::Mount};
+
+/// Longest file that is read, bytes. The longest in practice, `memory.stat`, has some 2 KiB, `io.stat` some
+/// 100 bytes for each device.
+const MAX_FILE_BYTES: usize = 64 << 10;
+
+/// Reads files into a buffer that it keeps: one open, read and close for each file, no allocation once the
+/// buffer has grown. At most 64 KiB of a file are read; of a longer one the last, incomplete line is left
+/// out.
+#[derive(Debug)]
+pub struct FileReader {
+    buffer: Vec<u8>,
+    limit: usize,
+}
+
+impl Default for FileReader {
+    fn default() -> Self {
+        Self::with_limit(MAX_FILE_BYTES)
+    }
+}
+
+impl FileReader {
+    /// A reader with an empty buffer.
+    #[must_use]
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// A reader for files up to `limit` bytes.
+    pub(super) fn with_limit(limit: usize) -> Self {
+        Self {
+            buffer: Vec::new(),
+            limit,
+        }
+    }
+
+    /// The text of a file; `None` if it is not there, or its cgroup or process vanished, or the kernel
+    /// does not keep what it would tell (pressure with `psi=0`). Bytes after the first that is no UTF-8 are
+    /// left out. A symbolic link is not followed.
+    pub(super) fn read(&mut self, path: &Path) -> Result<Option<&str>, CgroupError> {
+        match self.fill(path) {
+            Ok(complete) => Ok(Some(text(&self.buffer, complete))),
+            Err(error) if is_absent(&error) => Ok(None),
+            Err(source) => Err(CgroupError::Read {
+                path: path.to_owned(),
+                source,
+            }),
+        }
+    }
+
+    /// Reads as much as the limit allows; returns whether that was all.
+    fn fill(&mut self, path: &Path) -> io::Result<bool> {
+        self.buffer.clear();
+        let mut file = OpenOptions::new()
+            .read(true)
+            .custom_flags(libc::O_NOFOLLOW | libc::O_NONBLOCK)
+            .open(path)?;
+        let mut used = 0;
+        loop {
+            // Files of kernfs and proc have no size; a page is what most of them fit into.
+            if used == self.buffer.len() {
+                if used >= self.limit {
+                    return Ok(false);
+                }
+                let grown = (used * 2).clamp(4096, self.limit.max(4096)).min(self.limit);
+                self.buffer.resize(grown, 0);
+            }
+            let Some(free) = self.buffer.get_mut(used..) else {
+                return Ok(false);
+            };
+            match file.read(free) {
+                Ok(0) => {
+                    self.buffer.truncate(used);
+                    return Ok(true);
+                }
+                Ok(count) => used += count,
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                Err(error) => {
+                    self.buffer.clear();
+                    return Err(error);
+                }
+            }
+        }
+    }
+}
+
+/// One cgroup's directory in one hierarchy, and the reader to read its files with.
+pub(super) struct CgroupFiles<'a> {
+    reader: &'a mut FileReader,
+    path: PathBuf,
+}
+
+impl<'a> CgroupFiles<'a> {
+    /// `None` where the path is not below the mount.
+    pub(super) fn new(
+        reader: &'a mut FileReader,
+        mount: &Mount,
+        cgroup_path: &str,
+    ) -> Option<Self> {
+        let path = mount.directory(cgroup_path)?;
+        Some(Self { reader, path })
+    }
+
+    /// The text of one of its files.
+    pub(super) fn read(&mut self, name: &str) -> Result<Option<&str>, CgroupError> {
+        self.path.push(name);
+        // The path must be popped before the text is handed out.
+        let outcome = self.reader.fill(&self.path);
+        let outcome = match outcome {
+            Err(error) if !is_absent(&error) => Err(CgroupError::Read {
+                path: self.path.clone(),
+                source: error,
+            }),
+            outcome => Ok(outcome.ok()),
+        };
+        self.path.pop();
+        Ok(outcome?.map(|complete| text(&self.reader.buffer, complete)))
+    }
+
+    /// A file that is one number; `None` also where it is no number.
+    pub(super) fn read_number(&mut self, name: &str) -> Result<Option<u64>, CgroupError> {
+        Ok(self.read(name)?.and_then(|text| text.trim().parse().ok()))
+    }
+}
+
+/// Not there, vanished while it was read, or not supported by this kernel.
+pub(super) fn is_absent(error: &io::Error) -> bool {
+    matches!(
+        error.raw_os_error(),
+        Some(libc::ENOENT | libc::ENODEV | libc::ENOTDIR | libc::ESRCH | libc::EOPNOTSUPP)
+    )
+}
+
+fn text(buffer: &[u8], complete: bool) -> &str {
+    let end = if complete {
+        buffer.len()
+    } else {
+        buffer
+            .iter()
+            .rposition(|&byte| byte == b'\n')
+            .map_or(0, |newline| newline + 1)
+    };
+    let bytes = buffer.get(..end).unwrap_or_default();
+    match str::from_utf8(bytes) {
+        Ok(text) => text,
+        Err(error) => bytes
+            .get(..error.valid_up_to())
+            .and_then(|valid| str::from_utf8(valid).ok())
+            .unwrap_or_default(),
+    }
+}
+
+/// The value of a key in a file of `KEY VALUE` lines.
+pub(super) fn keyed<'t>(text: &'t str, key: &str) -> Option<&'t str> {
+    text.lines().find_map(|line| {
+        let (name, value) = line.split_once(' ')?;
+        (name == key).then(|| value.trim())
+    })
+}
+
+/// The number of a key in a file of `KEY VALUE` lines.
+pub(super) fn keyed_number(text: &str, key: &str) -> Option<u64> {
+    keyed(text, key)?.parse().ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use std::{fs, os::unix::fs::symlink};
+
+    use super::*;
+
+    #[test]
+    fn a_file_that_is_not_there_is_none() {
+        let directory = tempfile::tempdir().unwrap();
+        let mut reader = FileReader::new();
+        assert_eq!(reader.read(&directory.path().join("gone")).unwrap(), None);
+        fs::write(directory.path().join("file"), "").unwrap();
+        assert_eq!(reader.read(&directory.path().join("file/x")).unwrap(), None);
+        assert_eq!(
+            reader.read(&directory.path().join("file")).unwrap(),
+            Some("")
+        );
+    }
+
+    #[test]
+    fn a_long_file_is_cut_after_a_line() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("io.stat");
+        fs::write(&path, "0123456789\n".repeat(20_000)).unwrap();
+        let mut reader = FileReader::new();
+        let text = reader.read(&path).unwrap().unwrap();
+        assert!(text.len() <= MAX_FILE_BYTES);
+        assert!(text.lines().all(|line| line.len() == 10));
+        fs::write(&path, "x".repeat(200_000)).unwrap();
+        assert_eq!(reader.read(&path).unwrap(), Some(""));
+    }
+
+    #[test]
+    fn the_buffer_is_reused_and_holds_nothing_of_the_file_before() {
+        let directory = tempfile::tempdir().unwrap();
+        let (long, short) = (
+            directory.path().join("long"),
+            directory.path().join("short"),
+        );
+        fs::write(&long, "9".repeat(9000)).unwrap();
+        fs::write(&short, "1\n").unwrap();
+        let mut reader = FileReader::new();
+        assert_eq!(reader.read(&long).unwrap().unwrap().len(), 9000);
+        assert_eq!(reader.read(&short).unwrap(), Some("1\n"));
+    }
+
+    #[test]
+    fn a_symbolic_link_is_refused() {
+        let directory = tempfile::tempdir().unwrap();
+        symlink("/etc/hostname", directory.path().join("link")).unwrap();
+        let refused = FileReader::new()
+            .read(&directory.path().join("link"))
+            .is_err();
+        assert!(refused);
+    }
+
+    #[test]
+    fn bytes_that_are_no_text_end_the_text() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("file");
+        fs::write(&path, b"a 1\n\xff\xfe b 2\n").unwrap();
+        assert_eq!(FileReader::new().read(&path).unwrap(), Some("a 1\n"));
+    }
+
+    #[test]
+    fn keys_are_matched_whole() {
+        let text = "total_inactive_file 2\ninactive_file 1\nbroken\nmax x\n";
+        assert_eq!(keyed_number(text, "inactive_file"), Some(1));
+        assert_eq!(keyed_number(text, "broken"), None);
+        assert_eq!(keyed_number(text, "max"), None);
+        assert_eq!(keyed(text, "max"), Some("x"));
+    }
+}
