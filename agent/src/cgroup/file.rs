@@ -5,7 +5,7 @@ use std::{
     io::{self, Read},
     os::unix::fs::OpenOptionsExt,
     path::{Path, PathBuf},
-    str,
+    str::{self, FromStr},
 };
 
 use super::{error::CgroupError, mount::Mount};
@@ -51,6 +51,18 @@ impl FileReader {
         match self.fill(path) {
             Ok(complete) => Ok(Some(text(&self.buffer, complete))),
             Err(error) if is_absent(&error) => Ok(None),
+            Err(source) => Err(CgroupError::Read {
+                path: path.to_owned(),
+                source,
+            }),
+        }
+    }
+
+    /// Whether a file holds anything; not if it is not there or its cgroup vanished. Reads up to its limit.
+    pub(super) fn holds_any(&mut self, path: &Path) -> Result<bool, CgroupError> {
+        match self.fill(path) {
+            Ok(_) => Ok(!self.buffer.is_empty()),
+            Err(error) if is_absent(&error) => Ok(false),
             Err(source) => Err(CgroupError::Read {
                 path: path.to_owned(),
                 source,
@@ -114,21 +126,19 @@ impl<'a> CgroupFiles<'a> {
     /// The text of one of its files.
     pub(super) fn read(&mut self, name: &str) -> Result<Option<&str>, CgroupError> {
         self.path.push(name);
-        // The path must be popped before the text is handed out.
         let outcome = self.reader.fill(&self.path);
-        let outcome = match outcome {
-            Err(error) if !is_absent(&error) => Err(CgroupError::Read {
-                path: self.path.clone(),
-                source: error,
-            }),
-            outcome => Ok(outcome.ok()),
-        };
+        let failed = outcome.as_ref().is_err_and(|error| !is_absent(error));
+        let failed_path = failed.then(|| self.path.clone());
         self.path.pop();
-        Ok(outcome?.map(|complete| text(&self.reader.buffer, complete)))
+        match (outcome, failed_path) {
+            (Ok(complete), _) => Ok(Some(text(&self.reader.buffer, complete))),
+            (Err(source), Some(path)) => Err(CgroupError::Read { path, source }),
+            (Err(_), None) => Ok(None),
+        }
     }
 
     /// A file that is one number; `None` also where it is no number.
-    pub(super) fn read_number(&mut self, name: &str) -> Result<Option<u64>, CgroupError> {
+    pub(super) fn read_number<N: FromStr>(&mut self, name: &str) -> Result<Option<N>, CgroupError> {
         Ok(self.read(name)?.and_then(|text| text.trim().parse().ok()))
     }
 }
