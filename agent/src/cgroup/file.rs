@@ -19,7 +19,10 @@ const MAX_FILE_BYTES: usize = 64 << 10;
 /// out.
 #[derive(Debug)]
 pub struct FileReader {
+    /// Grows and is never cleared: clearing and zeroing it again would cost more than most reads.
     buffer: Vec<u8>,
+    /// Bytes of the buffer that are the file last read.
+    used: usize,
     limit: usize,
 }
 
@@ -40,6 +43,7 @@ impl FileReader {
     pub(super) fn with_limit(limit: usize) -> Self {
         Self {
             buffer: Vec::new(),
+            used: 0,
             limit,
         }
     }
@@ -49,7 +53,7 @@ impl FileReader {
     /// left out. A symbolic link is not followed.
     pub(super) fn read(&mut self, path: &Path) -> Result<Option<&str>, CgroupError> {
         match self.fill(path) {
-            Ok(complete) => Ok(Some(text(&self.buffer, complete))),
+            Ok(complete) => Ok(Some(self.text(complete))),
             Err(error) if is_absent(&error) => Ok(None),
             Err(source) => Err(CgroupError::Read {
                 path: path.to_owned(),
@@ -61,7 +65,7 @@ impl FileReader {
     /// Whether a file holds anything; not if it is not there or its cgroup vanished. Reads up to its limit.
     pub(super) fn holds_any(&mut self, path: &Path) -> Result<bool, CgroupError> {
         match self.fill(path) {
-            Ok(_) => Ok(!self.buffer.is_empty()),
+            Ok(_) => Ok(self.used > 0),
             Err(error) if is_absent(&error) => Ok(false),
             Err(source) => Err(CgroupError::Read {
                 path: path.to_owned(),
@@ -72,36 +76,47 @@ impl FileReader {
 
     /// Reads as much as the limit allows; returns whether that was all.
     fn fill(&mut self, path: &Path) -> io::Result<bool> {
-        self.buffer.clear();
+        self.used = 0;
         let mut file = OpenOptions::new()
             .read(true)
             .custom_flags(libc::O_NOFOLLOW | libc::O_NONBLOCK)
             .open(path)?;
-        let mut used = 0;
         loop {
             // Files of kernfs and proc have no size; a page is what most of them fit into.
-            if used == self.buffer.len() {
-                if used >= self.limit {
+            if self.used == self.buffer.len() {
+                if self.used >= self.limit {
                     return Ok(false);
                 }
-                let grown = (used * 2).clamp(4096, self.limit.max(4096)).min(self.limit);
+                let grown = (self.used * 2).max(4096).min(self.limit);
                 self.buffer.resize(grown, 0);
             }
-            let Some(free) = self.buffer.get_mut(used..) else {
-                return Ok(false);
-            };
+            let free = self.buffer.get_mut(self.used..).unwrap_or_default();
             match file.read(free) {
-                Ok(0) => {
-                    self.buffer.truncate(used);
-                    return Ok(true);
-                }
-                Ok(count) => used += count,
+                Ok(0) => return Ok(true),
+                Ok(count) => self.used += count,
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-                Err(error) => {
-                    self.buffer.clear();
-                    return Err(error);
-                }
+                Err(error) => return Err(error),
             }
+        }
+    }
+
+    /// What was read last, up to its last whole line if that was not all of the file.
+    fn text(&self, complete: bool) -> &str {
+        let read = self.buffer.get(..self.used).unwrap_or_default();
+        let end = if complete {
+            read.len()
+        } else {
+            read.iter()
+                .rposition(|&byte| byte == b'\n')
+                .map_or(0, |newline| newline + 1)
+        };
+        let bytes = read.get(..end).unwrap_or_default();
+        match str::from_utf8(bytes) {
+            Ok(text) => text,
+            Err(error) => bytes
+                .get(..error.valid_up_to())
+                .and_then(|valid| str::from_utf8(valid).ok())
+                .unwrap_or_default(),
         }
     }
 }
@@ -131,7 +146,7 @@ impl<'a> CgroupFiles<'a> {
         let failed_path = failed.then(|| self.path.clone());
         self.path.pop();
         match (outcome, failed_path) {
-            (Ok(complete), _) => Ok(Some(text(&self.reader.buffer, complete))),
+            (Ok(complete), _) => Ok(Some(self.reader.text(complete))),
             (Err(source), Some(path)) => Err(CgroupError::Read { path, source }),
             (Err(_), None) => Ok(None),
         }
@@ -149,25 +164,6 @@ pub(super) fn is_absent(error: &io::Error) -> bool {
         error.raw_os_error(),
         Some(libc::ENOENT | libc::ENODEV | libc::ENOTDIR | libc::ESRCH | libc::EOPNOTSUPP)
     )
-}
-
-fn text(buffer: &[u8], complete: bool) -> &str {
-    let end = if complete {
-        buffer.len()
-    } else {
-        buffer
-            .iter()
-            .rposition(|&byte| byte == b'\n')
-            .map_or(0, |newline| newline + 1)
-    };
-    let bytes = buffer.get(..end).unwrap_or_default();
-    match str::from_utf8(bytes) {
-        Ok(text) => text,
-        Err(error) => bytes
-            .get(..error.valid_up_to())
-            .and_then(|valid| str::from_utf8(valid).ok())
-            .unwrap_or_default(),
-    }
 }
 
 /// The value of a key in a file of `KEY VALUE` lines.
