@@ -1,5 +1,6 @@
 //! ctrscope: container performance analysis with eBPF.
 
 pub mod cgroup;
+pub mod export;
 pub mod snapshot;
 pub mod source;

@@ -1,0 +1,88 @@
+//! The agent's account of itself.
+
+use std::{collections::BTreeMap, fmt::Write as _};
+
+use super::{
+    definitions::{Metric, ReadAgent},
+    text::{Value, escape_label},
+};
+use crate::snapshot::{AgentHealth, CollectorState};
+
+/// What the agent's own process uses.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub struct ProcessUsage {
+    /// User and system CPU time, seconds.
+    pub cpu_seconds: f64,
+    /// Resident memory, bytes.
+    pub resident_bytes: u64,
+}
+
+impl ProcessUsage {
+    /// Reads it from `/proc/self/stat`.
+    ///
+    /// # Errors
+    ///
+    /// `/proc` cannot be read.
+    pub fn read() -> Result<Self, procfs::ProcError> {
+        let stat = procfs::process::Process::myself()?.stat()?;
+        let ticks = (stat.utime + stat.stime) as f64;
+        Ok(Self {
+            cpu_seconds: ticks / procfs::ticks_per_second() as f64,
+            resident_bytes: stat.rss * procfs::page_size(),
+        })
+    }
+}
+
+/// What the agent's metrics are read from.
+pub(crate) struct AgentView<'a> {
+    pub(crate) health: &'a AgentHealth,
+    pub(crate) process: Option<&'a ProcessUsage>,
+}
+
+/// Rows of one family: label values in the order of the metric's labels, and the number.
+pub(crate) type Rows = Vec<(Vec<String>, Value)>;
+
+/// Reads a family; rows that agree in all labels are summed, for a series may stand there once only.
+pub(crate) fn rows(
+    metric: &Metric,
+    view: &AgentView<'_>,
+    read: ReadAgent,
+) -> BTreeMap<String, Value> {
+    let mut rows = Rows::new();
+    read(view, &mut rows);
+    let mut families: BTreeMap<String, Value> = BTreeMap::new();
+    for (values, value) in rows {
+        let mut labels = String::new();
+        for (name, value) in metric.labels.iter().zip(&values) {
+            let separator = if labels.is_empty() { "" } else { "," };
+            // Writing to a String does not fail.
+            let _ = write!(labels, "{separator}{name}=\"");
+            escape_label(value, &mut labels);
+            labels.push('"');
+        }
+        families
+            .entry(labels)
+            .and_modify(|sum| *sum = sum.plus(value))
+            .or_insert(value);
+    }
+    families
+}
+
+/// Each state of each collector: 1 for the state it is in, 0 for the others.
+pub(crate) fn collector_states(view: &AgentView<'_>, rows: &mut Rows) {
+    for collector in &view.health.collectors {
+        for (state, label) in [
+            (CollectorState::Active, "active"),
+            (CollectorState::Degraded, "degraded"),
+            (CollectorState::Unsupported, "unsupported"),
+            (CollectorState::Failed, "failed"),
+            (CollectorState::Disabled, "disabled"),
+        ] {
+            let is = u64::from(collector.state == state);
+            rows.push((
+                vec![collector.name.clone(), label.to_owned()],
+                Value::Count(is),
+            ));
+        }
+    }
+}

@@ -1,0 +1,385 @@
+//! The table of all metrics.
+
+use super::{
+    agent::{self, AgentView, Rows},
+    text::Value,
+};
+use crate::snapshot::{BlockOperation, Container, Histogram, Pressure, PressureTimes, SchedStats};
+
+/// What a metric counts.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum MetricKind {
+    /// Only goes up.
+    Counter,
+    /// Goes up and down.
+    Gauge,
+    /// A classic histogram.
+    Histogram,
+}
+
+impl MetricKind {
+    /// Its name in the text format.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Counter => "counter",
+            Self::Gauge => "gauge",
+            Self::Histogram => "histogram",
+        }
+    }
+}
+
+/// What a metric describes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Scope {
+    /// A container; it has the labels `namespace`, `pod` and `container` before its own.
+    Container,
+    /// The agent.
+    Agent,
+}
+
+pub(crate) type ReadNumber = fn(&Container, usize) -> Option<Value>;
+pub(crate) type ReadLatency = for<'a> fn(&'a Container, usize) -> Option<&'a Histogram>;
+pub(crate) type ReadAgent = fn(&AgentView<'_>, &mut Rows);
+
+/// Where a metric's numbers come from.
+#[derive(Clone, Copy)]
+pub(crate) enum Read {
+    /// A container, and the index of the value of the extra label.
+    Number(ReadNumber),
+    /// The same for a histogram, with its bounds.
+    Latency(&'static [(i32, &'static str)], ReadLatency),
+    /// A container's identity.
+    Info,
+    /// The agent's account of itself.
+    Agent(ReadAgent),
+    /// The registry of the server.
+    Server,
+}
+
+/// A metric.
+#[derive(Clone, Copy)]
+pub struct Metric {
+    /// Its name.
+    pub name: &'static str,
+    /// What it counts.
+    pub kind: MetricKind,
+    /// Its definition, one sentence.
+    pub help: &'static str,
+    /// Where the numbers come from: a hook or a file of the kernel.
+    pub source: &'static str,
+    /// Its labels; those of a container are not repeated here.
+    pub labels: &'static [&'static str],
+    /// All values of its one label, where they are a closed set of a container's metric.
+    pub values: &'static [&'static str],
+    pub(crate) read: Read,
+}
+
+impl Metric {
+    /// What it describes.
+    #[must_use]
+    pub fn scope(&self) -> Scope {
+        match self.read {
+            Read::Number(_) | Read::Latency(..) | Read::Info => Scope::Container,
+            Read::Agent(_) | Read::Server => Scope::Agent,
+        }
+    }
+
+    /// Most series that one container has of it; 0 for the agent's own metrics.
+    #[must_use]
+    pub fn series_per_container(&self) -> usize {
+        let sets = self.values.len().max(1);
+        match self.read {
+            // Buckets, the one without a bound, sum and count.
+            Read::Latency(bounds, _) => sets * (bounds.len() + 3),
+            Read::Number(_) => sets,
+            Read::Info => 1,
+            Read::Agent(_) | Read::Server => 0,
+        }
+    }
+
+    /// The unit, from the name.
+    #[must_use]
+    pub fn unit(&self) -> &'static str {
+        let name = self.name.trim_end_matches("_total");
+        [
+            ("timestamp_seconds", "seconds since the epoch"),
+            ("seconds", "seconds"),
+            ("bytes", "bytes"),
+            ("cores", "cores"),
+            ("weight", "weight"),
+            ("info", ""),
+            ("state", ""),
+            ("attached", ""),
+        ]
+        .iter()
+        .find(|(suffix, _)| name.ends_with(suffix))
+        .map_or("count", |(_, unit)| unit)
+    }
+
+    /// The pair of the extra label for each of its values; one empty text where there is none.
+    pub(crate) fn extra_labels(&self) -> Vec<String> {
+        match self.labels.first() {
+            Some(label) if !self.values.is_empty() => self
+                .values
+                .iter()
+                .map(|value| format!("{label}=\"{value}\""))
+                .collect(),
+            _ => vec![String::new()],
+        }
+    }
+}
+
+/// Bounds of the run queue latency: whole powers of two, so that they are bounds of the kernel-side
+/// histogram and nothing is re-binned. Every power from 0.24 ms to 31 ms, where a wait begins to be
+/// felt and where a time slice (0.7 to 4 ms) and a bandwidth period (100 ms) lie; every second one
+/// below, where waits are only compared; every fourth above. With `+Inf` they are 16.
+const RUN_QUEUE_BOUNDS: &[(i32, &str)] = &[
+    (-20, "9.5367431640625e-07"),
+    (-18, "3.814697265625e-06"),
+    (-16, "1.52587890625e-05"),
+    (-14, "6.103515625e-05"),
+    (-12, "0.000244140625"),
+    (-11, "0.00048828125"),
+    (-10, "0.0009765625"),
+    (-9, "0.001953125"),
+    (-8, "0.00390625"),
+    (-7, "0.0078125"),
+    (-6, "0.015625"),
+    (-5, "0.03125"),
+    (-4, "0.0625"),
+    (-2, "0.25"),
+    (0, "1"),
+];
+
+/// Bounds of the block I/O latency: no device answers within 15 µs, so that is the first; every power
+/// of two from there to 62 ms tells a flash drive (50 to 200 µs) from a disk (4 to 20 ms) and both
+/// from a full queue. With `+Inf` they are 16.
+const BLOCK_BOUNDS: &[(i32, &str)] = &[
+    (-16, "1.52587890625e-05"),
+    (-15, "3.0517578125e-05"),
+    (-14, "6.103515625e-05"),
+    (-13, "0.0001220703125"),
+    (-12, "0.000244140625"),
+    (-11, "0.00048828125"),
+    (-10, "0.0009765625"),
+    (-9, "0.001953125"),
+    (-8, "0.00390625"),
+    (-7, "0.0078125"),
+    (-6, "0.015625"),
+    (-5, "0.03125"),
+    (-4, "0.0625"),
+    (-2, "0.25"),
+    (0, "1"),
+];
+
+const BY: &[&str] = &["self", "container", "system", "kernel"];
+const OPERATIONS: &[&str] = &["read", "write", "flush", "discard"];
+
+/// The Markdown table of `docs/metrics.md`, for one scope.
+#[must_use]
+pub fn reference_table(scope: Scope) -> String {
+    let mut out = String::from(
+        "| metric | type | labels | unit | definition | source |\n|---|---|---|---|---|---|\n",
+    );
+    for metric in METRICS.iter().filter(|metric| metric.scope() == scope) {
+        let labels = if metric.values.is_empty() {
+            metric.labels.join("`, `")
+        } else {
+            format!("{}={}", metric.labels.join(""), metric.values.join("\\|"))
+        };
+        let labels = if labels.is_empty() {
+            labels
+        } else {
+            format!("`{labels}`")
+        };
+        out.push_str(&format!(
+            "| `{}` | {} | {labels} | {} | {} | {} |\n",
+            metric.name,
+            metric.kind.name(),
+            metric.unit(),
+            metric.help,
+            metric.source,
+        ));
+    }
+    out
+}
+
+fn sched(container: &Container, read: impl FnOnce(&SchedStats) -> Value) -> Option<Value> {
+    container.sched.as_ref().map(read)
+}
+
+/// An operation of a container. Flushes and discards are absent until there was one, for most
+/// containers never do either.
+fn operation(container: &Container, index: usize) -> Option<&BlockOperation> {
+    let operation = container.block.as_ref()?.operations.get(index)?;
+    (index < 2 || operation.count > 0 || operation.errors > 0).then_some(operation)
+}
+
+fn pressure(
+    container: &Container,
+    resource: impl FnOnce(&Pressure) -> Option<PressureTimes>,
+    usec: impl FnOnce(&PressureTimes) -> u64,
+) -> Option<Value> {
+    let times = resource(container.pressure.as_ref()?)?;
+    Some(Value::Microseconds(usec(&times)))
+}
+
+macro_rules! metrics {
+    ($($name:literal $kind:ident $([$($label:literal),*])? $(= $values:ident)? $help:literal $source:literal $read:expr;)*) => {
+        /// Every metric that is exported.
+        pub static METRICS: &[Metric] = &[$(Metric {
+            name: $name,
+            kind: MetricKind::$kind,
+            help: $help,
+            source: $source,
+            labels: &[$($($label),*)?],
+            values: metrics!(@values $($values)?),
+            read: $read,
+        }),*];
+    };
+    (@values) => { &[] };
+    (@values $values:ident) => { $values };
+}
+
+const STATES: &[&str] = &["sleep", "disk"];
+const KINDS: &[&str] = &["voluntary", "involuntary"];
+
+metrics! {
+    "ctrscope_container_run_queue_latency_seconds" Histogram
+        "Run queue latency: runnable (woken or preempted) until running."
+        "`sched_switch`" Read::Latency(RUN_QUEUE_BOUNDS, |c, _| c.sched.as_ref().map(|s| &s.run_queue));
+    "ctrscope_container_run_queue_seconds_total" Counter
+        "Sum of the run queue latency."
+        "`sched_switch`" Read::Number(|c, _| sched(c, |s| Value::Nanoseconds(s.run_queue.sum_ns())));
+    "ctrscope_container_cpu_seconds_total" Counter
+        "Time on CPUs, slices that still run included."
+        "`sched_switch`" Read::Number(|c, _| sched(c, |s| Value::Nanoseconds(s.on_cpu_ns)));
+    "ctrscope_container_off_cpu_seconds_total" Counter ["state"] = STATES
+        "Blocked time: the part of off-CPU time that is not run queue latency, interruptible (sleep) or uninterruptible (disk)."
+        "`sched_switch`" Read::Number(|c, i| sched(c, |s| Value::Nanoseconds(if i == 0 { s.off_cpu_sleep_ns } else { s.off_cpu_disk_ns })));
+    "ctrscope_container_context_switches_total" Counter ["kind"] = KINDS
+        "Context switches that left the CPU blocked (voluntary) or still runnable (involuntary)."
+        "`sched_switch`" Read::Number(|c, i| sched(c, |s| Value::Count(if i == 0 { s.voluntary } else { s.involuntary })));
+    "ctrscope_container_preemptions_total" Counter ["by"] = BY
+        "Involuntary context switches by who took the CPU: a task of the same container (self), of another container, of the system, or the kernel."
+        "`sched_switch`" Read::Number(|c, i| c.sched.as_ref()?.preemptions.get(i).copied().map(Value::Count));
+    "ctrscope_container_preempted_wait_seconds_total" Counter ["by"] = BY
+        "Run queue latency after a preemption, by who took the CPU."
+        "`sched_switch`" Read::Number(|c, i| c.sched.as_ref()?.preempted_wait_ns.get(i).copied().map(Value::Nanoseconds));
+    "ctrscope_container_process_exits_total" Counter
+        "Processes that ended."
+        "`sched_process_exit`" Read::Number(|c, _| sched(c, |s| Value::Count(s.process_exits)));
+    "ctrscope_container_cpu_periods_total" Counter
+        "CFS bandwidth enforcement periods that elapsed."
+        "`cpu.stat` `nr_periods`" Read::Number(|c, _| Some(Value::Count(c.cpu.as_ref()?.periods)));
+    "ctrscope_container_cpu_throttled_periods_total" Counter
+        "CFS bandwidth enforcement periods in which the container was throttled."
+        "`cpu.stat` `nr_throttled`" Read::Number(|c, _| Some(Value::Count(c.cpu.as_ref()?.throttled_periods)));
+    "ctrscope_container_cpu_throttled_seconds_total" Counter
+        "Time throttled by CFS bandwidth control, summed over CPUs."
+        "`cpu.stat` `throttled_usec`, v1 `throttled_time`" Read::Number(|c, _| Some(Value::Nanoseconds(c.cpu.as_ref()?.throttled_ns)));
+    "ctrscope_container_cpu_quota_cores" Gauge
+        "CFS bandwidth quota in cores; absent where there is none."
+        "`cpu.max`, v1 `cpu.cfs_quota_us`" Read::Number(|c, _| c.cpu.as_ref()?.quota_cores.map(Value::Real));
+    "ctrscope_container_cpu_weight" Gauge
+        "CPU weight on the scale of cgroup v2, where 100 is the default."
+        "`cpu.weight`, v1 `cpu.shares`" Read::Number(|c, _| c.cpu.as_ref()?.weight.map(Value::Count));
+    "ctrscope_container_block_io_latency_seconds" Histogram ["operation"] = OPERATIONS
+        "Block I/O latency: request insert until complete, that is queue time and service time."
+        "`block_rq_complete`" Read::Latency(BLOCK_BOUNDS, |c, i| operation(c, i).map(|o| &o.latency));
+    "ctrscope_container_block_io_queue_seconds_total" Counter ["operation"] = OPERATIONS
+        "Queue time of block requests: insert until issue."
+        "`block_rq_complete`" Read::Number(|c, i| operation(c, i).map(|o| Value::Nanoseconds(o.queue_ns)));
+    "ctrscope_container_block_io_bytes_total" Counter ["operation"] = OPERATIONS
+        "Bytes of completed block requests, charged to the blkcg that caused them."
+        "`block_rq_complete`" Read::Number(|c, i| operation(c, i).map(|o| Value::Count(o.bytes)));
+    "ctrscope_container_block_io_operations_total" Counter ["operation"] = OPERATIONS
+        "Completed block requests, charged to the blkcg that caused them."
+        "`block_rq_complete`" Read::Number(|c, i| operation(c, i).map(|o| Value::Count(o.count)));
+    "ctrscope_container_block_io_errors_total" Counter ["operation"] = OPERATIONS
+        "Block requests completed in error."
+        "`block_rq_complete`" Read::Number(|c, i| operation(c, i).map(|o| Value::Count(o.errors)));
+    "ctrscope_container_memory_working_set_bytes" Gauge
+        "Memory in use less inactive file pages."
+        "`memory.current`, `memory.stat`" Read::Number(|c, _| c.memory.as_ref()?.working_set_bytes.map(Value::Count));
+    "ctrscope_container_memory_limit_bytes" Gauge
+        "Memory limit; absent where there is none."
+        "`memory.max`, v1 `memory.limit_in_bytes`" Read::Number(|c, _| c.memory.as_ref()?.limit_bytes.map(Value::Count));
+    "ctrscope_container_memory_oom_kills_total" Counter
+        "Tasks killed for want of memory."
+        "`memory.events` `oom_kill`, v1 `memory.oom_control`" Read::Number(|c, _| c.memory.as_ref()?.oom_kills.map(Value::Count));
+    "ctrscope_container_memory_limit_hits_total" Counter
+        "Times the memory limit was hit and reclaim began."
+        "`memory.events` `max`, v1 `memory.failcnt`" Read::Number(|c, _| c.memory.as_ref()?.limit_hits.map(Value::Count));
+    "ctrscope_container_pressure_cpu_waiting_seconds_total" Counter
+        "Time in which at least one task waited for CPU (pressure some)."
+        "`cpu.pressure`" Read::Number(|c, _| pressure(c, |p| p.cpu, |t| t.waiting_usec));
+    "ctrscope_container_pressure_cpu_stalled_seconds_total" Counter
+        "Time in which all non-idle tasks waited for CPU (pressure full)."
+        "`cpu.pressure`" Read::Number(|c, _| pressure(c, |p| p.cpu, |t| t.stalled_usec));
+    "ctrscope_container_pressure_memory_waiting_seconds_total" Counter
+        "Time in which at least one task waited for memory (pressure some)."
+        "`memory.pressure`" Read::Number(|c, _| pressure(c, |p| p.memory, |t| t.waiting_usec));
+    "ctrscope_container_pressure_memory_stalled_seconds_total" Counter
+        "Time in which all non-idle tasks waited for memory (pressure full)."
+        "`memory.pressure`" Read::Number(|c, _| pressure(c, |p| p.memory, |t| t.stalled_usec));
+    "ctrscope_container_pressure_io_waiting_seconds_total" Counter
+        "Time in which at least one task waited for I/O (pressure some)."
+        "`io.pressure`" Read::Number(|c, _| pressure(c, |p| p.io, |t| t.waiting_usec));
+    "ctrscope_container_pressure_io_stalled_seconds_total" Counter
+        "Time in which all non-idle tasks waited for I/O (pressure full)."
+        "`io.pressure`" Read::Number(|c, _| pressure(c, |p| p.io, |t| t.stalled_usec));
+    "ctrscope_container_exited_timestamp_seconds" Gauge
+        "When the container's cgroup was removed; absent while it lives."
+        "`cgroup_rmdir`" Read::Number(|c, _| c.exited_at_unix_ms.map(Value::Milliseconds));
+    "ctrscope_container_info" Gauge ["container_id", "image", "pod_uid", "runtime", "kind", "cgroup"]
+        "Who the container is; always 1."
+        "cgroup path, runtime" Read::Info;
+
+    "ctrscope_build_info" Gauge ["version"]
+        "The agent's version; always 1."
+        "agent" Read::Agent(|_, rows| rows.push((vec![env!("CARGO_PKG_VERSION").to_owned()], Value::Count(1))));
+    "ctrscope_collector_state" Gauge ["collector", "state"]
+        "1 for the state that a collector is in, 0 for the others."
+        "agent" Read::Agent(agent::collector_states);
+    "ctrscope_program_attached" Gauge ["program", "collector"]
+        "Hooks that a kernel program is attached to."
+        "agent" Read::Agent(|a, rows| rows.extend(a.health.programs.iter().map(|p| (vec![p.name.clone(), p.collector.clone()], Value::Count(u64::from(p.attached))))));
+    "ctrscope_program_runs_total" Counter ["program", "collector"]
+        "Runs of a kernel program, counted while kernel.bpf_stats_enabled is 1."
+        "`bpf_prog_info` `run_cnt`" Read::Agent(|a, rows| rows.extend(a.health.programs.iter().map(|p| (vec![p.name.clone(), p.collector.clone()], Value::Count(p.runs)))));
+    "ctrscope_program_run_seconds_total" Counter ["program", "collector"]
+        "Time of the runs of a kernel program, counted while kernel.bpf_stats_enabled is 1."
+        "`bpf_prog_info` `run_time_ns`" Read::Agent(|a, rows| rows.extend(a.health.programs.iter().map(|p| (vec![p.name.clone(), p.collector.clone()], Value::Nanoseconds(p.run_ns)))));
+    "ctrscope_map_bytes" Gauge ["map"]
+        "Kernel memory that a map holds."
+        "`fdinfo` `memlock`" Read::Agent(|a, rows| rows.extend(a.health.maps.iter().map(|m| (vec![m.name.clone()], Value::Count(m.bytes)))));
+    "ctrscope_map_capacity_entries" Gauge ["map"]
+        "Entries that a map has room for."
+        "`bpf_map_info` `max_entries`" Read::Agent(|a, rows| rows.extend(a.health.maps.iter().map(|m| (vec![m.name.clone()], Value::Count(m.capacity)))));
+    "ctrscope_losses_total" Counter ["kind", "reason"]
+        "What is missing from the numbers: lost (ring full), discarded (sample judged wrong) or evicted (removed for room)."
+        "kernel programs, agent" Read::Agent(|a, rows| rows.extend(a.health.losses.iter().map(|l| (vec![l.kind.clone(), l.reason.clone()], Value::Count(l.count)))));
+    "ctrscope_slots" Gauge
+        "Containers that the kernel maps have room for."
+        "agent" Read::Agent(|a, rows| rows.push((vec![], Value::Count(u64::from(a.health.slots)))));
+    "ctrscope_slots_used" Gauge
+        "Containers that have a slot of their own in the kernel maps."
+        "agent" Read::Agent(|a, rows| rows.push((vec![], Value::Count(u64::from(a.health.slots_used)))));
+    "ctrscope_collection_seconds" Gauge
+        "How long the snapshot behind this exposition took to collect."
+        "agent" Read::Agent(|a, rows| rows.push((vec![], Value::Nanoseconds(a.health.collection_ns))));
+    "ctrscope_agent_cpu_seconds_total" Counter
+        "User and system CPU time of the agent's own process."
+        "`/proc/self/stat`" Read::Agent(|a, rows| rows.extend(a.process.map(|p| (vec![], Value::Real(p.cpu_seconds)))));
+    "ctrscope_agent_resident_memory_bytes" Gauge
+        "Resident memory of the agent's own process."
+        "`/proc/self/stat`" Read::Agent(|a, rows| rows.extend(a.process.map(|p| (vec![], Value::Count(p.resident_bytes)))));
+    "ctrscope_scrape_seconds" Gauge
+        "How long the previous scrape took, collection and rendering."
+        "agent" Read::Server;
+    "ctrscope_http_requests_total" Counter ["path", "code"]
+        "HTTP requests by route and status code."
+        "agent" Read::Server;
+}

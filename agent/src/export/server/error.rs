@@ -1,0 +1,106 @@
+//! Errors as the API answers them: a status, and JSON with a code and a message.
+
+use std::error::Error as _;
+
+use axum::{
+    Json,
+    http::{Method, StatusCode, header},
+    response::{IntoResponse, Response},
+};
+use serde_json::json;
+
+use crate::source::SourceError;
+
+/// An error answer.
+#[derive(Debug)]
+pub struct ApiError {
+    status: StatusCode,
+    code: &'static str,
+    message: String,
+}
+
+impl ApiError {
+    fn new(status: StatusCode, code: &'static str, message: String) -> Self {
+        Self {
+            status,
+            code,
+            message,
+        }
+    }
+
+    /// 400: a parameter is wrong; the message names it and its range.
+    pub(crate) fn bad_request(message: String) -> Self {
+        Self::new(StatusCode::BAD_REQUEST, "bad_request", message)
+    }
+
+    pub(crate) fn busy(message: String) -> Self {
+        Self::new(StatusCode::TOO_MANY_REQUESTS, "busy", message)
+    }
+
+    pub(crate) fn not_ready(message: String) -> Self {
+        Self::new(StatusCode::SERVICE_UNAVAILABLE, "not_ready", message)
+    }
+
+    pub(crate) fn failed(message: String) -> Self {
+        Self::new(StatusCode::INTERNAL_SERVER_ERROR, "failed", message)
+    }
+
+    pub(crate) fn not_found(path: &str) -> Self {
+        let message = format!("no path {path:?}; / lists the paths");
+        Self::new(StatusCode::NOT_FOUND, "not_found", message)
+    }
+
+    pub(crate) fn method_not_allowed(method: &Method) -> Self {
+        let message = format!("method {method} is not allowed; use GET or HEAD");
+        Self::new(
+            StatusCode::METHOD_NOT_ALLOWED,
+            "method_not_allowed",
+            message,
+        )
+    }
+
+    pub(crate) fn uri_too_long(limit: usize) -> Self {
+        let message = format!("path and query together may have at most {limit} bytes");
+        Self::new(StatusCode::URI_TOO_LONG, "uri_too_long", message)
+    }
+}
+
+impl From<SourceError> for ApiError {
+    fn from(error: SourceError) -> Self {
+        let mut message = error.to_string();
+        let mut cause = error.source();
+        while let Some(error) = cause {
+            message.push_str(": ");
+            message.push_str(&error.to_string());
+            cause = error.source();
+        }
+        let (status, code) = match error {
+            SourceError::UnknownContainer { .. } => (StatusCode::NOT_FOUND, "unknown_container"),
+            SourceError::AmbiguousContainer { .. } => (StatusCode::CONFLICT, "ambiguous_container"),
+            SourceError::BadRequest(_) => (StatusCode::BAD_REQUEST, "bad_request"),
+            SourceError::Busy { .. } => (StatusCode::TOO_MANY_REQUESTS, "busy"),
+            SourceError::NotReady(_) | SourceError::Cancelled => {
+                (StatusCode::SERVICE_UNAVAILABLE, "not_ready")
+            }
+            SourceError::Unsupported(_) => (StatusCode::NOT_IMPLEMENTED, "unsupported"),
+            SourceError::Unreachable { .. } | SourceError::Failed { .. } => {
+                (StatusCode::INTERNAL_SERVER_ERROR, "failed")
+            }
+        };
+        Self::new(status, code, message)
+    }
+}
+
+impl IntoResponse for ApiError {
+    fn into_response(self) -> Response {
+        let body = Json(json!({"error": {"code": self.code, "message": self.message}}));
+        let mut response = (self.status, body).into_response();
+        if self.status == StatusCode::METHOD_NOT_ALLOWED {
+            response.headers_mut().insert(
+                header::ALLOW,
+                axum::http::HeaderValue::from_static("GET,HEAD"),
+            );
+        }
+        response
+    }
+}

@@ -1,0 +1,111 @@
+//! Query parameters, read strictly: what is not understood is refused, never guessed.
+
+use super::error::ApiError;
+
+/// The parameters of a query, to be taken out one by one.
+#[derive(Debug)]
+pub(crate) struct Params {
+    pairs: Vec<(String, String)>,
+}
+
+impl Params {
+    /// Reads a query and refuses what is not in `known`.
+    pub(crate) fn parse(query: Option<&str>, known: &[&str]) -> Result<Self, ApiError> {
+        let mut pairs: Vec<(String, String)> = Vec::new();
+        let parts = query
+            .unwrap_or_default()
+            .split('&')
+            .filter(|part| !part.is_empty());
+        for part in parts {
+            let (name, value) = part.split_once('=').unwrap_or((part, ""));
+            let name = decode(name).ok_or_else(|| malformed(part))?;
+            let value = decode(value).ok_or_else(|| malformed(part))?;
+            if !known.contains(&name.as_str()) {
+                let known = if known.is_empty() {
+                    "this path takes none".to_owned()
+                } else {
+                    format!("known are {}", known.join(", "))
+                };
+                return Err(ApiError::bad_request(format!(
+                    "unknown parameter {name:?}; {known}"
+                )));
+            }
+            if pairs.iter().any(|(other, _)| *other == name) {
+                return Err(ApiError::bad_request(format!(
+                    "parameter {name:?} is given twice; give it once"
+                )));
+            }
+            pairs.push((name, value));
+        }
+        Ok(Self { pairs })
+    }
+
+    /// The value of a parameter.
+    pub(crate) fn get(&self, name: &str) -> Option<&str> {
+        self.pairs
+            .iter()
+            .find(|(other, _)| other == name)
+            .map(|(_, value)| value.as_str())
+    }
+
+    /// A whole number from 1 to `most`.
+    pub(crate) fn number(&self, name: &str, default: u32, most: u32) -> Result<u32, ApiError> {
+        let Some(value) = self.get(name) else {
+            return Ok(default);
+        };
+        // `parse` takes a plus sign, which a query would have turned into a space.
+        let number = value
+            .bytes()
+            .all(|byte| byte.is_ascii_digit())
+            .then(|| value.parse::<u32>().ok())
+            .flatten();
+        number
+            .filter(|number| (1..=most).contains(number))
+            .ok_or_else(|| {
+                ApiError::bad_request(format!(
+                    "{name} must be a whole number from 1 to {most}, not {value:?}"
+                ))
+            })
+    }
+
+    /// One of a few words.
+    pub(crate) fn choice<T: clap::ValueEnum + Default>(&self, name: &str) -> Result<T, ApiError> {
+        let Some(value) = self.get(name) else {
+            return Ok(T::default());
+        };
+        T::from_str(value, false).map_err(|_| {
+            let words: Vec<String> = T::value_variants()
+                .iter()
+                .filter_map(|variant| Some(variant.to_possible_value()?.get_name().to_owned()))
+                .collect();
+            ApiError::bad_request(format!(
+                "{name} must be one of {}, not {value:?}",
+                words.join(", ")
+            ))
+        })
+    }
+}
+
+fn malformed(part: &str) -> ApiError {
+    ApiError::bad_request(format!(
+        "parameter {part:?} is not percent-encoded UTF-8; write a percent sign as %25"
+    ))
+}
+
+/// Decodes `%xx` and `+`; `None` where the encoding is broken or the bytes are not UTF-8.
+fn decode(text: &str) -> Option<String> {
+    let mut bytes = text.bytes();
+    let mut decoded = Vec::with_capacity(text.len());
+    while let Some(byte) = bytes.next() {
+        decoded.push(match byte {
+            b'+' => b' ',
+            b'%' => {
+                let mut digit = || char::from(bytes.next()?).to_digit(16);
+                let (high, low) = (digit()?, digit()?);
+                u8::try_from(high * 16 + low).ok()?
+            }
+            other => other,
+        });
+    }
+    String::from_utf8(decoded).ok()
+}

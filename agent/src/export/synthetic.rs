@@ -1,0 +1,155 @@
+//! A made-up snapshot of any size, to measure what rendering costs and to test it.
+
+use crate::snapshot::{
+    AgentHealth, BlockStats, CollectorStatus, Container, CpuControl, Histogram, Host, Identity,
+    KernelMap, KernelProgram, Kind, LossCounter, Memory, Pressure, PressureTimes, SchedStats,
+    Snapshot,
+};
+
+/// Makes a snapshot with `count` containers, in which everything is measured and every number
+/// differs from the next; the same `count` gives the same snapshot.
+#[must_use]
+pub fn synthetic_snapshot(count: usize) -> Snapshot {
+    let mut random = Random(0x9e37_79b9_7f4a_7c15);
+    Snapshot {
+        taken_at_unix_ms: 1_700_000_000_000,
+        taken_at_ns: 1_000_000_000,
+        host: Host {
+            name: "node-1".to_owned(),
+            kernel: "6.18.0".to_owned(),
+            cpus: 64,
+        },
+        containers: (0..count)
+            .map(|index| container(index, &mut random))
+            .collect(),
+        agent: agent(u32::try_from(count).unwrap_or(u32::MAX)),
+    }
+}
+
+/// Xorshift: repeatable, and enough to make numbers differ.
+struct Random(u64);
+
+impl Random {
+    fn below(&mut self, limit: u64) -> u64 {
+        self.0 ^= self.0 << 13;
+        self.0 ^= self.0 >> 7;
+        self.0 ^= self.0 << 17;
+        self.0 % limit
+    }
+
+    fn four(&mut self, limit: u64) -> [u64; 4] {
+        std::array::from_fn(|_| self.below(limit))
+    }
+
+    fn histogram(&mut self) -> Histogram {
+        let mut histogram = Histogram::default();
+        for bucket in 0..histogram.buckets().len() {
+            let count = self.below(100_000);
+            histogram.add_to_bucket(bucket, count);
+        }
+        histogram.add_to_sum(self.below(10_000_000_000_000));
+        histogram
+    }
+
+    fn pressure(&mut self) -> Option<PressureTimes> {
+        Some(PressureTimes {
+            waiting_usec: self.below(10_000_000_000),
+            stalled_usec: self.below(1_000_000_000),
+        })
+    }
+}
+
+fn container(index: usize, random: &mut Random) -> Container {
+    let id = format!("{:016x}{:016x}", random.0, index).repeat(2);
+    let pod_uid = format!("6f1c2d3e-0000-4000-8000-{index:012x}");
+    let mut block = BlockStats::default();
+    // Reads and writes, as almost every container.
+    for operation in block.operations.iter_mut().take(2) {
+        operation.latency = random.histogram();
+        operation.count = operation.latency.count();
+        operation.queue_ns = random.below(1_000_000_000_000);
+        operation.bytes = random.below(1 << 42);
+    }
+    Container {
+        identity: Identity {
+            namespace: format!("team-{}", index % 20),
+            pod: format!("checkout-7d9f8c6b5-{index:05}"),
+            container: "checkout".to_owned(),
+            image: "docker.io/library/checkout:1.2.3".to_owned(),
+            runtime: "containerd".to_owned(),
+            kind: Kind::Container,
+            cgroup: format!(
+                "/kubepods.slice/kubepods-burstable.slice/kubepods-burstable-pod{}.slice/cri-containerd-{id}.scope",
+                pod_uid.replace('-', "_")
+            ),
+            container_id: id,
+            pod_uid,
+        },
+        first_seen_unix_ms: 1_699_999_000_000,
+        exited_at_unix_ms: None,
+        sched: Some(SchedStats {
+            run_queue: random.histogram(),
+            on_cpu_ns: random.below(100_000_000_000_000),
+            off_cpu_sleep_ns: random.below(100_000_000_000_000),
+            off_cpu_disk_ns: random.below(1_000_000_000_000),
+            voluntary: random.below(100_000_000),
+            involuntary: random.below(10_000_000),
+            preemptions: random.four(10_000_000),
+            preempted_wait_ns: random.four(1_000_000_000_000),
+            process_exits: random.below(100_000),
+        }),
+        block: Some(block),
+        cpu: Some(CpuControl {
+            periods: random.below(1_000_000),
+            throttled_periods: random.below(10_000),
+            throttled_ns: random.below(1_000_000_000_000),
+            quota_cores: Some(0.25 * (1 + random.below(16)) as f64),
+            weight: Some(1 + random.below(10_000)),
+        }),
+        memory: Some(Memory {
+            working_set_bytes: Some(random.below(1 << 34)),
+            limit_bytes: Some(1 << 34),
+            oom_kills: Some(random.below(3)),
+            limit_hits: Some(random.below(1000)),
+        }),
+        pressure: Some(Pressure {
+            cpu: random.pressure(),
+            memory: random.pressure(),
+            io: random.pressure(),
+        }),
+    }
+}
+
+fn agent(slots_used: u32) -> AgentHealth {
+    let collector = |name: &str| CollectorStatus {
+        name: name.to_owned(),
+        ..CollectorStatus::default()
+    };
+    AgentHealth {
+        collectors: ["sched", "block", "cpu", "memory", "pressure"]
+            .map(collector)
+            .to_vec(),
+        programs: vec![KernelProgram {
+            name: "sched_switch".to_owned(),
+            hook: "tp_btf/sched_switch".to_owned(),
+            collector: "sched".to_owned(),
+            attached: true,
+            reason: String::new(),
+            runs: 1_000_000,
+            run_ns: 38_000_000,
+        }],
+        maps: vec![KernelMap {
+            name: "SCHED".to_owned(),
+            capacity: 4096,
+            bytes: 1 << 24,
+        }],
+        losses: vec![LossCounter {
+            kind: "discarded".to_owned(),
+            reason: "negative_duration".to_owned(),
+            count: 0,
+        }],
+        slots_used,
+        slots: 4096,
+        collection_ns: 20_000_000,
+    }
+}
