@@ -17,6 +17,8 @@ mod server;
 mod text;
 
 #[cfg(test)]
+mod drift;
+#[cfg(test)]
 mod tests;
 
 use std::{collections::BTreeSet, fmt::Write as _};

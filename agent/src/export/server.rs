@@ -31,7 +31,7 @@ use tokio::sync::Semaphore;
 use self::exposition::Exposition;
 pub use self::{error::ApiError, listen::serve};
 use super::metrics::ServerMetrics;
-use crate::source::{Source, SourceError};
+use crate::source::Source;
 
 /// Requests that are worked on at once; more are refused with 429.
 pub const MAX_REQUESTS: usize = 128;
@@ -125,11 +125,11 @@ async fn admit(
 }
 
 /// Runs what blocks on a blocking thread.
-async fn blocking<T: Send + 'static>(
-    work: impl FnOnce() -> Result<T, SourceError> + Send + 'static,
+async fn blocking<T: Send + 'static, E: Into<ApiError> + Send + 'static>(
+    work: impl FnOnce() -> Result<T, E> + Send + 'static,
 ) -> Result<T, ApiError> {
     match tokio::task::spawn_blocking(work).await {
-        Ok(result) => result.map_err(ApiError::from),
+        Ok(result) => result.map_err(Into::into),
         Err(error) => Err(ApiError::failed(format!("a worker ended early: {error}"))),
     }
 }

@@ -131,9 +131,9 @@ impl Metric {
 }
 
 /// Bounds of the run queue latency: whole powers of two, so that they are bounds of the kernel-side
-/// histogram and nothing is re-binned. Every power from 0.24 ms to 31 ms, where a wait begins to be
-/// felt and where a time slice (0.7 to 4 ms) and a bandwidth period (100 ms) lie; every second one
-/// below, where waits are only compared; every fourth above. With `+Inf` they are 16.
+/// histogram and nothing is re-binned. Every power from 0.24 ms to 62 ms, where time slices (0.7 to
+/// 4 ms) and the waits of a bandwidth period (100 ms) lie and a wait begins to be felt; every second
+/// one below, where waits are only compared, and above. With `+Inf` they are 16.
 const RUN_QUEUE_BOUNDS: &[(i32, &str)] = &[
     (-20, "9.5367431640625e-07"),
     (-18, "3.814697265625e-06"),

@@ -13,10 +13,7 @@ use axum::{
 };
 
 use super::{ServerState, blocking, error::ApiError};
-use crate::{
-    export::metrics::{self, Ledger, ProcessUsage},
-    source::SourceError,
-};
+use crate::export::metrics::{self, Ledger, ProcessUsage};
 
 /// Expositions that slow readers may keep alive; with 1,000 containers one has about 13 MB.
 const MAX_KEPT: usize = 3;
@@ -55,7 +52,7 @@ pub(super) async fn metrics(State(state): State<ServerState>) -> Result<Response
 }
 
 /// Blocks; scrapes take turns, and one that comes while another waits gets the same text.
-fn render(state: &ServerState) -> Result<Arc<Rendered>, SourceError> {
+fn render(state: &ServerState) -> Result<Arc<Rendered>, ApiError> {
     let started = Instant::now();
     let mut kept = state
         .exposition
@@ -69,7 +66,9 @@ fn render(state: &ServerState) -> Result<Arc<Rendered>, SourceError> {
         return Ok(same);
     }
     if kept.alive.len() >= MAX_KEPT {
-        return Err(SourceError::Busy { slots: MAX_KEPT });
+        return Err(ApiError::busy(format!(
+            "{MAX_KEPT} expositions still wait for their readers; try again later"
+        )));
     }
     let process = ProcessUsage::read()
         .inspect_err(|error| tracing::debug!(%error, "could not read the agent's own usage"))
