@@ -1,5 +1,8 @@
 //! The Prometheus text format, version 0.0.4, written into one buffer.
 
+#[cfg(test)]
+mod tests;
+
 use std::fmt::Write as _;
 
 use crate::snapshot::Histogram;

@@ -1,0 +1,223 @@
+//! What each path answers, and how each failure is told.
+
+use std::sync::Arc;
+
+use super::{Fake, MakeError, Server};
+use crate::{
+    export::synthetic::synthetic_snapshot,
+    snapshot::{CollectorState, Snapshot},
+    source::{Source as _, SourceError},
+};
+
+#[test]
+fn every_path_answers() {
+    let source = Arc::new(Fake::of(3));
+    let server = Server::over(&source);
+    for (path, content_type, part) in [
+        ("/", "text/html", "/api/v1/profile"),
+        (
+            "/metrics",
+            "text/plain; version=0.0.4",
+            "# TYPE ctrscope_container_cpu_seconds_total counter",
+        ),
+        ("/healthz", "text/plain", "ok"),
+        ("/readyz", "text/plain", "ready"),
+        ("/status", "application/json", "\"collectors\""),
+        (
+            "/api/v1/containers",
+            "application/json",
+            "checkout-7d9f8c6b5-00002",
+        ),
+        (
+            "/api/v1/containers/team-1/checkout-7d9f8c6b5-00001/checkout",
+            "application/json",
+            "checkout-7d9f8c6b5-00001",
+        ),
+        ("/api/v1/profile", "image/svg+xml", "checkout;main 3"),
+        (
+            "/api/v1/profile?format=folded&container=a%20b&seconds=300&frequency=999&type=cpu",
+            "text/plain",
+            "checkout;main 3",
+        ),
+    ] {
+        let answer = server.get(path);
+        assert_eq!(answer.status, 200, "{path}: {answer:?}");
+        assert!(
+            answer
+                .head
+                .contains(&format!("content-type: {content_type}")),
+            "{path}: {}",
+            answer.head
+        );
+        assert!(answer.body.contains(part), "{path}");
+        let head = server.ask("HEAD", path);
+        assert_eq!((head.status, head.body.as_str()), (200, ""), "{path}");
+    }
+    let cgroup = source.snapshot().expect("it answers").containers[1]
+        .identity
+        .cgroup
+        .clone();
+    for target in [cgroup.clone(), cgroup.replace('/', "%2F")] {
+        let answer = server.get(&format!("/api/v1/containers/{target}"));
+        assert_eq!(answer.status, 200, "{answer:?}");
+    }
+}
+
+#[test]
+fn containers_come_back_as_the_snapshot_they_were() {
+    let server = Server::over(&Arc::new(Fake::of(2)));
+    let answer = server.get("/api/v1/containers");
+    let snapshot: Snapshot = serde_json::from_str(&answer.body).expect("it is a snapshot");
+    assert_eq!(snapshot.containers.len(), 2);
+    assert_eq!(
+        snapshot.containers[1].sched,
+        synthetic_snapshot(2).containers[1].sched
+    );
+}
+
+#[test]
+fn a_profile_says_how_much_it_holds_and_gets_what_was_asked() {
+    let source = Arc::new(Fake::of(1));
+    let server = Server::over(&source);
+    let answer =
+        server.get("/api/v1/profile?container=caf%C3%A9&seconds=7&frequency=49&format=folded");
+    assert!(
+        answer.head.contains("x-ctrscope-samples: 3"),
+        "{}",
+        answer.head
+    );
+    assert!(
+        answer.head.contains("x-ctrscope-lost: 1"),
+        "{}",
+        answer.head
+    );
+    let request = source
+        .last_request
+        .lock()
+        .expect("it is there")
+        .clone()
+        .expect("it was asked");
+    assert_eq!(request.container.as_deref(), Some("café"));
+    assert_eq!((request.duration.as_secs(), request.frequency), (7, 49));
+    let head = server.ask("HEAD", "/api/v1/profile?seconds=8");
+    assert_eq!(head.status, 200);
+    let last = source
+        .last_request
+        .lock()
+        .expect("it is there")
+        .clone()
+        .expect("it was asked");
+    assert_eq!(last.duration.as_secs(), 7, "HEAD records nothing");
+}
+
+#[test]
+fn every_failure_of_the_source_has_its_code() {
+    let cases: [(MakeError, u16, &str, &str); 9] = [
+        (
+            || SourceError::UnknownContainer {
+                query: "x".into(),
+                hint: "try y".into(),
+            },
+            404,
+            "unknown_container",
+            "try y",
+        ),
+        (
+            || SourceError::AmbiguousContainer {
+                query: "x".into(),
+                matches: vec!["xa".into(), "xb".into()],
+            },
+            409,
+            "ambiguous_container",
+            "xa, xb",
+        ),
+        (
+            || SourceError::BadRequest("seconds must".into()),
+            400,
+            "bad_request",
+            "seconds must",
+        ),
+        (
+            || SourceError::Busy { slots: 2 },
+            429,
+            "busy",
+            "all 2 profile slots",
+        ),
+        (
+            || SourceError::NotReady("loading".into()),
+            503,
+            "not_ready",
+            "loading",
+        ),
+        (
+            || SourceError::Unsupported("no perf events".into()),
+            501,
+            "unsupported",
+            "no perf events",
+        ),
+        (|| SourceError::Cancelled, 503, "not_ready", "cancelled"),
+        (
+            || SourceError::Unreachable {
+                address: "a".into(),
+                source: "refused".into(),
+            },
+            500,
+            "failed",
+            "refused",
+        ),
+        (
+            || SourceError::Failed {
+                context: "could not read".into(),
+                source: "the cause".into(),
+            },
+            500,
+            "failed",
+            "could not read: the cause",
+        ),
+    ];
+    for (make, status, code, message) in cases {
+        let server = Server::over(&Arc::new(Fake::failing(make)));
+        for path in [
+            "/api/v1/profile",
+            "/metrics",
+            "/readyz",
+            "/api/v1/containers",
+            "/api/v1/containers/x",
+        ] {
+            let answer = server.get(path);
+            assert_eq!(answer.error(message), (status, code.to_owned()), "{path}");
+        }
+        assert_eq!(server.get("/healthz").status, 200);
+        let status = server.get("/status");
+        assert_eq!(status.status, 200);
+        assert!(status.body.contains("\"ready\":false"), "{}", status.body);
+    }
+}
+
+#[test]
+fn not_ready_while_no_collector_runs() {
+    let source = Arc::new(Fake::of(1));
+    let mut snapshot = synthetic_snapshot(1);
+    for collector in &mut snapshot.agent.collectors {
+        collector.state = CollectorState::Unsupported;
+        collector.reason = "no BTF".to_owned();
+    }
+    *source.snapshot.lock().expect("it is there") = Arc::new(snapshot);
+    let server = Server::over(&source);
+    let answer = server.get("/readyz");
+    assert_eq!(answer.error("sched: no BTF"), (503, "not_ready".to_owned()));
+    assert!(server.get("/status").body.contains("\"ready\":false"));
+}
+
+#[test]
+fn the_next_scrape_counts_the_requests_before_it() {
+    let server = Server::over(&Arc::new(Fake::of(1)));
+    server.get("/nothing-here");
+    server.get("/api/v1/containers/nobody");
+    let body = server.get("/metrics").body;
+    assert!(
+        body.contains("ctrscope_http_requests_total{code=\"404\",path=\"other\"} 1"),
+        "{body}"
+    );
+    assert!(body.contains("{code=\"404\",path=\"/api/v1/containers/{*id}\"} 1"));
+}
