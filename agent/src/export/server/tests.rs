@@ -84,12 +84,12 @@ impl Source for Fake {
             return Err(error());
         }
         self.recording.store(true, Ordering::Relaxed);
-        while self.endless {
-            if cancel.is_cancelled() {
-                self.cancelled.store(true, Ordering::Relaxed);
-                return Err(SourceError::Cancelled);
+        if self.endless {
+            while !cancel.is_cancelled() {
+                thread::sleep(Duration::from_millis(1));
             }
-            thread::sleep(Duration::from_millis(1));
+            self.cancelled.store(true, Ordering::Relaxed);
+            return Err(SourceError::Cancelled);
         }
         Ok(RenderedProfile {
             body: b"checkout;main 3\n".to_vec(),
