@@ -75,7 +75,7 @@ fn container(index: usize, random: &mut Random) -> Container {
             namespace: format!("team-{}", index % 20),
             pod: format!("checkout-7d9f8c6b5-{index:05}"),
             container: "checkout".to_owned(),
-            image: "docker.io/library/checkout:1.2.3".to_owned(),
+            image: "checkout:1.2.3".to_owned(),
             runtime: "containerd".to_owned(),
             kind: Kind::Container,
             cgroup: format!(
