@@ -2,5 +2,6 @@
 
 pub mod cgroup;
 pub mod export;
+pub mod bpf;
 pub mod snapshot;
 pub mod source;

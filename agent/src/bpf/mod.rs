@@ -18,3 +18,8 @@ pub(crate) use event::{CssId, FirstRun, KernelEvent, Subsystem};
 pub(crate) use loader::{KernelSide, Sizes};
 pub(crate) use session::{ProfileSession, SessionSample};
 pub(crate) use syscall::wait_readable;
+//! All contact with the kernel's BPF side: what it looks like, and what this host offers.
+//!
+//! Nothing outside this module names an aya type.
+
+pub mod btf;
