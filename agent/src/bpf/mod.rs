@@ -23,3 +23,4 @@ pub(crate) use syscall::wait_readable;
 //! Nothing outside this module names an aya type.
 
 pub mod btf;
+pub mod layout;

@@ -1,0 +1,500 @@
+//! From the kernel's BTF to what the programs must be told: [`Layout`], and which programs can run.
+//!
+//! Variants are chosen by what BTF says, never by the kernel's version: distributions backport. Walks
+//! start at a tracepoint's argument and follow pointers by type, as the verifier will, so that a
+//! second struct of the same name elsewhere in the kernel cannot mislead. A field that is missing,
+//! or is not of the size or type that the programs load, costs the programs that need it, by name.
+//!
+//! `slots`, `task_mask`, `profile_slot` and `cpus` stay 0: the loader fills them.
+//!
+//! # Preempted tasks
+//!
+//! [`Layout::preempted_bit`] stays 0. `TASK_REPORT_MAX` (0x100) exists only in the text event, where
+//! `__trace_sched_switch_state` puts it in when argument 0, `preempt`, is true
+//! (<https://github.com/torvalds/linux/blob/v6.12/include/trace/events/sched.h>). A BTF program
+//! gets `prev_state` as `__schedule` read it from `prev->__state`, and there 0x100 is
+//! `TASK_WAKEKILL`, part of every killable sleep
+//! (<https://github.com/torvalds/linux/blob/v6.12/include/linux/sched.h>). So: a switch is
+//! involuntary if `preempt` or the state is 0; a preempted task is runnable whatever its state says.
+
+use ctrscope_ebpf::layout::Layout;
+use serde::Serialize;
+
+use super::btf::{Btf, Kind, Malformed, TypeId};
+
+/// Stands for a request operation that the kernel does not have: no request is of it, since
+/// operations have 8 bits. Zero would be `REQ_OP_READ`.
+pub const NO_OPERATION: u32 = u32::MAX;
+
+/// The layout of a kernel's structs, and what can be measured with it.
+#[derive(Clone, Debug)]
+pub struct Resolved {
+    /// What the programs are told.
+    pub layout: Layout,
+    /// A verdict for each program.
+    pub subjects: Subjects,
+}
+
+/// A verdict for each program.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
+#[expect(missing_docs, reason = "the names are the programs'")]
+pub struct Subjects {
+    pub sched_switch: Verdict,
+    pub sched_process_exit: Verdict,
+    pub cgroup_mkdir: Verdict,
+    pub cgroup_rmdir: Verdict,
+    pub block_rq_issue: Verdict,
+    pub block_rq_complete: Verdict,
+    pub profile: Verdict,
+}
+
+impl Subjects {
+    /// The verdicts with the names of their programs.
+    #[must_use]
+    pub fn all(&self) -> [(&'static str, &Verdict); 7] {
+        [
+            ("sched_switch", &self.sched_switch),
+            ("sched_process_exit", &self.sched_process_exit),
+            ("cgroup_mkdir", &self.cgroup_mkdir),
+            ("cgroup_rmdir", &self.cgroup_rmdir),
+            ("block_rq_issue", &self.block_rq_issue),
+            ("block_rq_complete", &self.block_rq_complete),
+            ("profile", &self.profile),
+        ]
+    }
+}
+
+/// Whether a program can run on a kernel.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
+pub struct Verdict {
+    /// What the kernel lacks that the program cannot do without: `request.bio`,
+    /// `tracepoint block_rq_issue`.
+    pub missing: Vec<String>,
+    /// What the kernel lacks that the program does without, with a part of its meaning.
+    pub reduced: Vec<String>,
+}
+
+impl Verdict {
+    /// Whether the program can be loaded.
+    #[must_use]
+    pub fn is_ok(&self) -> bool {
+        self.missing.is_empty()
+    }
+
+    fn require(&mut self, found: &[&Found]) {
+        note(&mut self.missing, found);
+    }
+
+    fn prefer(&mut self, found: &[&Found]) {
+        note(&mut self.reduced, found);
+    }
+}
+
+fn note(list: &mut Vec<String>, found: &[&Found]) {
+    for lack in found.iter().filter_map(|found| found.lack.as_ref()) {
+        if !list.contains(lack) {
+            list.push(lack.clone());
+        }
+    }
+}
+
+/// Finds every field, argument and constant that the programs need.
+///
+/// Costs one look-up by name for each struct; 3 ms on the first, which builds the index.
+#[must_use]
+pub fn resolve(btf: &Btf) -> Resolved {
+    let mut layout = Layout::ZERO;
+    let mut subjects = Subjects::default();
+    let kernel = Kernel { btf };
+
+    let switch = kernel.tracepoint("sched_switch");
+    let switch_shape = switch.check(btf, &[&["_Bool", "bool"], TASK, TASK]);
+    let exit = kernel.tracepoint("sched_process_exit");
+    let mkdir = kernel.tracepoint("cgroup_mkdir");
+    let rmdir = kernel.tracepoint("cgroup_rmdir");
+    let issue = kernel.tracepoint("block_rq_issue");
+    let complete = kernel.tracepoint("block_rq_complete");
+
+    // The task, its cgroup by the cpu controller, its run queue.
+    let task = kernel.start("task_struct", switch.argument(1));
+    let pid = kernel.field(&task, "pid", Load::Word);
+    let tgid = kernel.field(&task, "tgid", Load::Word);
+    let flags = kernel.field(&task, "flags", Load::Word);
+    // Renamed when it shrank from `long` to `int` in 5.14; both mean the same in the low word.
+    let mut state = kernel.field(&task, "__state", Load::LowWord);
+    if state.lack.is_some() {
+        let old = kernel.field(&task, "state", Load::LowWord);
+        if old.lack.is_none() {
+            state = old;
+        }
+    }
+    let sched_task_group = kernel.field(&task, "sched_task_group", Load::Pointer);
+    let se_cfs_rq = kernel.field(&task, "se.cfs_rq", Load::Pointer);
+    let run_delay = kernel.field(&task, "sched_info.run_delay", Load::Long);
+    let last_arrival = kernel.field(&task, "sched_info.last_arrival", Load::Long);
+    let last_queued = kernel.field(&task, "sched_info.last_queued", Load::Long);
+    let cfs_rq = kernel.follow("cfs_rq", &se_cfs_rq);
+    let cfs_rq_rq = kernel.field(&cfs_rq, "rq", Load::Pointer);
+    let rq = kernel.follow("rq", &cfs_rq_rq);
+    let clock = kernel.field(&rq, "clock", Load::Long);
+    let clock_task = kernel.field(&rq, "clock_task", Load::Long);
+    let task_group = kernel.follow("task_group", &sched_task_group);
+    let task_group_css = kernel.field(&task_group, "css", Load::Struct);
+
+    // The cgroup.
+    let css = kernel.start("cgroup_subsys_state", task_group_css.target);
+    let css_id = kernel.field(&css, "id", Load::Word);
+    let css_serial = kernel.field(&css, "serial_nr", Load::Long);
+    let css_cgroup = kernel.field(&css, "cgroup", Load::Pointer);
+    let css_parent = kernel.field(&css, "parent", Load::Pointer);
+    let cgroup = kernel.follow("cgroup", &css_cgroup);
+    let cgroup_kn = kernel.field(&cgroup, "kn", Load::Pointer);
+    let cgroup_root = kernel.field(&cgroup, "root", Load::Pointer);
+    let cpu_css = kernel.subsystem(&cgroup, "cpu_cgrp_id");
+    let block_css = kernel.subsystem(&cgroup, "io_cgrp_id");
+    let root = kernel.follow("cgroup_root", &cgroup_root);
+    let hierarchy_id = kernel.field(&root, "hierarchy_id", Load::Word);
+    let kernfs_node = kernel.follow("kernfs_node", &cgroup_kn);
+    // Before 5.5 a union of the same 8 bytes.
+    let kernfs_id = kernel.field(&kernfs_node, "id", Load::LongUnion);
+
+    // The block request. With two arguments the queue comes first.
+    let request_argument = match &issue {
+        Tracepoint {
+            arguments: Some(arguments),
+            ..
+        } if arguments.len() > 1 => 1,
+        _ => 0,
+    };
+    let issue_shape = match request_argument {
+        1 => issue.check(btf, &[&["struct request_queue *"], REQUEST]),
+        _ => issue.check(btf, &[REQUEST]),
+    };
+    let complete_shape = complete.check(btf, &[REQUEST, &[], &["unsigned int"]]);
+    let request = kernel.start("request", issue.argument(request_argument));
+    let request_bio = kernel.field(&request, "bio", Load::Pointer);
+    let cmd_flags = kernel.field(&request, "cmd_flags", Load::Word);
+    let data_len = kernel.field(&request, "__data_len", Load::Word);
+    let start_time = kernel.field(&request, "start_time_ns", Load::Long);
+    let bio = kernel.follow("bio", &request_bio);
+    let bio_blkg = kernel.field(&bio, "bi_blkg", Load::Pointer);
+    let blkcg_gq = kernel.follow("blkcg_gq", &bio_blkg);
+    let blkg_blkcg = kernel.field(&blkcg_gq, "blkcg", Load::Pointer);
+    let blkcg = kernel.follow("blkcg", &blkg_blkcg);
+    let blkcg_css = kernel.field(&blkcg, "css", Load::Struct);
+    let operation = |name| {
+        ["req_op", "req_opf"]
+            .iter()
+            .find_map(|enumeration| btf.enum_value(enumeration, name))
+            .and_then(|value| u32::try_from(value).ok())
+    };
+
+    layout.task_pid = pid.offset;
+    layout.task_tgid = tgid.offset;
+    layout.task_flags = flags.offset;
+    layout.task_state = state.offset;
+    layout.task_sched_task_group = sched_task_group.offset;
+    layout.task_cfs_rq = se_cfs_rq.offset;
+    layout.task_run_delay = run_delay.offset;
+    layout.task_last_arrival = last_arrival.offset;
+    layout.task_last_queued = last_queued.offset;
+    layout.cfs_rq_rq = cfs_rq_rq.offset;
+    layout.rq_clock = clock.offset;
+    layout.rq_clock_task = clock_task.offset;
+    layout.task_group_css = task_group_css.offset;
+    layout.css_id = css_id.offset;
+    layout.css_serial = css_serial.offset;
+    layout.css_cgroup = css_cgroup.offset;
+    layout.css_parent = css_parent.offset;
+    layout.cgroup_kn = cgroup_kn.offset;
+    layout.cgroup_root = cgroup_root.offset;
+    layout.cgroup_cpu_css = cpu_css.offset;
+    layout.cgroup_block_css = block_css.offset;
+    layout.cgroup_root_hierarchy_id = hierarchy_id.offset;
+    layout.kernfs_node_id = kernfs_id.offset;
+    layout.request_bio = request_bio.offset;
+    layout.request_cmd_flags = cmd_flags.offset;
+    layout.request_data_len = data_len.offset;
+    layout.request_start_time = start_time.offset;
+    layout.bio_blkg = bio_blkg.offset;
+    layout.blkg_blkcg = blkg_blkcg.offset;
+    layout.blkcg_css = blkcg_css.offset;
+    layout.op_write_zeroes = operation("REQ_OP_WRITE_ZEROES").unwrap_or(NO_OPERATION);
+    layout.op_zone_append = operation("REQ_OP_ZONE_APPEND").unwrap_or(NO_OPERATION);
+    layout.op_secure_erase = operation("REQ_OP_SECURE_ERASE").unwrap_or(NO_OPERATION);
+    layout.issue_request_argument = request_argument;
+    // At the end by the kernel's rule for new arguments; any other fourth is not the state.
+    let is_state = |id: &TypeId| btf.describe(*id) == "unsigned int";
+    layout.switch_has_prev_state = u32::from(
+        switch
+            .arguments
+            .iter()
+            .flatten()
+            .nth(3)
+            .is_some_and(is_state),
+    );
+    let blkcg_path = [
+        &request_bio,
+        &bio_blkg,
+        &blkg_blkcg,
+        &blkcg_css,
+        &css_id,
+        &css_serial,
+    ];
+    layout.block_has_blkcg = u32::from(blkcg_path.iter().all(|found| found.lack.is_none()));
+
+    let owner = [&sched_task_group, &task_group_css, &css_id, &css_serial];
+    let cgroup_identity = [&cgroup_kn, &kernfs_id];
+    let seen = [&css_cgroup, &css_parent];
+
+    let verdict = &mut subjects.sched_switch;
+    verdict.require(&[&switch_shape, &pid, &flags, &state]);
+    verdict.require(&owner);
+    verdict.require(&seen);
+    verdict.require(&cgroup_identity);
+    verdict.require(&[&se_cfs_rq, &cfs_rq_rq, &clock, &clock_task]);
+    verdict.require(&[&run_delay, &last_arrival, &last_queued]);
+
+    let verdict = &mut subjects.sched_process_exit;
+    verdict.require(&[&exit.check(btf, &[TASK]), &pid, &tgid]);
+    verdict.require(&owner);
+    verdict.prefer(&seen);
+    verdict.prefer(&cgroup_identity);
+
+    for (tracepoint, verdict) in [
+        (&mkdir, &mut subjects.cgroup_mkdir),
+        (&rmdir, &mut subjects.cgroup_rmdir),
+    ] {
+        verdict.require(&[&tracepoint.check(btf, &[&["struct cgroup *"], &["char *"]])]);
+        verdict.require(&cgroup_identity);
+        verdict.require(&[&cgroup_root, &hierarchy_id, &css_id, &css_serial]);
+        verdict.prefer(&[&cpu_css, &block_css]);
+    }
+
+    let verdict = &mut subjects.block_rq_issue;
+    verdict.require(&[
+        &issue_shape,
+        &complete_shape,
+        &cmd_flags,
+        &data_len,
+        &start_time,
+    ]);
+    verdict.prefer(&blkcg_path);
+    verdict.prefer(&seen);
+    verdict.prefer(&cgroup_identity);
+
+    // Either half alone measures nothing.
+    let verdict = &mut subjects.block_rq_complete;
+    verdict.require(&[
+        &complete_shape,
+        &issue_shape,
+        &cmd_flags,
+        &data_len,
+        &start_time,
+    ]);
+
+    let verdict = &mut subjects.profile;
+    verdict.require(&[&pid, &tgid, &flags]);
+    verdict.require(&owner);
+
+    Resolved { layout, subjects }
+}
+
+const TASK: &[&str] = &["struct task_struct *"];
+const REQUEST: &[&str] = &["struct request *"];
+
+/// How the programs load a field.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Load {
+    /// 4 bytes.
+    Word,
+    /// 4 bytes of a number of 4 or, on a little-endian machine, 8.
+    LowWord,
+    /// 8 bytes.
+    Long,
+    /// 8 bytes of a number or of a union.
+    LongUnion,
+    /// A pointer to a struct, which is followed.
+    Pointer,
+    /// Its address only.
+    Struct,
+}
+
+/// A field, looked for.
+struct Found {
+    /// 0 where it was not found.
+    offset: u32,
+    /// The struct that it points to or is.
+    target: Option<TypeId>,
+    /// Its name and what is wrong, where it cannot be used.
+    lack: Option<String>,
+}
+
+/// A struct whose fields are looked for.
+struct Start {
+    name: &'static str,
+    id: Option<TypeId>,
+}
+
+/// A tracepoint, looked for.
+struct Tracepoint {
+    name: &'static str,
+    arguments: Option<Vec<TypeId>>,
+    /// The struct that each argument points to.
+    targets: Vec<Option<TypeId>>,
+}
+
+impl Tracepoint {
+    /// The struct that an argument points to.
+    fn argument(&self, number: u32) -> Option<TypeId> {
+        self.targets.get(number as usize).copied().flatten()
+    }
+
+    /// That the first arguments are of one of these types each; none given means any.
+    fn check(&self, btf: &Btf, expected: &[&[&str]]) -> Found {
+        let lack = match &self.arguments {
+            None => Some(format!("tracepoint {}", self.name)),
+            Some(arguments) => {
+                let described: Vec<_> = arguments.iter().map(|id| btf.describe(*id)).collect();
+                let fits = described.len() >= expected.len()
+                    && described.iter().zip(expected).all(|(described, expected)| {
+                        expected.is_empty() || expected.contains(&described.as_str())
+                    });
+                (!fits).then(|| {
+                    format!(
+                        "tracepoint {} (has arguments {})",
+                        self.name,
+                        described.join(", ")
+                    )
+                })
+            }
+        };
+        Found {
+            offset: 0,
+            target: None,
+            lack,
+        }
+    }
+}
+
+/// The kernel's types, asked as the programs need it. Whatever is malformed counts as missing.
+struct Kernel<'a> {
+    btf: &'a Btf,
+}
+
+impl Kernel<'_> {
+    fn tracepoint(&self, name: &'static str) -> Tracepoint {
+        let arguments = self.btf.tracepoint(name).ok().flatten();
+        let pointee = |id: &TypeId| self.btf.pointee(*id).ok().flatten();
+        let targets = arguments.iter().flatten().map(pointee).collect();
+        Tracepoint {
+            name,
+            arguments,
+            targets,
+        }
+    }
+
+    /// A struct known by type, else by its name.
+    fn start(&self, name: &'static str, id: Option<TypeId>) -> Start {
+        let id = id
+            .filter(|id| self.btf.name(*id) == name && self.is_struct(*id))
+            .or_else(|| self.btf.find_struct(name));
+        Start { name, id }
+    }
+
+    fn follow(&self, name: &'static str, field: &Found) -> Start {
+        self.start(name, field.target)
+    }
+
+    fn is_struct(&self, id: TypeId) -> bool {
+        matches!(self.btf.kind(id), Kind::Struct | Kind::Union)
+    }
+
+    fn field(&self, start: &Start, path: &str, load: Load) -> Found {
+        let name = || format!("{}.{path}", start.name);
+        let lacking = |lack| Found {
+            offset: 0,
+            target: None,
+            lack: Some(lack),
+        };
+        match self.checked(start, path, load) {
+            Ok(Some((offset, target))) => Found {
+                offset,
+                target,
+                lack: None,
+            },
+            Ok(None) => lacking(name()),
+            Err(Problem::Type(described)) => lacking(format!("{} (is {described})", name())),
+            Err(Problem::Malformed(error)) => lacking(format!("{} ({error})", name())),
+        }
+    }
+
+    /// The css of a subsystem in a cgroup.
+    fn subsystem(&self, cgroup: &Start, enumerator: &str) -> Found {
+        match self.btf.enum_value("cgroup_subsys_id", enumerator) {
+            Some(number) => self.field(cgroup, &format!("subsys[{number}]"), Load::Pointer),
+            None => Found {
+                offset: 0,
+                target: None,
+                lack: Some(format!("cgroup.subsys[{enumerator}]")),
+            },
+        }
+    }
+
+    fn checked(
+        &self,
+        start: &Start,
+        path: &str,
+        load: Load,
+    ) -> Result<Option<(u32, Option<TypeId>)>, Problem> {
+        let Some(id) = start.id else { return Ok(None) };
+        let Some(field) = self.btf.field(id, path)? else {
+            return Ok(None);
+        };
+        let size = self.btf.size(field.type_id)?;
+        let stripped = self.btf.strip(field.type_id)?;
+        let kind = self.btf.kind(stripped);
+        let number = matches!(kind, Kind::Int | Kind::Enum | Kind::Enum64);
+        let mut target = None;
+        let fits = match load {
+            Load::Word => number && size == Some(4),
+            Load::LowWord => {
+                number && (size == Some(4) || size == Some(8) && cfg!(target_endian = "little"))
+            }
+            Load::Long => number && size == Some(8),
+            Load::LongUnion => (number || kind == Kind::Union) && size == Some(8),
+            Load::Pointer => {
+                target = self.btf.pointee(stripped)?.filter(|id| self.is_struct(*id));
+                target.is_some()
+            }
+            Load::Struct => {
+                target = Some(stripped);
+                self.is_struct(stripped)
+            }
+        };
+        // The programs load whole words, so a bitfield is none.
+        if !fits || field.bits != 0 {
+            let described = self.btf.describe(field.type_id);
+            return Err(Problem::Type(match size {
+                Some(size) => format!("{described} of {size} bytes"),
+                None => described,
+            }));
+        }
+        Ok(Some((field.offset_bytes, target)))
+    }
+}
+
+/// Why a field that exists cannot be used.
+enum Problem {
+    Type(String),
+    Malformed(Malformed),
+}
+
+impl From<Malformed> for Problem {
+    fn from(error: Malformed) -> Self {
+        Self::Malformed(error)
+    }
+}
+
+#[cfg(test)]
+mod tests;
