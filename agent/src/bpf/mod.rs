@@ -23,4 +23,5 @@ pub(crate) use syscall::wait_readable;
 //! Nothing outside this module names an aya type.
 
 pub mod btf;
+pub mod features;
 pub mod layout;

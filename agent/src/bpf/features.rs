@@ -1,0 +1,338 @@
+//! What this host offers, probed once: facts here, what they mean in [`findings`].
+//!
+//! Reads files of `/proc` and `/sys` only, changes nothing, needs no privilege; below 1 ms. A file
+//! that is not there or not readable gives `None`, never a guess. Programs and maps are not tried
+//! here: the loader does that, and says what the kernel answered.
+
+use std::{
+    fs, io,
+    os::unix::fs::FileTypeExt,
+    path::{Path, PathBuf},
+};
+
+use serde::Serialize;
+
+mod findings;
+#[cfg(test)]
+mod tests;
+
+pub use findings::{Finding, Status, findings};
+
+/// Most CPUs taken from a list; the largest kernel configurations have 8,192.
+const MAX_CPUS: usize = 65_536;
+
+/// Where runtimes have their sockets, below the host's root. Under `run`, not `var/run`, which is an
+/// absolute link and would lead out of a mounted root.
+const SOCKETS: &[(&str, &str)] = &[
+    ("containerd", "run/containerd/containerd.sock"),
+    ("k3s", "run/k3s/containerd/containerd.sock"),
+    ("k0s", "run/k0s/containerd.sock"),
+    ("microk8s", "var/snap/microk8s/common/run/containerd.sock"),
+    ("crio", "run/crio/crio.sock"),
+    ("docker", "run/docker.sock"),
+    ("podman", "run/podman/podman.sock"),
+];
+
+/// Where to look.
+#[derive(Clone, Debug)]
+pub struct Roots {
+    /// The host's `/`.
+    pub host: PathBuf,
+    /// `/proc`, in which `self` is this process.
+    pub proc: PathBuf,
+    /// `/sys`.
+    pub sys: PathBuf,
+}
+
+impl Default for Roots {
+    fn default() -> Self {
+        Self {
+            host: "/".into(),
+            proc: "/proc".into(),
+            sys: "/sys".into(),
+        }
+    }
+}
+
+/// What this host offers.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
+pub struct HostFeatures {
+    /// Kernel release, `uname -r`.
+    pub kernel_release: Option<String>,
+    /// Size of the kernel's BTF, bytes; `None` where it shows none.
+    pub btf_bytes: Option<u64>,
+    /// Whether the kernel keeps run delays (`CONFIG_SCHED_INFO`), by this process's own.
+    pub sched_info: Option<bool>,
+    /// This process's effective capabilities.
+    pub capabilities: Option<Capabilities>,
+    /// Whether tracefs is mounted where it belongs.
+    pub tracefs: bool,
+    /// Pressure stall information of the host.
+    pub psi: Psi,
+    /// Lockdown mode; `None` where the kernel has no lockdown or securityfs is not mounted.
+    pub lockdown: Option<Lockdown>,
+    /// `kernel.perf_event_paranoid`
+    pub perf_event_paranoid: Option<i32>,
+    /// `kernel.kptr_restrict`
+    pub kptr_restrict: Option<i32>,
+    /// `kernel.bpf_stats_enabled`
+    pub bpf_stats_enabled: Option<bool>,
+    /// `net.core.bpf_jit_enable`; absent where the kernel always compiles.
+    pub bpf_jit_enable: Option<i32>,
+    /// CPUs that can exist.
+    pub cpus_possible: Option<Vec<u32>>,
+    /// CPUs that run.
+    pub cpus_online: Option<Vec<u32>>,
+    /// Soft limit of locked memory.
+    pub memlock: Option<Limit>,
+    /// Sockets of container runtimes.
+    pub runtime_sockets: Vec<RuntimeSocket>,
+    /// What is known to go wrong on this kernel.
+    pub warnings: Vec<String>,
+}
+
+impl HostFeatures {
+    /// Probes the host.
+    #[must_use]
+    pub fn probe(roots: &Roots) -> Self {
+        let proc = |path: &str| read(&roots.proc.join(path));
+        let sys = |path: &str| read(&roots.sys.join(path));
+        let number = |path: &str| proc(path).and_then(|text| text.trim().parse::<i32>().ok());
+        let cpus = |path: &str| sys(path).and_then(|text| parse_cpu_list(&text));
+        let kernel_release = proc("sys/kernel/osrelease").map(|text| text.trim().to_owned());
+        let warnings = kernel_release.as_deref().map_or_else(Vec::new, warnings);
+        Self {
+            kernel_release,
+            btf_bytes: fs::metadata(roots.sys.join("kernel/btf/vmlinux"))
+                .ok()
+                .map(|metadata| metadata.len()),
+            sched_info: proc("self/schedstat").and_then(|text| parse_sched_info(&text)),
+            capabilities: proc("self/status").and_then(|text| Capabilities::parse(&text)),
+            tracefs: ["kernel/tracing/events", "kernel/debug/tracing/events"]
+                .iter()
+                .any(|path| roots.sys.join(path).is_dir()),
+            psi: Psi::probe(&roots.proc.join("pressure/cpu")),
+            lockdown: sys("kernel/security/lockdown").and_then(|text| Lockdown::parse(&text)),
+            perf_event_paranoid: number("sys/kernel/perf_event_paranoid"),
+            kptr_restrict: number("sys/kernel/kptr_restrict"),
+            bpf_stats_enabled: number("sys/kernel/bpf_stats_enabled").map(|value| value != 0),
+            bpf_jit_enable: number("sys/net/core/bpf_jit_enable"),
+            cpus_possible: cpus("devices/system/cpu/possible"),
+            cpus_online: cpus("devices/system/cpu/online"),
+            memlock: proc("self/limits").and_then(|text| Limit::parse_memlock(&text)),
+            runtime_sockets: runtime_sockets(&roots.host),
+            warnings,
+        }
+    }
+
+    /// Kernel version, major and minor.
+    #[must_use]
+    pub fn kernel_version(&self) -> Option<(u32, u32)> {
+        parse_version(self.kernel_release.as_deref()?)
+    }
+}
+
+/// Declares the capabilities that matter here, by their bits in `include/uapi/linux/capability.h`.
+macro_rules! capabilities {
+    ($($(#[$meta:meta])* $field:ident = $name:literal $bit:literal,)*) => {
+        /// Capabilities that matter here.
+        #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
+        pub struct Capabilities {
+            $($(#[$meta])* pub $field: bool,)*
+        }
+
+        impl Capabilities {
+            fn from_bits(bits: u64) -> Self {
+                Self { $($field: bits & (1 << $bit) != 0,)* }
+            }
+
+            /// Each with its name and whether this process has it.
+            #[must_use]
+            pub fn all(&self) -> Vec<(&'static str, bool)> {
+                vec![$(($name, self.$field),)*]
+            }
+        }
+    };
+}
+
+capabilities! {
+    /// Read files whatever their mode: other users' binaries, for symbols.
+    dac_read_search = "CAP_DAC_READ_SEARCH" 2,
+    /// Look into other processes: their mappings and mounted files.
+    sys_ptrace = "CAP_SYS_PTRACE" 19,
+    /// Stands for `bpf` and `perfmon`, before 5.8 the only way.
+    sys_admin = "CAP_SYS_ADMIN" 21,
+    /// Raise limits: locked memory before 5.11.
+    sys_resource = "CAP_SYS_RESOURCE" 24,
+    /// See kernel addresses.
+    syslog = "CAP_SYSLOG" 34,
+    /// Attach to tracepoints and perf events of the whole host (5.8).
+    perfmon = "CAP_PERFMON" 38,
+    /// Make maps and load programs (5.8).
+    bpf = "CAP_BPF" 39,
+}
+
+impl Capabilities {
+    /// Parses `/proc/<pid>/status`.
+    fn parse(status: &str) -> Option<Self> {
+        let bits = status
+            .lines()
+            .find_map(|line| line.strip_prefix("CapEff:"))?;
+        u64::from_str_radix(bits.trim(), 16)
+            .ok()
+            .map(Self::from_bits)
+    }
+
+    /// Whether this process may load programs.
+    #[must_use]
+    pub fn can_load(&self) -> bool {
+        self.bpf || self.sys_admin
+    }
+
+    /// Whether this process may attach them to the whole host.
+    #[must_use]
+    pub fn can_trace(&self) -> bool {
+        self.perfmon || self.sys_admin
+    }
+}
+
+/// Pressure stall information.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Psi {
+    /// It can be read.
+    Available,
+    /// The kernel has it, switched off (`psi=0`).
+    Disabled,
+    /// The kernel does not have it.
+    #[default]
+    Absent,
+    /// This process may not read it.
+    Forbidden,
+}
+
+impl Psi {
+    fn probe(path: &Path) -> Self {
+        // Opening fails with EOPNOTSUPP where it is switched off.
+        match fs::read(path) {
+            Ok(_) => Self::Available,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Self::Absent,
+            Err(error) if error.kind() == io::ErrorKind::PermissionDenied => Self::Forbidden,
+            Err(_) => Self::Disabled,
+        }
+    }
+}
+
+/// What the kernel withholds even from root.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Lockdown {
+    /// Nothing.
+    None,
+    /// Changing the kernel.
+    Integrity,
+    /// Reading its memory, too.
+    Confidentiality,
+}
+
+impl Lockdown {
+    /// Parses `none [integrity] confidentiality`.
+    fn parse(text: &str) -> Option<Self> {
+        let (_, rest) = text.split_once('[')?;
+        match rest.split_once(']')?.0 {
+            "none" => Some(Self::None),
+            "integrity" => Some(Self::Integrity),
+            "confidentiality" => Some(Self::Confidentiality),
+            _ => None,
+        }
+    }
+}
+
+/// A resource limit.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Limit {
+    /// None.
+    Unlimited,
+    /// So many bytes.
+    Bytes(u64),
+}
+
+impl Limit {
+    /// Parses `/proc/<pid>/limits`.
+    fn parse_memlock(limits: &str) -> Option<Self> {
+        let rest = limits
+            .lines()
+            .find_map(|line| line.strip_prefix("Max locked memory"))?;
+        match rest.split_whitespace().next()? {
+            "unlimited" => Some(Self::Unlimited),
+            bytes => bytes.parse().ok().map(Self::Bytes),
+        }
+    }
+}
+
+/// A socket of a container runtime.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct RuntimeSocket {
+    /// `containerd`, `k3s`, `k0s`, `microk8s`, `crio`, `docker` or `podman`.
+    pub runtime: &'static str,
+    /// Where it is.
+    pub path: PathBuf,
+}
+
+fn runtime_sockets(host: &Path) -> Vec<RuntimeSocket> {
+    let socket = |(runtime, path): &(&'static str, &str)| RuntimeSocket {
+        runtime,
+        path: host.join(path),
+    };
+    SOCKETS
+        .iter()
+        .map(socket)
+        .filter(|socket| {
+            fs::metadata(&socket.path).is_ok_and(|metadata| metadata.file_type().is_socket())
+        })
+        .collect()
+}
+
+fn read(path: &Path) -> Option<String> {
+    fs::read_to_string(path).ok()
+}
+
+/// Whether the third number of `/proc/<pid>/schedstat`, dispatches, moves; the kernel writes three
+/// zeroes where it keeps none, and who reads this was dispatched.
+fn parse_sched_info(schedstat: &str) -> Option<bool> {
+    let dispatches = schedstat.split_whitespace().nth(2)?;
+    dispatches.parse::<u64>().ok().map(|count| count > 0)
+}
+
+/// Parses a list of CPUs as the kernel writes it: `0-3,8`. `None` for anything else.
+#[must_use]
+pub fn parse_cpu_list(list: &str) -> Option<Vec<u32>> {
+    let mut cpus = Vec::new();
+    for part in list.trim().split(',').filter(|part| !part.is_empty()) {
+        let (first, last) = part.split_once('-').unwrap_or((part, part));
+        let (first, last) = (first.parse::<u32>().ok()?, last.parse::<u32>().ok()?);
+        if first > last || (last - first) as usize >= MAX_CPUS - cpus.len().min(MAX_CPUS) {
+            return None;
+        }
+        cpus.extend(first..=last);
+    }
+    Some(cpus)
+}
+
+/// Major and minor of a release: `6.1.0-18-amd64` is (6, 1).
+fn parse_version(release: &str) -> Option<(u32, u32)> {
+    let mut numbers = release.split(|c: char| !c.is_ascii_digit());
+    Some((numbers.next()?.parse().ok()?, numbers.next()?.parse().ok()?))
+}
+
+fn warnings(release: &str) -> Vec<String> {
+    let mut warnings = Vec::new();
+    if parse_version(release).is_some_and(|version| ((5, 19)..=(6, 1)).contains(&version)) {
+        warnings.push(
+            "kernels 5.19 to 6.1 are known to lock up under perf-event programs that take stacks"
+                .to_owned(),
+        );
+    }
+    warnings
+}
