@@ -1,1 +1,23 @@
-//! Harness.
+//! Harness: real containers, the workload that runs in them, the agent under test, and the kernel's
+//! own accounts to compare with.
+//!
+//! Everything that is started is a guard: dropping it kills, deletes and removes what it made. The
+//! library knows nothing of the agent's types, so that `xtask demo` can use it without building one.
+
+pub mod accounts;
+pub mod agent;
+pub mod cgroup;
+pub mod container;
+pub mod http;
+pub mod metrics;
+pub mod wait;
+pub mod workload;
+
+mod binaries;
+mod skip;
+
+pub use agent::{Agent, AgentCommand};
+pub use cgroup::Group;
+pub use container::{Container, ContainerSpec};
+pub use skip::{is_root, skip};
+pub use wait::wait_until;

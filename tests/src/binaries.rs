@@ -1,0 +1,43 @@
+//! Where the binaries under test are.
+
+use std::path::{Path, PathBuf};
+
+use anyhow::{Result, bail};
+
+/// The static agent: `CTRSCOPE_BIN`, else the one that `cargo xtask build` left.
+pub(crate) fn agent() -> Result<PathBuf> {
+    find("CTRSCOPE_BIN", "ctrscope")
+}
+
+/// The static workload: `CTRSCOPE_WORKLOAD`, else the one that `cargo xtask build` left.
+pub(crate) fn workload() -> Result<PathBuf> {
+    find("CTRSCOPE_WORKLOAD", "ctrscope-workload")
+}
+
+fn find(variable: &str, name: &str) -> Result<PathBuf> {
+    if let Some(path) = std::env::var_os(variable) {
+        let path = PathBuf::from(path);
+        if !path.exists() {
+            bail!("{} ({variable}) does not exist", path.display());
+        }
+        return Ok(path);
+    }
+    let target = std::env::var_os("CARGO_TARGET_DIR").map_or_else(
+        || Path::new(env!("CARGO_MANIFEST_DIR")).join("../target"),
+        PathBuf::from,
+    );
+    // target/<triple>/release/<name>; the newest, should there be several.
+    let newest = std::fs::read_dir(&target)
+        .into_iter()
+        .flatten()
+        .filter_map(|entry| Some(entry.ok()?.path().join("release").join(name)))
+        .filter_map(|path| Some((path.metadata().ok()?.modified().ok()?, path)))
+        .max();
+    match newest {
+        Some((_, path)) => Ok(path),
+        None => bail!(
+            "no {name} under {}: run `cargo xtask build` or set {variable}",
+            target.display()
+        ),
+    }
+}

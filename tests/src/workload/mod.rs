@@ -1,0 +1,251 @@
+//! What the test containers do.
+//!
+//! The main thread only waits: for the gate, for the workers, for SIGTERM. A worker that has finished
+//! parks, so that `/proc/<pid>/task` still has every thread when the accounts are read.
+
+mod block;
+mod cpu;
+pub mod hot;
+mod signal;
+mod spawn;
+
+use std::{
+    path::{Path, PathBuf},
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+        mpsc,
+    },
+    thread,
+    time::{Duration, Instant},
+};
+
+use anyhow::{Context as _, Result};
+use serde_json::{Value, json};
+
+use crate::accounts::ThreadAccounts;
+use signal::Signals;
+
+/// How often the main thread looks at the gate and at its workers.
+const INTERVAL: Duration = Duration::from_millis(20);
+
+/// Kinds of work. Without `--seconds` they go on until SIGTERM.
+#[derive(clap::Subcommand, Clone, Debug)]
+pub enum Work {
+    /// Busy loops in three functions with known shares of CPU time: `hot_fifty` 50 %, `hot_thirty`
+    /// 30 %, `hot_twenty` 20 %
+    Burn(ThreadOptions),
+    /// Two threads that wake each other through pipes
+    Pingpong(ThreadOptions),
+    /// Bursts of busy loop with sleeps between them
+    SleepBurn {
+        /// Who and for how long
+        #[command(flatten)]
+        threads: ThreadOptions,
+        /// CPU time of a burst
+        #[arg(long, default_value_t = 5)]
+        burn_ms: u64,
+        /// Sleep between bursts
+        #[arg(long, default_value_t = 20)]
+        sleep_ms: u64,
+    },
+    /// Read a file past the page cache (`O_DIRECT`); it is written first if it is too short
+    ReadDirect(BlockOptions),
+    /// Write a file past the page cache (`O_DIRECT`)
+    WriteDirect(BlockOptions),
+    /// Write and read in turn past the page cache (`O_DIRECT`); the bytes are those of each
+    ReadWriteDirect(BlockOptions),
+    /// Write a file through the page cache
+    WriteBuffered {
+        /// What to write
+        #[command(flatten)]
+        options: BlockOptions,
+        /// fsync after so many blocks; 0: never
+        #[arg(long, default_value_t = 0)]
+        fsync_every: u64,
+    },
+    /// Start children that live a few milliseconds
+    Spawn {
+        /// For how long
+        #[arg(long)]
+        seconds: Option<f64>,
+        /// Pause between two
+        #[arg(long, default_value_t = 20)]
+        pause_ms: u64,
+    },
+    /// Many threads, each asleep most of the time
+    ManyThreads(ThreadOptions),
+}
+
+/// Threads and time.
+#[derive(clap::Args, Clone, Debug)]
+pub struct ThreadOptions {
+    /// Number of threads
+    #[arg(long, default_value_t = 1)]
+    pub threads: usize,
+    /// For how long; default: until SIGTERM
+    #[arg(long)]
+    pub seconds: Option<f64>,
+    /// Run on this CPU only
+    #[arg(long)]
+    pub cpu: Option<usize>,
+}
+
+/// File and amount.
+#[derive(clap::Args, Clone, Debug)]
+pub struct BlockOptions {
+    /// The file
+    #[arg(long)]
+    pub file: PathBuf,
+    /// Its size; offsets stay below it
+    #[arg(long, default_value_t = 64 << 20)]
+    pub size: u64,
+    /// Bytes to move in all; default: until SIGTERM or `--seconds`
+    #[arg(long)]
+    pub bytes: Option<u64>,
+    /// For how long
+    #[arg(long)]
+    pub seconds: Option<f64>,
+    /// Bytes of one operation, a multiple of 4096
+    #[arg(long, default_value_t = 64 << 10)]
+    pub block: usize,
+    /// Random offsets instead of ascending ones
+    #[arg(long)]
+    pub random: bool,
+    /// Pause between operations
+    #[arg(long, default_value_t = 0)]
+    pub pause_ms: u64,
+}
+
+/// Tells a worker when to end.
+#[derive(Clone)]
+pub(crate) struct Until {
+    stop: Arc<AtomicBool>,
+    deadline: Option<Instant>,
+}
+
+impl Until {
+    fn after(seconds: Option<f64>, stop: &Arc<AtomicBool>) -> Self {
+        Self {
+            stop: Arc::clone(stop),
+            deadline: seconds
+                .map(|seconds| Instant::now() + Duration::from_secs_f64(seconds.max(0.0))),
+        }
+    }
+
+    /// Whether the work is over.
+    pub(crate) fn is_over(&self) -> bool {
+        self.stop.load(Ordering::Relaxed)
+            || self
+                .deadline
+                .is_some_and(|deadline| Instant::now() >= deadline)
+    }
+}
+
+/// What a worker thread does; gives its part of the report.
+pub(crate) type Worker = Box<dyn FnOnce(&Until) -> Result<Value> + Send>;
+
+/// Does the work and prints the report.
+///
+/// # Errors
+///
+/// A worker failed; the message says at what.
+pub fn run(gate: Option<&Path>, hold: bool, work: &Work) -> Result<()> {
+    // Before any thread exists, so that all inherit the mask. As pid 1 of a container the default
+    // action of SIGTERM would be to ignore it.
+    let signals = Signals::block().context("cannot block signals")?;
+    if let Some(gate) = gate {
+        while !gate.exists() {
+            if signals.wait(INTERVAL) {
+                return Ok(());
+            }
+        }
+    }
+
+    let stop = Arc::new(AtomicBool::new(false));
+    let (seconds, workers) = prepare(work)?;
+    let until = Until::after(seconds, &stop);
+    let (sender, receiver) = mpsc::channel();
+    let expected = workers.len();
+    for worker in workers {
+        let (until, sender) = (until.clone(), sender.clone());
+        thread::spawn(move || {
+            // The receiver lives as long as the process.
+            let _ = sender.send(worker(&until));
+            loop {
+                thread::park();
+            }
+        });
+    }
+    let mut reports = Vec::with_capacity(expected);
+    let mut stopped = false;
+    while reports.len() < expected {
+        if signals.wait(INTERVAL) {
+            stop.store(true, Ordering::Relaxed);
+            stopped = true;
+        }
+        while let Ok(report) = receiver.try_recv() {
+            reports.push(report?);
+        }
+    }
+    println!("{}", report(&reports)?);
+    if hold && !stopped {
+        signals.wait_forever();
+    }
+    Ok(())
+}
+
+fn prepare(work: &Work) -> Result<(Option<f64>, Vec<Worker>)> {
+    Ok(match work.clone() {
+        Work::Burn(options) => (options.seconds, cpu::burn(&options)),
+        Work::Pingpong(options) => (options.seconds, cpu::pingpong(&options)?),
+        Work::SleepBurn {
+            threads,
+            burn_ms,
+            sleep_ms,
+        } => (
+            threads.seconds,
+            cpu::sleep_burn(
+                &threads,
+                Duration::from_millis(burn_ms),
+                Duration::from_millis(sleep_ms),
+            ),
+        ),
+        Work::ManyThreads(options) => (
+            options.seconds,
+            cpu::sleep_burn(
+                &options,
+                Duration::from_micros(200),
+                Duration::from_millis(50),
+            ),
+        ),
+        Work::ReadDirect(options) => (options.seconds, block::direct(options, true, false)),
+        Work::WriteDirect(options) => (options.seconds, block::direct(options, false, true)),
+        Work::ReadWriteDirect(options) => (options.seconds, block::direct(options, true, true)),
+        Work::WriteBuffered {
+            options,
+            fsync_every,
+        } => (options.seconds, block::buffered(options, fsync_every)),
+        Work::Spawn { seconds, pause_ms } => {
+            (seconds, spawn::spawn(Duration::from_millis(pause_ms)))
+        }
+    })
+}
+
+/// The accounts of all threads of this process, and what the workers said.
+fn report(workers: &[Value]) -> Result<Value> {
+    let mut threads = Vec::new();
+    for entry in std::fs::read_dir("/proc/self/task").context("cannot list own threads")? {
+        let entry = entry?;
+        let thread = ThreadAccounts::of_thread(&entry.path())?;
+        threads.push(json!({
+            "tid": entry.file_name().to_string_lossy().parse::<u32>()?,
+            "on_cpu_ns": thread.on_cpu_ns,
+            "run_delay_ns": thread.run_delay_ns,
+            "dispatches": thread.dispatches,
+            "voluntary": thread.voluntary,
+            "involuntary": thread.involuntary,
+        }));
+    }
+    Ok(json!({ "pid": std::process::id(), "threads": threads, "workers": workers }))
+}

@@ -1,0 +1,392 @@
+//! `setup`: installs what the other commands need and the machine lacks.
+//!
+//! The eBPF object needs a compiler with the library source of the very same version, and a linker
+//! for BPF. A Debian that carries such a set (`rustc-web`) gives it by apt; any other machine gets
+//! it from rustup. Nothing is done for what is already there, which takes well under a second to see.
+
+use std::{
+    path::{Path, PathBuf},
+    process::{Command, ExitCode, Stdio},
+};
+
+use anyhow::{Context as _, Result, bail};
+
+use crate::step;
+
+/// Packages of the matched set on Debian: compiler, cargo, library source, LLVM for the linker.
+const DEBIAN_TOOLCHAIN: [&str; 4] = ["rustc-web", "cargo-web", "rust-web-src", "llvm-22-dev"];
+/// The LLVM of [`DEBIAN_TOOLCHAIN`].
+const DEBIAN_LLVM: &str = "/usr/lib/llvm-22";
+/// `bpf-linker` for [`DEBIAN_LLVM`].
+const LINKER_FOR_DEBIAN: &str = "0.13.0";
+/// `bpf-linker` that finds the LLVM inside a rustup toolchain.
+const LINKER_FOR_RUSTUP: &str = "0.10.3";
+/// Checks the DaemonSet against the Kubernetes schema.
+const KUBERNETES_VALIDATE: &str = "kubernetes-validate";
+
+/// Install what is missing to build and run ctrscope here; do nothing for what is there.
+///
+/// The compiler for eBPF comes from apt where Debian carries a set with its library source, else
+/// from rustup (nightly with rust-src); bpf-linker from cargo. What needs root goes through sudo.
+#[derive(clap::Args, Default)]
+pub(crate) struct Arguments {
+    /// Also what `cargo xtask test` needs
+    #[arg(long)]
+    pub(crate) test: bool,
+    /// Also what `cargo xtask bench` compares with: libbpf-tools, bpftrace, bpftool, perf
+    #[arg(long)]
+    pub(crate) bench: bool,
+}
+
+/// A program that some command runs.
+struct Requirement {
+    /// What it is, and what to ask another package manager for.
+    name: &'static str,
+    /// Debian package.
+    package: &'static str,
+    present: fn() -> bool,
+}
+
+const ALWAYS: [Requirement; 3] = [
+    Requirement {
+        name: "a C compiler",
+        package: "gcc",
+        present: || on_path("cc"),
+    },
+    Requirement {
+        name: "the static C library",
+        package: "libc6-dev",
+        present: has_static_libc,
+    },
+    Requirement {
+        name: "runc",
+        package: "runc",
+        present: || on_path("runc"),
+    },
+];
+
+const FOR_TEST: [Requirement; 3] = [
+    Requirement {
+        name: "bpftool",
+        package: "bpftool",
+        present: || on_path("bpftool"),
+    },
+    Requirement {
+        name: "libbpf-tools (runqlat)",
+        package: "libbpf-tools",
+        present: || on_path("runqlat"),
+    },
+    Requirement {
+        name: "python3 with venv",
+        package: "python3-venv",
+        present: || validator().exists() || succeeds("python3", &["-c", "import ensurepip, venv"]),
+    },
+];
+
+const FOR_BENCH: [Requirement; 4] = [
+    Requirement {
+        name: "bpftool",
+        package: "bpftool",
+        present: || on_path("bpftool"),
+    },
+    Requirement {
+        name: "libbpf-tools (runqlat)",
+        package: "libbpf-tools",
+        present: || on_path("runqlat"),
+    },
+    Requirement {
+        name: "bpftrace",
+        package: "bpftrace",
+        present: || on_path("bpftrace"),
+    },
+    Requirement {
+        name: "perf",
+        package: "linux-perf",
+        present: || on_path("perf"),
+    },
+];
+
+pub(crate) fn run(arguments: &Arguments) -> Result<ExitCode> {
+    step::timed("look at what is installed", || {
+        std::hint::black_box(toolchain());
+        Ok(())
+    })?;
+    let mut apt = Apt::default();
+    let mut installed = false;
+    installed |= install_requirements(arguments, &mut apt)?;
+    installed |= install_toolchain(&mut apt)?;
+    if arguments.test {
+        installed |= install_components()?;
+        installed |= install_validator()?;
+    }
+    if !installed {
+        println!("setup: nothing to install");
+    }
+    if !Path::new("/sys/kernel/tracing/events").exists() {
+        println!("note: tracefs is not mounted at /sys/kernel/tracing; ctrscope does not need it");
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+/// apt, its lists refreshed at most once.
+#[derive(Default)]
+struct Apt {
+    updated: bool,
+}
+
+impl Apt {
+    fn available() -> bool {
+        on_path("apt-get")
+    }
+
+    fn update(&mut self) -> Result<()> {
+        if !self.updated {
+            let mut command = step::as_root("apt-get");
+            command.args(["-q", "update"]);
+            step::run("refresh the package lists", "apt-update", &mut command)?;
+            self.updated = true;
+        }
+        Ok(())
+    }
+
+    fn install(&mut self, packages: &[&str]) -> Result<()> {
+        self.update()?;
+        let mut command = step::as_root("env");
+        command
+            .args(["DEBIAN_FRONTEND=noninteractive", "apt-get", "-q", "install"])
+            .args(["-y", "--no-install-recommends"])
+            .args(packages);
+        let what = format!("install {} (apt)", packages.join(" "));
+        step::run(&what, "apt-install", &mut command)
+    }
+
+    /// Whether the lists offer a package.
+    fn offers(package: &str) -> bool {
+        let policy = Command::new("apt-cache").args(["policy", package]).output();
+        policy.is_ok_and(|output| {
+            String::from_utf8_lossy(&output.stdout)
+                .lines()
+                .filter_map(|line| line.trim().strip_prefix("Candidate: "))
+                .any(|candidate| candidate != "(none)")
+        })
+    }
+}
+
+fn install_requirements(arguments: &Arguments, apt: &mut Apt) -> Result<bool> {
+    let mut wanted: Vec<&Requirement> = ALWAYS.iter().collect();
+    if arguments.test {
+        wanted.extend(&FOR_TEST);
+    }
+    if arguments.bench {
+        wanted.extend(&FOR_BENCH);
+    }
+    let missing: Vec<&Requirement> = wanted
+        .into_iter()
+        .filter(|requirement| !(requirement.present)())
+        .collect();
+    if missing.is_empty() {
+        return Ok(false);
+    }
+    let names: Vec<&str> = missing.iter().map(|requirement| requirement.name).collect();
+    if !Apt::available() {
+        bail!(
+            "missing: {}. Install them with this machine's package manager, then run \
+             `cargo xtask setup` again",
+            names.join(", ")
+        );
+    }
+    let mut packages: Vec<&str> = missing
+        .iter()
+        .map(|requirement| requirement.package)
+        .collect();
+    packages.sort_unstable();
+    packages.dedup();
+    apt.install(&packages)?;
+    if let Some(still) = missing.iter().find(|requirement| !(requirement.present)()) {
+        bail!(
+            "package {} is installed, but {} is still not found on PATH",
+            still.package,
+            still.name
+        );
+    }
+    Ok(true)
+}
+
+/// A toolchain that can build the eBPF object: its name in rustup.
+fn toolchain() -> Option<&'static str> {
+    ["bpf", "nightly"]
+        .into_iter()
+        .find(|toolchain| has_library_source(toolchain))
+}
+
+fn has_library_source(toolchain: &str) -> bool {
+    let output = Command::new("rustup")
+        .args(["run", toolchain, "rustc", "--print", "sysroot"])
+        .stderr(Stdio::null())
+        .output();
+    output.is_ok_and(|output| {
+        let sysroot = String::from_utf8_lossy(&output.stdout);
+        output.status.success()
+            && Path::new(sysroot.trim())
+                .join("lib/rustlib/src/rust/library/core/Cargo.toml")
+                .exists()
+    })
+}
+
+fn install_toolchain(apt: &mut Apt) -> Result<bool> {
+    if !on_path("rustup") {
+        bail!(
+            "rustup is not on PATH. The cargo of a distribution alone cannot build the eBPF object, \
+             which needs a second compiler with its library source: install rustup (package `rustup` \
+             of your distribution, or https://rustup.rs), then run `cargo xtask setup` again. With a \
+             ready object, CTRSCOPE_EBPF_OBJECT=<file> cargo build needs neither"
+        );
+    }
+    let mut installed = false;
+    let toolchain = match toolchain() {
+        Some(toolchain) => toolchain,
+        None => {
+            installed = true;
+            install_compiler(apt)?
+        }
+    };
+    if !succeeds("bpf-linker", &["--version"]) {
+        installed = true;
+        install_linker(toolchain, apt)?;
+    }
+    Ok(installed)
+}
+
+fn install_compiler(apt: &mut Apt) -> Result<&'static str> {
+    if Apt::available() {
+        apt.update()?;
+        if DEBIAN_TOOLCHAIN.into_iter().all(Apt::offers) {
+            apt.install(&DEBIAN_TOOLCHAIN)?;
+            step::run(
+                "link it as rustup toolchain `bpf`",
+                "rustup-link",
+                Command::new("rustup").args(["toolchain", "link", "bpf", "/usr"]),
+            )?;
+            if !has_library_source("bpf") {
+                bail!(
+                    "toolchain `bpf` (linked to /usr) has no library source after its installation"
+                );
+            }
+            return Ok("bpf");
+        }
+    }
+    step::run(
+        "install toolchain nightly with rust-src (rustup)",
+        "rustup-nightly",
+        Command::new("rustup").args([
+            "toolchain",
+            "install",
+            "nightly",
+            "--profile",
+            "minimal",
+            "--component",
+            "rust-src",
+        ]),
+    )?;
+    Ok("nightly")
+}
+
+fn install_linker(toolchain: &str, apt: &mut Apt) -> Result<()> {
+    let mut command = step::cargo();
+    command.args(["install", "bpf-linker", "--locked", "--force"]);
+    let version = if toolchain == "bpf" {
+        if !Path::new(DEBIAN_LLVM).join("bin/llvm-config").exists() {
+            apt.install(&DEBIAN_TOOLCHAIN)?;
+        }
+        command
+            .args(["--no-default-features", "--features", "llvm-22"])
+            .env("LLVM_PREFIX", DEBIAN_LLVM);
+        LINKER_FOR_DEBIAN
+    } else {
+        LINKER_FOR_RUSTUP
+    };
+    command.args(["--version", version]);
+    step::run(
+        &format!("build bpf-linker {version} (cargo install)"),
+        "bpf-linker",
+        &mut command,
+    )?;
+    if !succeeds("bpf-linker", &["--version"]) {
+        bail!(
+            "bpf-linker is installed, but not found: add cargo's bin directory (~/.cargo/bin) to PATH"
+        );
+    }
+    Ok(())
+}
+
+/// rustfmt and clippy, for the lint steps of `test`.
+fn install_components() -> Result<bool> {
+    let missing: Vec<&str> = [("rustfmt", "fmt"), ("clippy", "clippy")]
+        .into_iter()
+        .filter(|(_, command)| !succeeds("cargo", &[command, "--version"]))
+        .map(|(component, _)| component)
+        .collect();
+    if missing.is_empty() {
+        return Ok(false);
+    }
+    let mut command = Command::new("rustup");
+    command.args(["component", "add"]).args(&missing);
+    let what = format!("install {} (rustup)", missing.join(" "));
+    step::run(&what, "rustup-components", &mut command)?;
+    Ok(true)
+}
+
+/// The Kubernetes schema check, in a virtual environment of its own.
+fn validator() -> PathBuf {
+    step::target_directory().join("venv/bin/kubernetes-validate")
+}
+
+fn install_validator() -> Result<bool> {
+    if validator().exists() {
+        return Ok(false);
+    }
+    let environment = step::target_directory().join("venv");
+    step::run(
+        "make a Python environment in target/venv",
+        "venv",
+        Command::new("python3")
+            .args(["-m", "venv"])
+            .arg(&environment),
+    )?;
+    step::run(
+        &format!("install {KUBERNETES_VALIDATE} (pip)"),
+        "pip",
+        Command::new(environment.join("bin/pip"))
+            .args(["install", "--disable-pip-version-check"])
+            .arg(KUBERNETES_VALIDATE),
+    )
+    .context("the check of deploy/daemonset.yaml needs it")?;
+    Ok(true)
+}
+
+fn has_static_libc() -> bool {
+    // A musl target needs no C library of the system.
+    if cfg!(target_env = "musl") {
+        return true;
+    }
+    let output = Command::new("cc").arg("-print-file-name=libc.a").output();
+    // The compiler echoes the bare name where it finds no such file.
+    output.is_ok_and(|output| String::from_utf8_lossy(&output.stdout).contains('/'))
+}
+
+/// Whether a program is found on PATH, or where Debian puts administrators' programs.
+fn on_path(program: &str) -> bool {
+    let path = std::env::var_os("PATH").unwrap_or_default();
+    std::env::split_paths(&path)
+        .chain(["/usr/sbin".into(), "/sbin".into()])
+        .any(|directory| directory.join(program).is_file())
+}
+
+fn succeeds(program: &str, arguments: &[&str]) -> bool {
+    Command::new(program)
+        .args(arguments)
+        .stdout(Stdio::null())
+        .stderr(Stdio::null())
+        .status()
+        .is_ok_and(|status| status.success())
+}
