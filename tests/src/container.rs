@@ -2,7 +2,7 @@
 
 use std::{
     fs::{self, File},
-    os::unix::fs::PermissionsExt as _,
+    os::unix::fs::{MetadataExt as _, PermissionsExt as _},
     path::{Path, PathBuf},
     process::{Command, Stdio},
     sync::Arc,
@@ -183,6 +183,9 @@ impl Container {
             pid: 0,
         };
         container.run()?;
+        if let Some(data) = &spec.data {
+            container.switch_on_block_accounts(data)?;
+        }
         Ok(container)
     }
 
@@ -213,6 +216,18 @@ impl Container {
         let pid = fs::read_to_string(&pid_file).context("runc wrote no pid")?;
         self.pid = pid.trim().parse().context("runc wrote a strange pid")?;
         Ok(())
+    }
+
+    /// On v1 since Linux 6.10 nothing is counted before some cgroup has a limit on the device
+    /// (`blk_throtl_activated`, block/blk-throttle.h): give this one a limit that no device reaches.
+    fn switch_on_block_accounts(&self, data: &Path) -> Result<()> {
+        const BYTES_PER_SECOND: u64 = 1 << 40;
+        let (Ok(directory), Some(device)) = (self.cgroup_path("blkio"), disk_of(data)) else {
+            return Ok(());
+        };
+        let file = directory.join("blkio.throttle.read_bps_device");
+        fs::write(&file, format!("{device} {BYTES_PER_SECOND}"))
+            .with_context(|| format!("cannot write {}", file.display()))
     }
 
     /// Its name; also its id in runc.
@@ -416,6 +431,19 @@ fn runc(group: &Group) -> Command {
     let mut command = Command::new("runc");
     command.arg("--root").arg(group.state_directory());
     command
+}
+
+/// `major:minor` of the whole disk that a directory is on; `None` where it is on no block device.
+fn disk_of(directory: &Path) -> Option<String> {
+    let device = fs::metadata(directory).ok()?.dev();
+    let (major, minor) = (libc::major(device), libc::minor(device));
+    let entry = fs::canonicalize(format!("/sys/dev/block/{major}:{minor}")).ok()?;
+    let disk = if entry.join("partition").exists() {
+        entry.parent()?.to_owned()
+    } else {
+        entry
+    };
+    Some(fs::read_to_string(disk.join("dev")).ok()?.trim().to_owned())
 }
 
 fn read(path: &Path) -> Result<String> {
