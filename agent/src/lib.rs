@@ -3,5 +3,6 @@
 pub mod cgroup;
 pub mod export;
 pub mod bpf;
+pub mod profile;
 pub mod snapshot;
 pub mod source;

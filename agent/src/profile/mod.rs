@@ -1,0 +1,28 @@
+//! On-demand profiles: from sampled addresses to a flame graph.
+//!
+//! Stages: [`RawProfile`] (addresses, as sampled) → [`Symbolizer`] (names) → [`Folded`]
+//! (`container;process;outermost;…;innermost count`) → [`svg`].
+//!
+//! Everything that comes from a container (process names, file names, symbol tables, perf maps) is
+//! hostile input: opened inside the container's root, bounded, and cleaned ([`frame_name`]).
+//! Without CAP_SYSLOG or with `kernel.kptr_restrict` set kernel frames have no names; without
+//! CAP_SYS_ADMIN or CAP_CHECKPOINT_RESTORE files are opened by path inside the container's root
+//! (Linux 5.6) instead of through `map_files`, so deleted ones have no names.
+
+mod demangle;
+mod elf;
+pub mod fold;
+pub mod frame_name;
+mod kallsyms;
+mod maps;
+mod open_in_root;
+mod perf_map;
+mod process;
+mod raw;
+pub mod svg;
+pub mod symbolize;
+
+pub use fold::{Folded, StackCounts, fold};
+pub use raw::{ProfileLosses, RawProfile, RawSample};
+pub use svg::{FlameGraph, SvgError};
+pub use symbolize::Symbolizer;

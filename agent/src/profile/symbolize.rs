@@ -1,0 +1,519 @@
+//! Addresses to names.
+//!
+//! | frame | name |
+//! |---|---|
+//! | in a file | function from its symbol table, demangled; else `file+0xoffset`, offset into the file |
+//! | in the vDSO | function; else `[vdso]+0xoffset` |
+//! | in generated code | name from the perf map, `_[j]` appended; else `[anon]` |
+//! | outside every executable mapping | the stack is cut there: [`UserStack::state`] |
+//! | in the kernel | function from kallsyms, `_[k]` appended; else `[kernel]+0xoffset_[k]` |
+//!
+//! A file of a container is reached through `/proc/PID/map_files`, which is the very file that is
+//! mapped, deleted or not (CAP_SYS_ADMIN or CAP_CHECKPOINT_RESTORE); else by its path inside
+//! `/proc/PID/root` ([`open_in_root`](super::open_in_root)). Nothing is looked up by a container's
+//! path on the host.
+//!
+//! An unnamed kernel address is shown by its low 21 bits only: they are the same on every boot, so
+//! they tell functions apart and nothing about where the kernel is.
+//!
+//! Cost, one core of a small virtual machine: see `docs` of [`Symbolizer`].
+
+use std::{
+    collections::{BTreeMap, BTreeSet, HashMap, HashSet},
+    fs::File,
+    io::{self, Read},
+    os::unix::fs::FileExt,
+    path::{Path, PathBuf},
+    sync::Arc,
+};
+
+use ctrscope_ebpf::profile::MAX_FRAMES;
+use tracing::debug;
+
+use super::{
+    demangle::demangle,
+    elf,
+    frame_name::{JIT_SUFFIX, KERNEL_SUFFIX, UNKNOWN, clean},
+    kallsyms,
+    maps::Mapping,
+    open_in_root::{memory_file, open_regular, open_regular_in_root},
+    perf_map,
+    process::{self, Process},
+    raw::{RawProfile, RawSample},
+};
+
+/// Most processes remembered; later ones are shown as exited.
+const MAX_PROCESSES: usize = 8_192;
+/// Most executable mappings remembered, over all processes.
+const MAX_MAPPINGS: usize = 1 << 18;
+/// Most distinct addresses that are named; later ones are shown as offsets.
+const MAX_ADDRESSES: usize = 1 << 18;
+/// Most bytes of distinct names; later ones are shown as offsets.
+const MAX_NAME_BYTES: usize = 16 << 20;
+/// Most bytes of symbol tables read for a profile.
+const MAX_TABLE_BYTES: u64 = 1 << 30;
+/// Most bytes of perf maps read for a profile.
+const MAX_PERF_MAP_BYTES: u64 = 256 << 20;
+/// Ways to open a file that are tried: its mappings in that many processes.
+const MAX_OPENERS: usize = 4;
+/// Largest vDSO, bytes.
+const MAX_VDSO_BYTES: u64 = 1 << 20;
+
+/// Names the frames of one profile.
+///
+/// Made when a recording begins and dropped with it; nothing outlives it. It blocks on files, so it
+/// belongs on a thread of its own. Its caches have no eviction: each is bounded
+/// (8,192 processes with 262,144 mappings, 262,144 addresses, 16 MiB of names), and what does not
+/// fit is shown as if it could not be named, and counted as a miss. Symbol tables and perf maps are
+/// read one file at a time and dropped.
+#[derive(Debug)]
+pub struct Symbolizer {
+    proc_root: PathBuf,
+    processes: HashMap<u32, Process>,
+    mapping_count: usize,
+}
+
+/// A user stack that was judged.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum StackState {
+    /// There is none.
+    Absent,
+    /// Every frame is in executable memory and the walk came to an end.
+    Complete,
+    /// The walk left executable memory: a function without frame pointers. The frames before that
+    /// are kept.
+    Cut,
+    /// It is as deep as the limit ([`MAX_FRAMES`]).
+    Truncated,
+    /// The process was gone before its mappings were read.
+    Unmapped,
+}
+
+/// A user stack that was judged, with what is kept of it.
+#[derive(Clone, Debug)]
+pub struct UserStack<'a> {
+    /// Whether it can be trusted.
+    pub state: StackState,
+    /// Frames that are kept, innermost first.
+    pub frames: &'a [u64],
+}
+
+/// The names of one profile.
+#[derive(Debug, Default)]
+pub struct Names {
+    user: HashMap<(u32, u64), Arc<str>>,
+    kernel: HashMap<u64, Arc<str>>,
+    /// Distinct addresses that have a name.
+    pub symbol_hits: u64,
+    /// Distinct addresses that have none.
+    pub symbol_misses: u64,
+}
+
+impl Names {
+    /// Name of a user frame; `index` is its place in the stack, 0 the innermost.
+    #[must_use]
+    pub fn user(&self, tgid: u32, index: usize, address: u64) -> &str {
+        self.user
+            .get(&(tgid, lookup_address(index, address)))
+            .map_or(UNKNOWN, |name| name)
+    }
+
+    /// Name of a kernel frame, with [`KERNEL_SUFFIX`].
+    #[must_use]
+    pub fn kernel(&self, index: usize, address: u64) -> &str {
+        self.kernel
+            .get(&lookup_address(index, address))
+            .map_or("[kernel]_[k]", |name| name)
+    }
+}
+
+/// All frames but the innermost are return addresses: the call is one byte before.
+fn lookup_address(index: usize, address: u64) -> u64 {
+    if index == 0 {
+        address
+    } else {
+        address.saturating_sub(1)
+    }
+}
+
+/// What holds code.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+enum Module {
+    /// A file, by device and inode.
+    File(Arc<str>, u64),
+    /// The vDSO: one for all processes.
+    Vdso,
+    /// Generated code of a process.
+    Anonymous(u32),
+}
+
+/// A module and the places in it that are asked for.
+#[derive(Debug, Default)]
+struct Wanted {
+    /// Processes that have it mapped, and where.
+    openers: Vec<(u32, Mapping)>,
+    /// Offsets, with the name once it is found.
+    offsets: BTreeMap<u64, Option<Arc<str>>>,
+}
+
+/// An address of a process: where it is.
+#[derive(Debug)]
+struct Place {
+    module: Module,
+    offset: u64,
+    fallback: Arc<str>,
+}
+
+impl Default for Symbolizer {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl Symbolizer {
+    /// Makes one that reads `/proc`.
+    #[must_use]
+    pub fn new() -> Self {
+        Self::with_proc("/proc")
+    }
+
+    /// Makes one that reads another directory as if it were `/proc`.
+    #[must_use]
+    pub fn with_proc(proc_root: impl Into<PathBuf>) -> Self {
+        Self {
+            proc_root: proc_root.into(),
+            processes: HashMap::new(),
+            mapping_count: 0,
+        }
+    }
+
+    /// Remembers the name, the PID and the mappings of a process, so that its stacks can be judged
+    /// and its name be shown when it is gone. Call it when a process is first seen; later calls cost
+    /// a look-up. Returns whether it is known.
+    pub fn remember(&mut self, tgid: u32) -> bool {
+        if self.processes.contains_key(&tgid) {
+            return true;
+        }
+        if self.processes.len() >= MAX_PROCESSES || self.mapping_count >= MAX_MAPPINGS {
+            return false;
+        }
+        match Process::read(&self.proc_root, tgid) {
+            Ok(process) => {
+                self.mapping_count += process.mappings.len();
+                self.processes.insert(tgid, process);
+                true
+            }
+            Err(_) => false,
+        }
+    }
+
+    /// Name of a process: its comm, or `[exited PID]` when it was gone before it was remembered.
+    #[must_use]
+    pub fn process_name(&self, tgid: u32) -> String {
+        self.processes
+            .get(&tgid)
+            .map_or_else(|| format!("[exited {tgid}]"), |known| clean(&known.comm))
+    }
+
+    /// Judges a user stack.
+    #[must_use]
+    pub fn user_stack<'a>(&self, sample: &'a RawSample) -> UserStack<'a> {
+        let all: &[u64] = &sample.user;
+        let end = all.iter().rposition(|&address| address != 0);
+        let all = end.map_or(&all[..0], |last| &all[..=last]);
+        if all.is_empty() {
+            return UserStack {
+                state: StackState::Absent,
+                frames: all,
+            };
+        }
+        let Some(process) = self
+            .processes
+            .get(&sample.tgid)
+            .filter(|process| !process.mappings.is_empty())
+        else {
+            return UserStack {
+                state: StackState::Unmapped,
+                frames: &all[..0],
+            };
+        };
+        let kept = all
+            .iter()
+            .enumerate()
+            .take_while(|&(index, &address)| {
+                process.mapping(lookup_address(index, address)).is_some()
+            })
+            .count();
+        UserStack {
+            state: if kept < all.len() {
+                StackState::Cut
+            } else if kept >= MAX_FRAMES {
+                StackState::Truncated
+            } else {
+                StackState::Complete
+            },
+            frames: &all[..kept],
+        }
+    }
+
+    /// Names every frame of a profile. Processes that were not remembered are looked up now.
+    ///
+    /// Never fails: what cannot be named is shown by where it is.
+    pub fn resolve(&mut self, raw: &RawProfile) -> Names {
+        let mut seen = HashSet::new();
+        for sample in &raw.samples {
+            if seen.insert(sample.tgid)
+                && self.remember(sample.tgid)
+                && let Some(process) = self.processes.get_mut(&sample.tgid)
+            {
+                process.refresh(&self.proc_root, sample.tgid);
+            }
+        }
+        let mut interner = Interner::default();
+        let mut names = Names::default();
+        self.resolve_user(raw, &mut interner, &mut names);
+        self.resolve_kernel(raw, &mut interner, &mut names);
+        names
+    }
+
+    fn resolve_user(&self, raw: &RawProfile, interner: &mut Interner, names: &mut Names) {
+        let mut places = HashMap::new();
+        let mut wanted: HashMap<Module, Wanted> = HashMap::new();
+        for sample in &raw.samples {
+            for (index, &address) in self.user_stack(sample).frames.iter().enumerate() {
+                let address = lookup_address(index, address);
+                let key = (sample.tgid, address);
+                if places.len() >= MAX_ADDRESSES || places.contains_key(&key) {
+                    continue;
+                }
+                if let Some(mapping) = self
+                    .processes
+                    .get(&sample.tgid)
+                    .and_then(|process| process.mapping(address))
+                {
+                    let place = place(sample.tgid, address, mapping, interner);
+                    let module = wanted.entry(place.module.clone()).or_default();
+                    module.offsets.insert(place.offset, None);
+                    let known = module.openers.iter().any(|(tgid, _)| *tgid == sample.tgid);
+                    if !known && module.openers.len() < MAX_OPENERS {
+                        module.openers.push((sample.tgid, mapping.clone()));
+                    }
+                    places.insert(key, place);
+                }
+            }
+        }
+
+        let mut budget_bytes = MAX_TABLE_BYTES;
+        for (module, wanted) in &mut wanted {
+            let file = match module {
+                Module::File(..) => self.open_module(&wanted.openers),
+                Module::Vdso => own_vdso(),
+                Module::Anonymous(_) => continue,
+            };
+            let offsets: Vec<u64> = wanted.offsets.keys().copied().collect();
+            let found = file
+                .map_err(elf::ElfError::from)
+                .and_then(|file| elf::resolve(&file, &offsets, &mut budget_bytes));
+            match found {
+                Ok(found) => {
+                    for (slot, symbol) in wanted.offsets.values_mut().zip(found) {
+                        *slot = symbol.and_then(|name| interner.symbol(&demangle(&name), ""));
+                    }
+                }
+                Err(error) => {
+                    let path = wanted.openers.first().map(|(_, mapping)| &*mapping.path);
+                    debug!(?path, %error, "no symbols");
+                }
+            }
+        }
+
+        let mut unnamed: HashMap<u32, BTreeSet<u64>> = HashMap::new();
+        for (&(tgid, address), place) in &places {
+            let symbol = wanted
+                .get(&place.module)
+                .and_then(|module| module.offsets.get(&place.offset)?.clone());
+            match symbol {
+                Some(symbol) => {
+                    names.symbol_hits += 1;
+                    names.user.insert((tgid, address), symbol);
+                }
+                None => {
+                    unnamed.entry(tgid).or_default().insert(address);
+                }
+            }
+        }
+        let mut budget_bytes = MAX_PERF_MAP_BYTES;
+        for (tgid, addresses) in unnamed {
+            let addresses: Vec<u64> = addresses.into_iter().collect();
+            let found = self
+                .read_perf_map(tgid, &addresses, &mut budget_bytes)
+                .unwrap_or_default();
+            for (index, address) in addresses.into_iter().enumerate() {
+                let symbol = found
+                    .get(index)
+                    .and_then(|name| interner.symbol(name.as_deref()?, JIT_SUFFIX));
+                if symbol.is_some() {
+                    names.symbol_hits += 1;
+                } else {
+                    names.symbol_misses += 1;
+                }
+                let name = symbol.or_else(|| {
+                    let place = places.get(&(tgid, address))?;
+                    Some(Arc::clone(&place.fallback))
+                });
+                if let Some(name) = name {
+                    names.user.insert((tgid, address), name);
+                }
+            }
+        }
+    }
+
+    fn resolve_kernel(&self, raw: &RawProfile, interner: &mut Interner, names: &mut Names) {
+        let addresses: BTreeSet<u64> = raw
+            .samples
+            .iter()
+            .flat_map(|sample| sample.kernel.iter().enumerate())
+            .filter(|&(_, &address)| address != 0)
+            .map(|(index, &address)| lookup_address(index, address))
+            .take(MAX_ADDRESSES)
+            .collect();
+        if addresses.is_empty() {
+            return;
+        }
+        let addresses: Vec<u64> = addresses.into_iter().collect();
+        let found = File::open(self.proc_root.join("kallsyms"))
+            .and_then(|file| kallsyms::resolve(file, &addresses))
+            .unwrap_or_else(|error| {
+                debug!(%error, "no kernel symbols");
+                Vec::new()
+            });
+        for (index, address) in addresses.into_iter().enumerate() {
+            let symbol = found
+                .get(index)
+                .and_then(|name| interner.symbol(name.as_deref()?, KERNEL_SUFFIX));
+            let name = match symbol {
+                Some(symbol) => {
+                    names.symbol_hits += 1;
+                    symbol
+                }
+                None => {
+                    names.symbol_misses += 1;
+                    format!("[kernel]+{:#x}{KERNEL_SUFFIX}", address & 0x1f_ffff).into()
+                }
+            };
+            names.kernel.insert(address, name);
+        }
+    }
+
+    /// Opens the file of a module through one of the processes that have it mapped.
+    fn open_module(&self, openers: &[(u32, Mapping)]) -> io::Result<File> {
+        let mut last = io::Error::from(io::ErrorKind::NotFound);
+        for (tgid, mapping) in openers {
+            if !self.processes.get(tgid).is_some_and(|known| known.alive) {
+                continue;
+            }
+            let folder = process::folder(&self.proc_root, *tgid);
+            let range = format!("map_files/{:x}-{:x}", mapping.start, mapping.end);
+            let opened = open_regular(&folder.join(range))
+                .or_else(|_| open_regular_in_root(&folder.join("root"), Path::new(&*mapping.path)));
+            match opened {
+                Ok(file) => return Ok(file),
+                Err(error) => last = error,
+            }
+        }
+        Err(last)
+    }
+
+    fn read_perf_map(
+        &self,
+        tgid: u32,
+        addresses: &[u64],
+        budget_bytes: &mut u64,
+    ) -> io::Result<Vec<Option<Arc<str>>>> {
+        let Some(process) = self.processes.get(&tgid).filter(|known| known.alive) else {
+            return Err(io::ErrorKind::NotFound.into());
+        };
+        let root = process::folder(&self.proc_root, tgid).join("root");
+        let map = perf_map::open(&root, process.own_pid)?;
+        let Some(left) = budget_bytes.checked_sub(map.metadata()?.len()) else {
+            return Err(io::ErrorKind::QuotaExceeded.into());
+        };
+        *budget_bytes = left;
+        perf_map::resolve(map, addresses)
+    }
+}
+
+/// Where an address is, and what to call it without a symbol.
+fn place(tgid: u32, address: u64, mapping: &Mapping, interner: &mut Interner) -> Place {
+    let in_mapping = address.saturating_sub(mapping.start);
+    let (module, offset) = if mapping.is_file() {
+        (
+            Module::File(Arc::clone(&mapping.device), mapping.inode),
+            in_mapping.wrapping_add(mapping.offset),
+        )
+    } else if &*mapping.path == "[vdso]" {
+        (Module::Vdso, in_mapping)
+    } else {
+        (Module::Anonymous(tgid), address)
+    };
+    let name = clean(mapping.module());
+    let fallback = if matches!(module, Module::Anonymous(_)) {
+        name
+    } else {
+        clean(&format!("{name}+{offset:#x}"))
+    };
+    Place {
+        module,
+        offset,
+        fallback: interner.keep(fallback),
+    }
+}
+
+/// A copy of this process' vDSO, which is everybody's.
+fn own_vdso() -> io::Result<File> {
+    let mut text = String::new();
+    File::open("/proc/self/maps")?.read_to_string(&mut text)?;
+    let mappings = super::maps::parse(&text);
+    let vdso = mappings
+        .iter()
+        .find(|mapping| &*mapping.path == "[vdso]")
+        .ok_or(io::ErrorKind::NotFound)?;
+    let length = (vdso.end - vdso.start).min(MAX_VDSO_BYTES);
+    let mut image = vec![0; usize::try_from(length).unwrap_or(0)];
+    File::open("/proc/self/mem")?.read_exact_at(&mut image, vdso.start)?;
+    let copy = memory_file()?;
+    copy.write_all_at(&image, 0)?;
+    Ok(copy)
+}
+
+/// Distinct names, up to [`MAX_NAME_BYTES`].
+#[derive(Debug, Default)]
+struct Interner {
+    names: HashSet<Arc<str>>,
+    bytes: usize,
+}
+
+impl Interner {
+    /// A symbol made safe, with a suffix; `None` when there is no room.
+    fn symbol(&mut self, name: &str, suffix: &str) -> Option<Arc<str>> {
+        if self.bytes >= MAX_NAME_BYTES {
+            return None;
+        }
+        Some(self.keep(clean(name) + suffix))
+    }
+
+    /// The one copy of a name; beyond the limit, [`UNKNOWN`].
+    fn keep(&mut self, name: String) -> Arc<str> {
+        if let Some(known) = self.names.get(name.as_str()) {
+            return Arc::clone(known);
+        }
+        let name: Arc<str> = if self.bytes >= MAX_NAME_BYTES {
+            UNKNOWN.into()
+        } else {
+            name.into()
+        };
+        self.bytes += name.len();
+        self.names.insert(Arc::clone(&name));
+        name
+    }
+}
