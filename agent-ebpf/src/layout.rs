@@ -81,8 +81,6 @@ shared! {
         pub switch_has_prev_state: u32,
         /// 1 if a task's block cgroup can be read from its bios.
         pub block_has_blkcg: u32,
-        /// Bit that marks a preempted task in `prev_state` (`TASK_REPORT_MAX`).
-        pub preempted_bit: u32,
         /// Slots per CPU in `SCHED`.
         pub slots: u32,
         /// Entries of `TASKS` less one; a power of two less one.
@@ -92,6 +90,6 @@ shared! {
         /// CPUs of `CPUS`.
         pub cpus: u32,
         /// Room for what is to come; zero.
-        pub reserved: [u32; 7],
+        pub reserved: [u32; 8],
     }
 }

@@ -1,8 +1,12 @@
 //! ctrscope: container performance analysis with eBPF.
 
-pub mod cgroup;
-pub mod export;
 pub mod bpf;
+pub mod cgroup;
+mod container;
+pub mod engine;
+pub mod export;
+mod nearest;
 pub mod profile;
+pub mod resolve;
 pub mod snapshot;
 pub mod source;

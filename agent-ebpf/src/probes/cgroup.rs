@@ -27,13 +27,19 @@ pub fn cgroup_rmdir(ctx: BtfTracePointContext) -> i32 {
     0
 }
 
+/// A css of a cgroup; null if the kernel has no such controller, which is offset 0.
+#[inline(always)]
+fn css(cgroup: Kernel, offset: u32) -> Kernel {
+    if offset == 0 { core::ptr::null() } else { load(cgroup, offset) }
+}
+
 #[inline(always)]
 fn report(ctx: &BtfTracePointContext, kind: u32) {
     let cgroup: Kernel = ctx.arg(0);
     let path: Kernel = ctx.arg(1);
     let root: Kernel = load(cgroup, layout!(cgroup_root));
-    let cpu_css: Kernel = load(cgroup, layout!(cgroup_cpu_css));
-    let block_css: Kernel = load(cgroup, layout!(cgroup_block_css));
+    let cpu_css = css(cgroup, layout!(cgroup_cpu_css));
+    let block_css = css(cgroup, layout!(cgroup_block_css));
     let mut event = Event {
         kind,
         argument: load(root, layout!(cgroup_root_hierarchy_id)),

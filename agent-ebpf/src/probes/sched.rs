@@ -137,9 +137,10 @@ fn try_sched_switch(ctx: &BtfTracePointContext) -> Option<()> {
             add!(stats, on_cpu_ns, on_cpu_now - on_cpu_since);
         }
         // Argument 0 is `preempt`: the kernel counts such a switch as involuntary whatever the
-        // state says (`switch_count`, `__schedule`).
+        // state says (`switch_count`, `__schedule`). `TASK_REPORT_MAX`, which the text event shows
+        // for it, is not in this argument: there the same bit is `TASK_WAKEKILL`.
         let preempt: u64 = ctx.arg(0);
-        let departure = if state == 0 || preempt as u8 != 0 || state & layout!(preempted_bit) != 0 {
+        let departure = if state == 0 || preempt as u8 != 0 {
             let by = preempted_by(prev_owner, next, next_pid, next_owner);
             add_one!(stats, involuntary);
             // SAFETY: `by` is one of four constants.

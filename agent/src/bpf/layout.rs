@@ -9,7 +9,7 @@
 //!
 //! # Preempted tasks
 //!
-//! [`Layout::preempted_bit`] stays 0. `TASK_REPORT_MAX` (0x100) exists only in the text event, where
+//! `TASK_REPORT_MAX` (0x100) exists only in the text event, where
 //! `__trace_sched_switch_state` puts it in when argument 0, `preempt`, is true
 //! (<https://github.com/torvalds/linux/blob/v6.12/include/trace/events/sched.h>). A BTF program
 //! gets `prev_state` as `__schedule` read it from `prev->__state`, and there 0x100 is
@@ -33,6 +33,20 @@ pub struct Resolved {
     pub layout: Layout,
     /// A verdict for each program.
     pub subjects: Subjects,
+}
+
+impl Resolved {
+    /// The verdict on a program by its name, in one line.
+    ///
+    /// # Errors
+    ///
+    /// Something is missing, or there is no such program.
+    pub fn verdict(&self, program: &str) -> Result<(), String> {
+        match self.subjects.all().into_iter().find(|(name, _)| *name == program) {
+            Some((_, verdict)) => verdict.as_result(),
+            None => Err(format!("no program {program}")),
+        }
+    }
 }
 
 /// A verdict for each program.
@@ -79,6 +93,19 @@ impl Verdict {
     #[must_use]
     pub fn is_ok(&self) -> bool {
         self.missing.is_empty()
+    }
+
+    /// The verdict in one line: `Err` with what is missing if the program cannot be loaded.
+    ///
+    /// # Errors
+    ///
+    /// Something is missing.
+    pub fn as_result(&self) -> Result<(), String> {
+        if self.is_ok() {
+            Ok(())
+        } else {
+            Err(format!("the kernel lacks {}", self.missing.join(", ")))
+        }
     }
 
     fn require(&mut self, found: &[&Found]) {

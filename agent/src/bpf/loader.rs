@@ -204,6 +204,11 @@ impl KernelSide {
         Ok(())
     }
 
+    /// Whether a program is attached.
+    pub(crate) fn is_attached(&self, name: &str) -> bool {
+        self.programs.iter().any(|program| program.name == name && program.attached)
+    }
+
     /// Whether [`read_clocks`](Self::read_clocks) works here.
     pub(crate) fn clock_readable(&self) -> bool {
         self.clock_readable

@@ -16,12 +16,5 @@ pub mod layout;
 pub use error::BpfError;
 pub(crate) use event::{CssId, FirstRun, KernelEvent, Subsystem};
 pub(crate) use loader::{KernelSide, Sizes};
-pub(crate) use session::{ProfileSession, SessionSample};
+pub(crate) use session::{ProfileSession, SharedSlots};
 pub(crate) use syscall::wait_readable;
-//! All contact with the kernel's BPF side: what it looks like, and what this host offers.
-//!
-//! Nothing outside this module names an aya type.
-
-pub mod btf;
-pub mod features;
-pub mod layout;

@@ -4,14 +4,19 @@
 //! Sessions share nothing with the programs that always run, so while none is open no sampling
 //! program is attached and no map for stacks exists, and several sessions do not see each other.
 
-use std::{collections::HashMap, path::Path, sync::Arc, sync::atomic::Ordering};
+use std::{
+    collections::HashMap,
+    sync::{Arc, atomic::Ordering},
+};
 
 use aya::{
     Ebpf, EbpfLoader,
     maps::{HashMap as BpfHashMap, Map, MapData, PerCpuArray},
     programs::{
-        PerfEvent, PerfEventConfig, PerfEventScope, SamplePolicy, SoftwareEvent,
-        perf_event::PerfEventLinkId,
+        PerfEvent,
+        perf_event::{
+            PerfEventConfig, PerfEventLinkId, PerfEventScope, SamplePolicy, SoftwareEvent,
+        },
     },
 };
 use ctrscope_ebpf::{
@@ -35,6 +40,9 @@ const STACKS: u32 = 8_192;
 /// Distinct samples (stack pair, process, container) that a session can hold.
 const SAMPLES: u32 = 32_768;
 
+/// The slot table of the programs that always run.
+pub(crate) type SharedSlots = Arc<MappedArray<u64>>;
+
 /// What a session counted at one place.
 #[derive(Clone, Debug)]
 pub(crate) struct SessionSample {
@@ -51,7 +59,7 @@ pub(crate) struct SessionSample {
 pub(crate) struct ProfileSession {
     ebpf: Ebpf,
     slots: MappedArray<u64>,
-    shared_slots: Arc<MappedArray<u64>>,
+    shared_slots: SharedSlots,
     stacks: BpfHashMap<MapData, u64, Wire<Stack>>,
     samples: BpfHashMap<MapData, Wire<SampleKey>, u64>,
     counters: PerCpuArray<MapData, u64>,
@@ -65,14 +73,12 @@ impl ProfileSession {
     ///
     /// The kernel refuses the object, the program or the perf events.
     pub(crate) fn start(
-        btf_path: &Path,
         resolved: &Resolved,
-        shared_slots: Arc<MappedArray<u64>>,
+        shared_slots: SharedSlots,
         only_slot: Option<u32>,
         frequency: u32,
         cpus: &[u32],
     ) -> Result<Self, BpfError> {
-        let _ = btf_path;
         if let Err(reason) = resolved.verdict("profile") {
             return Err(BpfError::Unsupported { what: "sampling stacks", reason });
         }

@@ -53,12 +53,12 @@ pub(crate) fn run_raw_tracepoint(program: BorrowedFd<'_>, argument: u64) -> io::
     if result < 0 { Err(io::Error::last_os_error()) } else { Ok(attr.retval) }
 }
 
-/// Waits until one of two descriptors is readable or the time is up.
+/// Waits until one of two descriptors is readable or the time is up; says which are.
 pub(crate) fn wait_readable(
     first: BorrowedFd<'_>,
     second: BorrowedFd<'_>,
     timeout: std::time::Duration,
-) -> io::Result<()> {
+) -> io::Result<[bool; 2]> {
     let mut descriptors = [first, second].map(|descriptor| libc::pollfd {
         fd: descriptor.as_raw_fd(),
         events: libc::POLLIN,
@@ -73,8 +73,9 @@ pub(crate) fn wait_readable(
         if error.kind() != io::ErrorKind::Interrupted {
             return Err(error);
         }
+        return Ok([false; 2]);
     }
-    Ok(())
+    Ok(descriptors.map(|descriptor| descriptor.revents != 0))
 }
 
 /// Gives memory that was freed back to the kernel: reading BTF takes tens of megabytes once, and

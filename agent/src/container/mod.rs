@@ -5,6 +5,6 @@ mod registry;
 mod slots;
 mod stats;
 
-pub(crate) use registry::{CgroupKey, Entity, Now, Registry, RegistryLimits, SlotWrite};
+pub(crate) use registry::{CgroupKey, Now, Registry, RegistryLimits, SlotWrite};
 pub(crate) use slots::SlotTable;
-pub(crate) use stats::{Accumulated, RawBlock, RawSched};
+pub(crate) use stats::{Accumulated, RawSched};

@@ -1,0 +1,229 @@
+//! The engine's thread, and the handle by which others reach it.
+
+use std::{
+    collections::HashMap,
+    io::{PipeReader, PipeWriter, Read as _, Write as _},
+    os::fd::AsFd as _,
+    path::PathBuf,
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering},
+        mpsc::{Receiver, SyncSender, TryRecvError, sync_channel},
+    },
+    thread::JoinHandle,
+    time::Duration,
+};
+
+use super::{
+    EngineError, EngineOptions,
+    core::{Engine, label},
+    profile::{SessionParts, record},
+};
+use crate::{
+    bpf::wait_readable,
+    resolve::resolve_container,
+    snapshot::Snapshot,
+    source::{Cancel, ProfileRequest, RenderedProfile, Source, SourceError},
+};
+
+/// Youngest age at which a snapshot is taken anew.
+const SHORTEST_INTERVAL: Duration = Duration::from_secs(1);
+/// Longest that somebody waits for the engine's thread.
+const PATIENCE: Duration = Duration::from_secs(30);
+/// Commands that may wait.
+const QUEUE: usize = 64;
+/// Profiles that may be recorded at once.
+pub(super) const PROFILE_SLOTS: usize = 4;
+
+enum Command {
+    Snapshot(SyncSender<Arc<Snapshot>>),
+    Target(String, SyncSender<Result<(u32, String), SourceError>>),
+    Names(SyncSender<HashMap<u32, Arc<str>>>),
+    Stop,
+}
+
+/// A running engine. Dropping it ends its thread and takes every program out of the kernel.
+pub struct Agent {
+    commands: SyncSender<Command>,
+    wake: PipeWriter,
+    thread: Option<JoinHandle<()>>,
+    session_parts: SessionParts,
+    profiles: AtomicUsize,
+}
+
+impl Agent {
+    /// Starts an engine on a thread of its own. Everything that can fail has failed when this
+    /// returns.
+    ///
+    /// # Errors
+    ///
+    /// Any [`EngineError`].
+    pub fn start(options: EngineOptions) -> Result<Self, EngineError> {
+        let (commands, inbox) = sync_channel(QUEUE);
+        let (woken, wake) = std::io::pipe().map_err(EngineError::Thread)?;
+        let (started, outcome) = sync_channel(1);
+        let btf: PathBuf = options.btf.clone();
+        let proc_root = options.proc_root.clone();
+        // The engine is made on its own thread: what aya holds need not be sent.
+        let thread = std::thread::Builder::new()
+            .name("ctrscope-engine".into())
+            .spawn(move || match Engine::start(options) {
+                Ok(engine) => {
+                    let parts = SessionParts {
+                        btf,
+                        proc_root,
+                        resolved: Arc::clone(engine.resolved()),
+                        slots: Arc::clone(engine.kernel().cpu_slots()),
+                        cpus: engine.online_cpus().to_vec(),
+                    };
+                    let _ = started.send(Ok(parts));
+                    run(engine, &inbox, woken);
+                }
+                Err(error) => {
+                    let _ = started.send(Err(error));
+                }
+            })
+            .map_err(EngineError::Thread)?;
+        let session_parts = match outcome.recv() {
+            Ok(Ok(parts)) => parts,
+            Ok(Err(error)) => {
+                let _ = thread.join();
+                return Err(error);
+            }
+            Err(_) => {
+                return Err(EngineError::Thread(std::io::Error::other("it ended at once")));
+            }
+        };
+        Ok(Self {
+            commands,
+            wake,
+            thread: Some(thread),
+            session_parts,
+            profiles: AtomicUsize::new(0),
+        })
+    }
+
+    fn send(&self, command: Command) -> Result<(), SourceError> {
+        self.commands
+            .try_send(command)
+            .map_err(|_| SourceError::NotReady("the collecting thread does not answer".into()))?;
+        // A full pipe wakes it as well.
+        let _ = (&self.wake).write(&[1]);
+        Ok(())
+    }
+
+    fn ask<T>(&self, command: impl FnOnce(SyncSender<T>) -> Command) -> Result<T, SourceError> {
+        let (reply, answer) = sync_channel(1);
+        self.send(command(reply))?;
+        answer
+            .recv_timeout(PATIENCE)
+            .map_err(|_| SourceError::NotReady("the collecting thread does not answer".into()))
+    }
+}
+
+impl Source for Agent {
+    fn snapshot(&self) -> Result<Arc<Snapshot>, SourceError> {
+        self.ask(Command::Snapshot)
+    }
+
+    fn profile(
+        &self,
+        request: &ProfileRequest,
+        cancel: &Cancel,
+    ) -> Result<RenderedProfile, SourceError> {
+        let _slot = ProfileSlot::take(&self.profiles)?;
+        let (slot, subject) = match &request.container {
+            Some(query) => {
+                let (slot, name) = self.ask(|reply| Command::Target(query.clone(), reply))??;
+                (Some(slot), name)
+            }
+            None => (None, "host".to_owned()),
+        };
+        let names = || self.ask(Command::Names);
+        record(&self.session_parts, request, slot, &subject, names, cancel)
+    }
+}
+
+impl Drop for Agent {
+    fn drop(&mut self) {
+        // The queue may be full; the thread then sees that the sender is gone.
+        let _ = self.send(Command::Stop);
+        let (dead, _) = sync_channel(1);
+        self.commands = dead;
+        let _ = (&self.wake).write(&[1]);
+        if let Some(thread) = self.thread.take() {
+            let _ = thread.join();
+        }
+    }
+}
+
+/// One of the places for profiles; free again when dropped.
+struct ProfileSlot<'a>(&'a AtomicUsize);
+
+impl<'a> ProfileSlot<'a> {
+    fn take(taken: &'a AtomicUsize) -> Result<Self, SourceError> {
+        taken
+            .fetch_update(Ordering::Relaxed, Ordering::Relaxed, |taken| {
+                (taken < PROFILE_SLOTS).then_some(taken + 1)
+            })
+            .map(|_| Self(taken))
+            .map_err(|_| SourceError::Busy { slots: PROFILE_SLOTS })
+    }
+}
+
+impl Drop for ProfileSlot<'_> {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+fn run(mut engine: Engine, inbox: &Receiver<Command>, mut woken: PipeReader) {
+    let mut scratch = [0; 64];
+    loop {
+        let waited =
+            wait_readable(engine.kernel().events_fd(), woken.as_fd(), engine.wake_in());
+        match waited {
+            Ok([_, true]) => {
+                let _ = woken.read(&mut scratch);
+            }
+            Ok(_) => {}
+            Err(error) => {
+                tracing::error!(%error, "wait for events");
+                std::thread::sleep(Duration::from_millis(100));
+            }
+        }
+        engine.pump();
+        loop {
+            match inbox.try_recv() {
+                Ok(Command::Snapshot(reply)) => {
+                    let _ = reply.try_send(engine.snapshot(SHORTEST_INTERVAL));
+                }
+                Ok(Command::Target(query, reply)) => {
+                    let _ = reply.try_send(target(&mut engine, &query));
+                }
+                Ok(Command::Names(reply)) => {
+                    let _ = reply.try_send(engine.names_by_slot());
+                }
+                Ok(Command::Stop) | Err(TryRecvError::Disconnected) => return,
+                Err(TryRecvError::Empty) => break,
+            }
+        }
+        engine.tick();
+    }
+}
+
+fn target(engine: &mut Engine, query: &str) -> Result<(u32, String), SourceError> {
+    let snapshot = engine.snapshot(SHORTEST_INTERVAL);
+    let index = resolve_container(&snapshot, query)?;
+    let name = snapshot
+        .containers
+        .get(index)
+        .map(|container| label(&container.identity))
+        .unwrap_or_default();
+    match engine.slot_of(index) {
+        Some(slot) => Ok((slot, name)),
+        None => Err(SourceError::Unsupported(format!(
+            "{name} is not counted by itself: all slots are taken; raise --max-containers"
+        ))),
+    }
+}

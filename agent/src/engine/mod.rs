@@ -1,0 +1,45 @@
+//! The engine: kernel side, registry and files, brought together into snapshots.
+//!
+//! One thread owns an [`Engine`]; everybody else talks to it through an [`Agent`].
+
+mod core;
+mod error;
+mod files;
+mod handle;
+mod profile;
+mod tree;
+
+pub use error::EngineError;
+pub use handle::Agent;
+
+use std::{path::PathBuf, time::Duration};
+
+/// What an engine is started with.
+#[derive(Clone, Debug)]
+pub struct EngineOptions {
+    /// Where procfs is mounted.
+    pub proc_root: PathBuf,
+    /// Where the host's cgroup mounts are, if not where the mount table says.
+    pub cgroup_root: Option<PathBuf>,
+    /// Type information of the kernel.
+    pub btf: PathBuf,
+    /// Most containers with series of their own.
+    pub max_containers: u32,
+    /// How long an exited container is kept.
+    pub retention: Duration,
+    /// Longest time between two collections.
+    pub interval: Duration,
+}
+
+impl Default for EngineOptions {
+    fn default() -> Self {
+        Self {
+            proc_root: "/proc".into(),
+            cgroup_root: None,
+            btf: "/sys/kernel/btf/vmlinux".into(),
+            max_containers: 1_000,
+            retention: Duration::from_secs(300),
+            interval: Duration::from_secs(5),
+        }
+    }
+}

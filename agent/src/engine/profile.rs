@@ -1,0 +1,128 @@
+//! Records a profile: opens a session, waits, names the frames, draws.
+
+use std::{
+    collections::{HashMap, HashSet},
+    path::PathBuf,
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use ctrscope_ebpf::counter;
+
+use crate::{
+    bpf::{BpfError, ProfileSession, SharedSlots, layout::Resolved},
+    profile::{FlameGraph, ProfileLosses, RawProfile, RawSample, Symbolizer, fold},
+    source::{Cancel, ProfileFormat, ProfileRequest, RenderedProfile, SourceError},
+};
+
+/// How often new processes are looked at and the slot table is brought up to date.
+const REFRESH: Duration = Duration::from_millis(100);
+
+/// What a session needs of the engine.
+pub(super) struct SessionParts {
+    pub(super) btf: PathBuf,
+    pub(super) proc_root: PathBuf,
+    pub(super) resolved: Arc<Resolved>,
+    pub(super) slots: SharedSlots,
+    pub(super) cpus: Vec<u32>,
+}
+
+/// Records and renders a profile on the calling thread.
+pub(super) fn record(
+    parts: &SessionParts,
+    request: &ProfileRequest,
+    slot: Option<u32>,
+    subject: &str,
+    names: impl Fn() -> Result<HashMap<u32, Arc<str>>, SourceError>,
+    cancel: &Cancel,
+) -> Result<RenderedProfile, SourceError> {
+    let mut session = ProfileSession::start(
+        &parts.resolved,
+        Arc::clone(&parts.slots),
+        slot,
+        request.frequency,
+        &parts.cpus,
+    )
+    .map_err(refused)?;
+    let mut symbolizer = Symbolizer::with_proc(&parts.proc_root);
+    let mut known = HashSet::new();
+    let mut labels = names()?;
+    let began = Instant::now();
+    loop {
+        let left = request.duration.saturating_sub(began.elapsed());
+        if left.is_zero() {
+            break;
+        }
+        if cancel.is_cancelled() {
+            return Err(SourceError::Cancelled);
+        }
+        std::thread::sleep(left.min(REFRESH));
+        session.refresh();
+        let mut grown = false;
+        for tgid in session.tgids() {
+            if known.insert(tgid) {
+                symbolizer.remember(tgid);
+                grown = true;
+            }
+        }
+        // A slot may change hands during a long profile; the first name that was seen counts.
+        if grown {
+            for (slot, name) in names()? {
+                labels.entry(slot).or_insert(name);
+            }
+        }
+    }
+    session.stop();
+    let seconds = began.elapsed().as_secs_f64();
+    let losses = session.losses();
+    let loss = |index: u32| losses.get(index as usize).map_or(0, |counter| counter.count);
+    let other: Arc<str> = Arc::from("_other");
+    let empty: Arc<[u64]> = Arc::from([]);
+    let samples = session.samples();
+    // A thread that was sampled and has gone leaves its process here by name at least.
+    drop(session);
+    let raw = RawProfile {
+        samples: samples
+            .into_iter()
+            .map(|sample| RawSample {
+                container: Arc::clone(labels.get(&sample.slot).unwrap_or(&other)),
+                tgid: sample.tgid,
+                tid: 0,
+                user: sample.user.unwrap_or_else(|| Arc::clone(&empty)),
+                kernel: sample.kernel.unwrap_or_else(|| Arc::clone(&empty)),
+                count: sample.count,
+            })
+            .collect(),
+        seconds,
+        frequency: request.frequency,
+        losses: ProfileLosses {
+            samples: loss(counter::SAMPLES_FULL),
+            stacks: loss(counter::STACKS_FULL),
+        },
+    };
+    let folded = fold(&raw, &mut symbolizer);
+    let mut body = Vec::new();
+    let failed = |source: std::io::Error| SourceError::Failed {
+        context: "write the profile".into(),
+        source: Box::new(source),
+    };
+    match request.format {
+        ProfileFormat::Svg => {
+            body = FlameGraph::on_cpu(subject).draw(&folded).map_err(|source| {
+                SourceError::Failed { context: "draw the profile".into(), source: Box::new(source) }
+            })?;
+        }
+        ProfileFormat::Folded => folded.write_text(&mut body).map_err(failed)?,
+    }
+    Ok(RenderedProfile { body, samples: folded.samples, lost: raw.losses.total() })
+}
+
+fn refused(error: BpfError) -> SourceError {
+    match error {
+        BpfError::Unsupported { .. } => SourceError::Unsupported(error.to_string()),
+        other => SourceError::Failed {
+            context: "start to sample stacks".into(),
+            source: Box::new(other),
+        },
+    }
+}
