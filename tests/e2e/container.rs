@@ -1,6 +1,6 @@
 //! The harness itself: what it starts is real, can be measured, and is gone afterwards.
 
-use std::{sync::Arc, time::Duration};
+use std::{io::Write as _, sync::Arc, time::Duration};
 
 use ctrscope_tests::{Container, ContainerSpec, Group, wait_until, workload::hot::HOT_FUNCTIONS};
 use tempfile::TempDir;
@@ -134,11 +134,12 @@ fn direct_io_is_accounted_to_the_byte() {
     .data(data.path())
     .gated()
     .held();
-    std::fs::write(
-        data.path().join("file"),
-        vec![1; usize::try_from(BYTES).unwrap()],
-    )
-    .unwrap();
+    // Dirty pages left in the cache would be written for the first direct read of them, on its account.
+    let mut content = std::fs::File::create(data.path().join("file")).unwrap();
+    content
+        .write_all(&vec![1; usize::try_from(BYTES).unwrap()])
+        .unwrap();
+    content.sync_all().unwrap();
     let container = Container::start(&group, &spec).unwrap();
     let before = container.block_accounts().unwrap();
     container.open_gate().unwrap();

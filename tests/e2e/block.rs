@@ -1,0 +1,122 @@
+//! Block I/O against the kernel's account of the cgroup.
+
+use std::{fs::File, io::Write as _, time::Duration};
+
+use ctrscope::snapshot::{BlockStats, Operation};
+use ctrscope_tests::{Agent, Container, ContainerSpec, skip};
+use tempfile::TempDir;
+
+use crate::observe::{group, wait_seen};
+
+const PATIENCE: Duration = Duration::from_secs(60);
+/// Size of the file and bytes moved each way.
+const BYTES: u64 = 64 << 20;
+/// One operation: below every device's limit, so that one write is one request.
+const BLOCK: u64 = 64 << 10;
+
+fn of(stats: &BlockStats, operation: Operation) -> (u64, u64) {
+    let found = &stats.operations[operation as usize];
+    (found.bytes, found.count)
+}
+
+#[test]
+fn direct_io_is_charged_to_the_byte() {
+    let agent = Agent::start(&[]).unwrap();
+    let group = group();
+    // Not under /tmp, which is memory on many hosts.
+    let data = TempDir::new_in("/var/tmp").unwrap();
+    let mut file = File::create(data.path().join("file")).unwrap();
+    file.write_all(&vec![1; usize::try_from(BYTES).unwrap()])
+        .unwrap();
+    // What stayed dirty in the cache would be written on the account of the first direct read.
+    file.sync_all().unwrap();
+    let (bytes, block) = (BYTES.to_string(), BLOCK.to_string());
+    let work = [
+        "read-write-direct",
+        "--file",
+        "/data/file",
+        "--random",
+        "--size",
+        &bytes,
+        "--bytes",
+        &bytes,
+        "--block",
+        &block,
+    ];
+    let spec = ContainerSpec::new("direct", &work)
+        .data(data.path())
+        .gated()
+        .held();
+    let container = Container::start(&group, &spec).unwrap();
+    let before = wait_seen(&agent, &container)
+        .block
+        .expect("block collector");
+    let account_before = container.block_accounts().unwrap();
+    container.open_gate().unwrap();
+    container.wait_report(PATIENCE).unwrap();
+    let account = container.block_accounts().unwrap();
+    if account.read_bytes == account_before.read_bytes {
+        skip("this kernel counts no block I/O for the cgroup");
+        return;
+    }
+    let after = wait_seen(&agent, &container).block.unwrap();
+
+    let kernel = [
+        (
+            Operation::Read,
+            account.read_bytes - account_before.read_bytes,
+            account.reads - account_before.reads,
+        ),
+        (
+            Operation::Write,
+            account.write_bytes - account_before.write_bytes,
+            account.writes - account_before.writes,
+        ),
+    ];
+    for (operation, bytes, count) in kernel {
+        let (new, old) = (of(&after, operation), of(&before, operation));
+        println!(
+            "{operation:?}: agent {} B in {}, kernel {bytes} B in {count}",
+            new.0 - old.0,
+            new.1 - old.1
+        );
+        assert_eq!(
+            (new.0 - old.0, new.1 - old.1),
+            (bytes, count),
+            "{operation:?}"
+        );
+    }
+    let latency = after.latency().since(&before.latency());
+    assert_eq!(latency.count(), kernel[0].2 + kernel[1].2);
+    assert!(latency.sum_ns() > 0);
+}
+
+#[test]
+fn a_neighbour_without_io_is_charged_nothing() {
+    let agent = Agent::start(&[]).unwrap();
+    let group = group();
+    let data = TempDir::new_in("/var/tmp").unwrap();
+    let quiet = Container::start(&group, &ContainerSpec::new("quiet", &["burn"])).unwrap();
+    let work = [
+        "write-direct",
+        "--file",
+        "/data/file",
+        "--size",
+        "1048576",
+        "--bytes",
+        "16777216",
+    ];
+    let spec = ContainerSpec::new("writer", &work)
+        .data(data.path())
+        .gated()
+        .held();
+    let writer = Container::start(&group, &spec).unwrap();
+    let before = wait_seen(&agent, &quiet).block.unwrap();
+    writer.open_gate().unwrap();
+    writer.wait_report(PATIENCE).unwrap();
+    assert!(wait_seen(&agent, &writer).block.unwrap().bytes() >= 16 << 20);
+    assert_eq!(
+        wait_seen(&agent, &quiet).block.unwrap().bytes(),
+        before.bytes()
+    );
+}

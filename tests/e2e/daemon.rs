@@ -1,0 +1,91 @@
+//! The daemon as a process: what it leaves behind, and how it ends.
+
+use std::{collections::BTreeSet, process::Command, time::Duration};
+
+use ctrscope_tests::{Agent, wait_until};
+
+/// The kernel frees programs and maps after a grace period of its own.
+const FREED_PATIENCE: Duration = Duration::from_secs(10);
+
+/// Ids of the programs and maps that a process holds, from its file descriptors.
+fn held(pid: u32) -> (BTreeSet<u64>, BTreeSet<u64>) {
+    let (mut programs, mut maps) = (BTreeSet::new(), BTreeSet::new());
+    for entry in std::fs::read_dir(format!("/proc/{pid}/fdinfo"))
+        .unwrap()
+        .flatten()
+    {
+        let info = std::fs::read_to_string(entry.path()).unwrap_or_default();
+        let id = |key: &str| {
+            let value = info.lines().find_map(|line| line.strip_prefix(key))?;
+            value.trim().parse::<u64>().ok()
+        };
+        programs.extend(id("prog_id:"));
+        maps.extend(id("map_id:"));
+    }
+    (programs, maps)
+}
+
+/// Ids that the kernel has.
+fn alive(kind: &str) -> BTreeSet<u64> {
+    let output = Command::new("bpftool")
+        .args(["-j", kind, "show"])
+        .output()
+        .unwrap();
+    let list: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
+    let list = list.as_array().expect("bpftool shows a list");
+    list.iter()
+        .filter_map(|object| object["id"].as_u64())
+        .collect()
+}
+
+#[test]
+fn kill_leaves_no_program_and_no_map_and_a_second_start_works() {
+    let mut agent = Agent::start(&[]).unwrap();
+    let (programs, maps) = held(agent.pid());
+    assert!(!programs.is_empty() && !maps.is_empty(), "{}", agent.log());
+    assert!(programs.is_subset(&alive("prog")));
+    agent.signal(libc::SIGKILL);
+    agent.wait().unwrap();
+    // At once, while the kernel may still be freeing the first one's.
+    let second = Agent::start(&[]).unwrap();
+    wait_until(FREED_PATIENCE, "the kernel frees programs and maps", || {
+        let left = programs.intersection(&alive("prog")).count()
+            + maps.intersection(&alive("map")).count();
+        Ok((left == 0).then_some(()))
+    })
+    .unwrap();
+    assert_eq!(second.get("/healthz").unwrap().status, 200);
+}
+
+#[test]
+fn sigterm_and_sigint_end_it_cleanly() {
+    for signal in [libc::SIGTERM, libc::SIGINT] {
+        let mut agent = Agent::start(&[]).unwrap();
+        agent.signal(signal);
+        let status = agent.wait().unwrap();
+        assert!(
+            status.success(),
+            "signal {signal}: {status}\n{}",
+            agent.log()
+        );
+    }
+}
+
+#[test]
+fn a_scrape_is_well_formed_and_names_the_agent_itself() {
+    let agent = Agent::start(&[]).unwrap();
+    let metrics = agent.metrics().unwrap();
+    assert_eq!(metrics.malformed, Vec::<String>::new());
+    assert!(
+        metrics
+            .samples
+            .iter()
+            .any(|sample| sample.name == "ctrscope_container_cpu_seconds_total")
+    );
+    for sample in &metrics.samples {
+        assert!(sample.name.starts_with("ctrscope_"), "{}", sample.name);
+    }
+    let status = agent.get("/status").unwrap();
+    assert_eq!(status.status, 200);
+    assert!(status.text().contains("sched"));
+}

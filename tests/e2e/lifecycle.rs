@@ -1,0 +1,88 @@
+//! Containers come and go.
+
+use std::time::Duration;
+
+use ctrscope_tests::{Agent, Container, ContainerSpec, wait_until};
+
+use crate::observe::{entry, group, snapshot, wait_seen};
+
+/// Retention, the scrape interval and a busy machine.
+const GONE_PATIENCE: Duration = Duration::from_secs(15);
+
+#[test]
+fn an_exited_container_stays_for_the_retention_and_goes_then() {
+    let agent = Agent::start(&["--retention", "3s"]).unwrap();
+    let group = group();
+    let spec = ContainerSpec::new("brief", &["burn", "--seconds", "1"]);
+    let container = Container::start(&group, &spec).unwrap();
+    wait_seen(&agent, &container);
+    container.wait_end().unwrap();
+    let cgroup = container.cgroup().to_owned();
+    drop(container);
+
+    let exited = wait_until(GONE_PATIENCE, "exit seen", || {
+        let snapshot = snapshot(&agent);
+        let seen = entry(&snapshot, &cgroup).expect("it went before its retention was over");
+        Ok(seen.exited_at_unix_ms.is_some().then(|| seen.clone()))
+    })
+    .unwrap();
+    // All of its second on the CPU was counted, though nobody asked while it lived.
+    assert!(exited.sched.unwrap().on_cpu_ns > 500_000_000);
+    let name = exited.identity.container;
+    let series = [("container", name.as_str())];
+    assert!(
+        agent
+            .metrics()
+            .unwrap()
+            .value("ctrscope_container_cpu_seconds_total", &series)
+            .is_some()
+    );
+
+    wait_until(GONE_PATIENCE, "the entry is gone", || {
+        Ok(entry(&snapshot(&agent), &cgroup).is_none().then_some(()))
+    })
+    .unwrap();
+    assert_eq!(
+        agent
+            .metrics()
+            .unwrap()
+            .value("ctrscope_container_cpu_seconds_total", &series),
+        None
+    );
+}
+
+#[test]
+fn a_name_used_again_is_a_new_container() {
+    let agent = Agent::start(&["--retention", "1s"]).unwrap();
+    let group = group();
+    let spec = ContainerSpec::new("again", &["burn", "--seconds", "2"]).held();
+    let first = Container::start(&group, &spec).unwrap();
+    first.wait_report(GONE_PATIENCE).unwrap();
+    let old = wait_seen(&agent, &first).sched.unwrap().on_cpu_ns;
+    let cgroup = first.cgroup().to_owned();
+    drop(first);
+    wait_until(GONE_PATIENCE, "the entry is gone", || {
+        Ok(entry(&snapshot(&agent), &cgroup).is_none().then_some(()))
+    })
+    .unwrap();
+    let idle = ContainerSpec::new(
+        "again",
+        &["sleep-burn", "--burn-ms", "1", "--sleep-ms", "100"],
+    );
+    let second = Container::start(&group, &idle).unwrap();
+    let new = wait_seen(&agent, &second).sched.unwrap().on_cpu_ns;
+    assert!(
+        new < old / 2,
+        "the second begins with the numbers of the first"
+    );
+}
+
+#[test]
+fn a_container_that_was_there_first_is_seen() {
+    let group = group();
+    let container = Container::start(&group, &ContainerSpec::new("early", &["burn"])).unwrap();
+    let agent = Agent::start(&[]).unwrap();
+    let seen = wait_seen(&agent, &container);
+    assert_eq!(seen.exited_at_unix_ms, None);
+    assert!(seen.sched.is_some() && seen.cpu.is_some());
+}

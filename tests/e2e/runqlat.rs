@@ -1,0 +1,100 @@
+//! The whole host against libbpf-tools' `runqlat`, a program of the same purpose by others.
+
+use std::{
+    io::{BufRead as _, BufReader},
+    process::{Command, Stdio},
+};
+
+use ctrscope::snapshot::{Histogram, Snapshot};
+use ctrscope_tests::{Agent, Container, ContainerSpec, skip};
+
+use crate::observe::{group, snapshot};
+
+/// What the issue allows, of the count and of the rank of the median.
+const TOLERANCE: f64 = 0.05;
+
+/// One line of its histogram: `low -> high : count`, microseconds, both inclusive.
+fn parse(line: &str) -> Option<(u64, u64, u64)> {
+    let (low, rest) = line.split_once("->")?;
+    let (high, rest) = rest.split_once(':')?;
+    let count = rest.split_whitespace().next()?;
+    Some((
+        low.trim().parse().ok()?,
+        high.trim().parse().ok()?,
+        count.parse().ok()?,
+    ))
+}
+
+fn whole_host(snapshot: &Snapshot) -> Histogram {
+    let mut sum = Histogram::default();
+    for sched in snapshot
+        .containers
+        .iter()
+        .filter_map(|seen| seen.sched.as_ref())
+    {
+        sum.add(&sched.run_queue);
+    }
+    sum
+}
+
+#[test]
+fn the_whole_host_agrees_with_runqlat() {
+    let agent = Agent::start(&[]).unwrap();
+    let group = group();
+    // Enough switches, at a steady rate, that the edges of the ten seconds do not count.
+    let pingpong = ContainerSpec::new("pingpong", &["pingpong", "--cpu", "0"]);
+    let burn = ContainerSpec::new("burn", &["burn", "--threads", "2", "--cpu", "1"]);
+    let _containers = [
+        Container::start(&group, &pingpong).unwrap(),
+        Container::start(&group, &burn).unwrap(),
+    ];
+    let started = Command::new("stdbuf")
+        .args(["-oL", "runqlat", "10", "1"])
+        .stdout(Stdio::piped())
+        .stderr(Stdio::inherit())
+        .spawn();
+    let Ok(mut runqlat) = started else {
+        skip("stdbuf is not installed");
+        return;
+    };
+    let mut lines = BufReader::new(runqlat.stdout.take().unwrap())
+        .lines()
+        .map_while(Result::ok);
+    // Its first line comes when it is attached.
+    if !lines.any(|line| line.starts_with("Tracing")) {
+        let _ = runqlat.wait();
+        skip("runqlat of libbpf-tools does not run here");
+        return;
+    }
+    let before = whole_host(&snapshot(&agent));
+    let buckets: Vec<(u64, u64, u64)> = lines.filter_map(|line| parse(&line)).collect();
+    let after = whole_host(&snapshot(&agent));
+    runqlat.wait().unwrap();
+
+    let ours = after.since(&before);
+    let theirs: u64 = buckets.iter().map(|bucket| bucket.2).sum();
+    let difference = ours.count().abs_diff(theirs) as f64 / theirs as f64;
+    println!("count: ctrscope {}, runqlat {theirs}", ours.count());
+    assert!(
+        theirs > 10_000,
+        "too little happened to compare: {buckets:?}"
+    );
+    assert!(
+        difference <= TOLERANCE,
+        "ctrscope {}, runqlat {theirs}",
+        ours.count()
+    );
+
+    let mut seen = 0;
+    let median = buckets.iter().find(|bucket| {
+        seen += bucket.2;
+        seen * 2 >= theirs
+    });
+    let &(low, high, _) = median.unwrap();
+    // Our median lies in their bucket, give or take 5 % of the events: rank, not value, because a
+    // median at the edge of a bucket that is twice as wide as its lower bound says nothing finer.
+    let early = ours.quantile_seconds(0.5 - TOLERANCE).unwrap() * 1e6;
+    let late = ours.quantile_seconds(0.5 + TOLERANCE).unwrap() * 1e6;
+    println!("median: runqlat {low}..{high} us, ctrscope's 45..55 % {early:.1}..{late:.1} us");
+    assert!(early <= (high + 1) as f64 && late >= low as f64);
+}

@@ -1,0 +1,156 @@
+//! Scheduler numbers against `schedstat`, `status` and the cgroup's CPU account.
+
+use std::time::Duration;
+
+use ctrscope_tests::{Agent, Container, ContainerSpec};
+
+use crate::observe::{Reading, assert_sched_agrees, group, snapshot, wait_seen};
+
+/// Work of ten seconds, on a CPU that others use too.
+const PATIENCE: Duration = Duration::from_secs(60);
+
+/// Runs containers side by side, each with ten seconds of work, and compares each with its own
+/// accounts. What one suffers must not show up on another, or a sum is off.
+fn compare(specs: &[ContainerSpec]) {
+    let agent = Agent::start(&[]).unwrap();
+    let group = group();
+    let containers: Vec<Container> = specs
+        .iter()
+        .map(|spec| Container::start(&group, &spec.clone().gated().held()).unwrap())
+        .collect();
+    let before: Vec<Reading> = containers
+        .iter()
+        .map(|container| Reading::take(&agent, container))
+        .collect();
+    for container in &containers {
+        container.open_gate().unwrap();
+    }
+    for container in &containers {
+        container.wait_report(PATIENCE).unwrap();
+    }
+    for (container, before) in containers.iter().zip(&before) {
+        let after = Reading::take(&agent, container);
+        assert_sched_agrees(container.name(), before, &after);
+    }
+}
+
+#[test]
+fn one_container_with_contention_agrees_with_the_kernel() {
+    let burn = ["burn", "--threads", "3", "--seconds", "10", "--cpu", "0"];
+    compare(&[ContainerSpec::new("burn", &burn)]);
+}
+
+#[test]
+fn frequent_switches_agree_with_the_kernel() {
+    let pingpong = ["pingpong", "--seconds", "10", "--cpu", "0"];
+    compare(&[ContainerSpec::new("pingpong", &pingpong)]);
+}
+
+/// More threads than CPUs, unpinned: the load balancer moves waiting tasks.
+#[test]
+fn migrated_waiters_lose_none_of_their_wait() {
+    let cpus = std::thread::available_parallelism().map_or(2, usize::from);
+    let threads = (cpus * 3 + 1).to_string();
+    let burn = ["burn", "--threads", &threads, "--seconds", "10"];
+    compare(&[ContainerSpec::new("burn", &burn)]);
+}
+
+#[test]
+fn containers_side_by_side_keep_their_own_accounts() {
+    let bully = ["burn", "--threads", "3", "--seconds", "10", "--cpu", "0"];
+    let victim = [
+        "sleep-burn",
+        "--burn-ms",
+        "2",
+        "--sleep-ms",
+        "5",
+        "--seconds",
+        "10",
+        "--cpu",
+        "0",
+    ];
+    let bystander = [
+        "sleep-burn",
+        "--burn-ms",
+        "1",
+        "--sleep-ms",
+        "20",
+        "--seconds",
+        "10",
+    ];
+    compare(&[
+        ContainerSpec::new("bully", &bully),
+        ContainerSpec::new("victim", &victim),
+        ContainerSpec::new("bystander", &bystander),
+    ]);
+}
+
+#[test]
+fn a_capped_container_agrees_with_the_kernel() {
+    let burn = ["burn", "--threads", "2", "--seconds", "10"];
+    compare(&[ContainerSpec::new("capped", &burn).quota(30_000, 100_000)]);
+}
+
+/// A real-time task alone would never switch; a burner on its own CPU hardly does. Its time must
+/// show at each scrape, not only when it leaves the CPU.
+#[test]
+fn a_running_slice_shows_at_each_scrape() {
+    /// CPU time that a scrape may be behind the cgroup's own account.
+    const BEHIND_NS: u64 = 50_000_000;
+    let agent = Agent::start(&[]).unwrap();
+    let group = group();
+    let last_cpu = std::thread::available_parallelism()
+        .map_or(0, |n| n.get() - 1)
+        .to_string();
+    let burn = ["burn", "--cpu", &last_cpu];
+    let container = Container::start(&group, &ContainerSpec::new("burn", &burn)).unwrap();
+    wait_seen(&agent, &container);
+    // The agent counts from its first sight of the container: compare what is added.
+    let read = || {
+        let earliest = container.cpu_usage_ns().unwrap();
+        let seen = wait_seen(&agent, &container).sched.unwrap().on_cpu_ns;
+        (earliest, seen, container.cpu_usage_ns().unwrap())
+    };
+    let first = read();
+    for _ in 0..5 {
+        std::thread::sleep(Duration::from_secs(1));
+        let next = read();
+        let seen = next.1 - first.1;
+        // The scrape lies between the two readings of the account around it.
+        let (least, most) = (next.0 - first.2, next.2 - first.0);
+        println!("seen {seen} ns, account between {least} and {most} ns");
+        assert!(seen + BEHIND_NS >= least && seen <= most + BEHIND_NS);
+    }
+}
+
+#[test]
+fn the_idle_task_is_never_counted() {
+    let agent = Agent::start(&[]).unwrap();
+    let before = snapshot(&agent);
+    std::thread::sleep(Duration::from_secs(2));
+    let after = snapshot(&agent);
+    let total = |snapshot: &ctrscope::snapshot::Snapshot| -> u64 {
+        snapshot
+            .containers
+            .iter()
+            .filter_map(|seen| Some(seen.sched.as_ref()?.on_cpu_ns))
+            .sum()
+    };
+    let elapsed = after.taken_at_ns - before.taken_at_ns;
+    let busy = total(&after).saturating_sub(total(&before));
+    let idle = idle_ns_share();
+    println!(
+        "busy {busy} ns of {elapsed} ns on {} CPUs, idle {idle}",
+        after.host.cpus
+    );
+    // With the idle task counted, busy would be all CPUs all the time.
+    assert!(busy <= elapsed * u64::from(after.host.cpus) * 101 / 100);
+}
+
+/// Idle time since boot, for the record of the test.
+fn idle_ns_share() -> String {
+    std::fs::read_to_string("/proc/uptime")
+        .unwrap_or_default()
+        .trim()
+        .to_owned()
+}
