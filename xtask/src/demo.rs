@@ -5,7 +5,8 @@
 
 use std::{
     fs,
-    io::Write as _,
+    io::{IsTerminal as _, Write as _},
+    net::SocketAddr,
     path::Path,
     process::ExitCode,
     sync::{
@@ -18,7 +19,7 @@ use std::{
 
 use anyhow::{Context as _, Result, bail};
 use ctrscope_ebpf::histogram::{BUCKETS, FIRST_BOUND_LOG2, SCHEMA};
-use ctrscope_tests::{Agent, Container, ContainerSpec, Group};
+use ctrscope_tests::{Agent, Container, ContainerSpec, Group, http};
 use serde_json::Value;
 use tempfile::TempDir;
 
@@ -118,7 +119,7 @@ fn show(duration: Duration) -> Result<()> {
     let after = step::timed("read what was counted", || agent.snapshot_json())?;
 
     println!();
-    print_table(&after, &before, group.path().trim_start_matches('/'));
+    print_table(&after, &before, &format!("{}/", group.path()));
     println!();
     let path = output.join("flame.svg");
     fs::write(&path, flame).with_context(|| format!("cannot write {}", path.display()))?;
@@ -178,35 +179,72 @@ fn watch(agent: &Agent, group: &Arc<Group>, data: &Path, duration: Duration) -> 
     let short = ContainerSpec::new("short", &["burn", "--seconds", "2"]).data(data);
     let mut short = Some(Container::start(group, &short)?);
     println!("    short    lives two seconds");
-    thread::scope(|scope| {
-        let recording = scope.spawn(|| record(agent));
-        while start.elapsed() < duration || !recording.is_finished() {
-            check_interrupted()?;
-            if short.as_ref().is_some_and(|short| !short.is_alive()) {
-                short = None;
-            }
-            print!(
-                "\rwatch them for {} s ... {} s ",
-                duration.as_secs(),
-                start.elapsed().as_secs()
-            );
-            // A progress line that cannot be written is not worth failing for.
-            let _ = std::io::stdout().flush();
-            thread::sleep(Duration::from_millis(200));
+    // Not joined when interrupted: it ends with the agent, which closes the connection.
+    let (address, cgroup) = (
+        agent.address(),
+        format!("{}/{FLAME_CONTAINER}", group.path()),
+    );
+    let recording = thread::spawn(move || record(address, &cgroup));
+    let mut progress = Progress::new(duration);
+    while start.elapsed() < duration || !recording.is_finished() {
+        check_interrupted()?;
+        if short.as_ref().is_some_and(|short| !short.is_alive()) {
+            short = None;
         }
-        println!();
-        match recording.join() {
-            Ok(flame) => flame,
-            Err(_) => bail!("the recording of the flame graph panicked"),
-        }
-    })
+        progress.show(start.elapsed());
+        thread::sleep(Duration::from_millis(200));
+    }
+    progress.end();
+    match recording.join() {
+        Ok(flame) => flame,
+        Err(_) => bail!("the recording of the flame graph panicked"),
+    }
 }
 
-fn record(agent: &Agent) -> Result<Vec<u8>> {
+/// Says how far the demo is: on a terminal each second on one line, else a line now and then.
+struct Progress {
+    duration: Duration,
+    terminal: bool,
+    next: Duration,
+}
+
+impl Progress {
+    fn new(duration: Duration) -> Self {
+        Self {
+            duration,
+            terminal: std::io::stdout().is_terminal(),
+            next: Duration::ZERO,
+        }
+    }
+
+    fn show(&mut self, elapsed: Duration) {
+        if elapsed < self.next {
+            return;
+        }
+        let (done, all) = (elapsed.as_secs(), self.duration.as_secs());
+        if self.terminal {
+            print!("\rwatch them ... {done} of {all} s ");
+            // A progress line that cannot be written is not worth failing for.
+            let _ = std::io::stdout().flush();
+        } else {
+            println!("watch them ... {done} of {all} s");
+        }
+        self.next = elapsed + Duration::from_secs(if self.terminal { 1 } else { 10 });
+    }
+
+    fn end(&self) {
+        if self.terminal {
+            println!();
+        }
+    }
+}
+
+fn record(agent: SocketAddr, cgroup: &str) -> Result<Vec<u8>> {
+    let container = cgroup.replace('/', "%2F");
     let path = format!(
-        "/api/v1/profile?container={FLAME_CONTAINER}&type=cpu&seconds={FLAME_SECONDS}&format=svg"
+        "/api/v1/profile?container={container}&type=cpu&seconds={FLAME_SECONDS}&format=svg"
     );
-    let answer = agent.get_slow(&path, Duration::from_secs(FLAME_SECONDS + 20))?;
+    let answer = http::get(agent, &path, Duration::from_secs(FLAME_SECONDS + 20))?;
     if answer.status != 200 {
         bail!("{path}: {} {}", answer.status, answer.text());
     }
@@ -229,7 +267,7 @@ fn print_table(after: &Value, before: &Value, group: &str) {
     );
     let mut rows: Vec<&Value> = list(after)
         .iter()
-        .filter(|entry| cgroup(entry).trim_start_matches('/').starts_with(group))
+        .filter(|entry| cgroup(entry).starts_with(group))
         .collect();
     rows.sort_by_key(|entry| cgroup(entry).to_owned());
     for entry in rows {
