@@ -138,7 +138,6 @@ fn the_idle_task_is_never_counted() {
     };
     let elapsed = after.taken_at_ns - before.taken_at_ns;
     let busy = total(&after).saturating_sub(total(&before));
-    let idle = idle_ns_share();
     println!("busy {busy} ns of {elapsed} ns on {} CPUs", after.host.cpus);
     // With the idle task counted, busy would be all CPUs all the time.
     assert!(busy <= elapsed * u64::from(after.host.cpus) * 101 / 100);
