@@ -5,8 +5,6 @@ pub mod cgroup;
 mod container;
 pub mod engine;
 pub mod export;
-mod nearest;
 pub mod profile;
-pub mod resolve;
 pub mod snapshot;
 pub mod source;
