@@ -1,0 +1,272 @@
+//! What a container did between two snapshots, per second.
+
+use super::{Container, Histogram, PreemptedBy, Pressure, PressureTimes, Snapshot};
+
+/// What a container did between two snapshots. `None` is what either of them did not measure, and what
+/// went backwards (a reset).
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Rates {
+    /// Time between the two, seconds.
+    pub seconds: f64,
+    /// Time on CPUs, seconds per second.
+    pub cpu_cores: Option<f64>,
+    /// Run queue latencies of that time.
+    pub run_queue: Option<Histogram>,
+    /// Share of the time it was runnable or running that it spent waiting for a CPU, 0 to 1; `None`
+    /// while it wanted none.
+    pub wait_ratio: Option<f64>,
+    /// Share of the enforcement periods in which it was throttled, 0 to 1; `None` without a quota.
+    pub throttled_ratio: Option<f64>,
+    /// Voluntary context switches per second.
+    pub voluntary_per_second: Option<f64>,
+    /// Involuntary context switches per second.
+    pub involuntary_per_second: Option<f64>,
+    /// Preemptions by another container or the system per second; its own tasks and the kernel, whose
+    /// part includes the bandwidth limit, are not others.
+    pub preempted_by_others_per_second: Option<f64>,
+    /// Block I/O latencies of that time, all operations.
+    pub io_latency: Option<Histogram>,
+    /// Block I/O bytes per second.
+    pub io_bytes_per_second: Option<f64>,
+    /// Block I/O requests per second.
+    pub io_operations_per_second: Option<f64>,
+    /// Share of the time in which a task of it waited for a CPU, 0 to 1.
+    pub cpu_pressure_ratio: Option<f64>,
+    /// Share of the time in which a task of it waited for memory, 0 to 1.
+    pub memory_pressure_ratio: Option<f64>,
+    /// Share of the time in which a task of it waited for I/O, 0 to 1.
+    pub io_pressure_ratio: Option<f64>,
+}
+
+impl Rates {
+    /// Subtracts two states of one container that lie `seconds` apart. All is `None` where they do
+    /// not lie apart.
+    #[must_use]
+    pub fn between(earlier: &Container, later: &Container, seconds: f64) -> Self {
+        if !seconds.is_finite() || seconds <= 0.0 {
+            return Self::default();
+        }
+        let mut rates = Self {
+            seconds,
+            ..Self::default()
+        };
+        rates.add_sched(earlier, later);
+        rates.add_block(earlier, later);
+        if let (Some(old), Some(new)) = (&earlier.cpu, &later.cpu) {
+            let periods = increase(old.periods, new.periods);
+            let throttled = increase(old.throttled_periods, new.throttled_periods);
+            rates.throttled_ratio = match (periods, throttled) {
+                (Some(0), Some(0)) => new.quota_cores.map(|_| 0.0),
+                (Some(periods), Some(throttled)) => ratio(throttled, periods),
+                _ => None,
+            };
+        }
+        let pressure = |of: fn(&Pressure) -> Option<PressureTimes>| {
+            let old = of(earlier.pressure.as_ref()?)?;
+            let new = of(later.pressure.as_ref()?)?;
+            let usec = increase(old.waiting_usec, new.waiting_usec)?;
+            Some((usec as f64 / 1e6 / seconds).min(1.0))
+        };
+        rates.cpu_pressure_ratio = pressure(|pressure| pressure.cpu);
+        rates.memory_pressure_ratio = pressure(|pressure| pressure.memory);
+        rates.io_pressure_ratio = pressure(|pressure| pressure.io);
+        rates
+    }
+
+    fn add_sched(&mut self, earlier: &Container, later: &Container) {
+        let (Some(old), Some(new)) = (&earlier.sched, &later.sched) else {
+            return;
+        };
+        let seconds = self.seconds;
+        let per_second = |old, new| Some(increase(old, new)? as f64 / seconds);
+        let on_cpu_ns = increase(old.on_cpu_ns, new.on_cpu_ns);
+        self.cpu_cores = on_cpu_ns.map(|ns| ns as f64 / 1e9 / seconds);
+        self.run_queue = histogram_increase(&old.run_queue, &new.run_queue);
+        self.wait_ratio = match (on_cpu_ns, &self.run_queue) {
+            (Some(on_cpu_ns), Some(waits)) => {
+                ratio(waits.sum_ns(), waits.sum_ns().saturating_add(on_cpu_ns))
+            }
+            _ => None,
+        };
+        self.voluntary_per_second = per_second(old.voluntary, new.voluntary);
+        self.involuntary_per_second = per_second(old.involuntary, new.involuntary);
+        let by_others = |preemptions: &[u64; 4]| -> u64 {
+            PreemptedBy::ALL
+                .iter()
+                .zip(preemptions)
+                .filter(|(by, _)| matches!(by, PreemptedBy::Container | PreemptedBy::System))
+                .map(|(_, count)| count)
+                .sum()
+        };
+        self.preempted_by_others_per_second =
+            per_second(by_others(&old.preemptions), by_others(&new.preemptions));
+    }
+
+    fn add_block(&mut self, earlier: &Container, later: &Container) {
+        let (Some(old), Some(new)) = (&earlier.block, &later.block) else {
+            return;
+        };
+        let (old_latency, new_latency) = (old.latency(), new.latency());
+        self.io_latency = histogram_increase(&old_latency, &new_latency);
+        self.io_bytes_per_second =
+            increase(old.bytes(), new.bytes()).map(|bytes| bytes as f64 / self.seconds);
+        let count = |stats: &super::BlockStats| -> u64 {
+            stats
+                .operations
+                .iter()
+                .map(|operation| operation.count)
+                .sum()
+        };
+        self.io_operations_per_second =
+            increase(count(old), count(new)).map(|count| count as f64 / self.seconds);
+    }
+
+    /// Whether it did nothing: no time on a CPU, no wait, no I/O.
+    #[must_use]
+    pub fn is_idle(&self) -> bool {
+        let none = |value: Option<f64>| value.is_none_or(|value| value == 0.0);
+        none(self.cpu_cores)
+            && none(self.io_operations_per_second)
+            && self
+                .run_queue
+                .as_ref()
+                .is_none_or(|waits| waits.count() == 0)
+    }
+}
+
+/// What a histogram gained; `None` where a bucket or the sum went backwards.
+#[must_use]
+pub fn histogram_increase(earlier: &Histogram, later: &Histogram) -> Option<Histogram> {
+    let mut pairs = earlier.buckets().iter().zip(later.buckets());
+    let is_reset = pairs.any(|(old, new)| new < old) || later.sum_ns() < earlier.sum_ns();
+    (!is_reset).then(|| later.since(earlier))
+}
+
+/// The state of the same container in an earlier snapshot. A reused cgroup is another container.
+#[must_use]
+pub fn same_container<'a>(earlier: &'a Snapshot, container: &Container) -> Option<&'a Container> {
+    earlier
+        .containers
+        .iter()
+        .find(|candidate| is_same(candidate, container))
+}
+
+/// Whether two entries of two snapshots are one container.
+#[must_use]
+pub fn is_same(one: &Container, other: &Container) -> bool {
+    one.identity.kind == other.identity.kind
+        && one.identity.cgroup == other.identity.cgroup
+        && one.identity.container_id == other.identity.container_id
+        && one.first_seen_unix_ms == other.first_seen_unix_ms
+}
+
+/// Seconds between two snapshots, by the monotonic clock; 0 where they do not lie apart.
+#[must_use]
+pub fn seconds_between(earlier: &Snapshot, later: &Snapshot) -> f64 {
+    later.taken_at_ns.saturating_sub(earlier.taken_at_ns) as f64 / 1e9
+}
+
+fn increase(earlier: u64, later: u64) -> Option<u64> {
+    later.checked_sub(earlier)
+}
+
+fn ratio(part: u64, whole: u64) -> Option<f64> {
+    (whole > 0).then(|| part as f64 / whole as f64)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::snapshot::{BlockOperation, BlockStats, CpuControl, SchedStats};
+
+    fn earlier() -> Container {
+        Container {
+            sched: Some(SchedStats {
+                on_cpu_ns: 1_000_000_000,
+                involuntary: 10,
+                preemptions: [1, 2, 3, 4],
+                ..SchedStats::default()
+            }),
+            block: Some(BlockStats::default()),
+            cpu: Some(CpuControl {
+                periods: 100,
+                throttled_periods: 10,
+                quota_cores: Some(0.5),
+                ..CpuControl::default()
+            }),
+            ..Container::default()
+        }
+    }
+
+    #[test]
+    fn counters_become_rates() {
+        let earlier = earlier();
+        let mut later = earlier.clone();
+        if let Some(sched) = &mut later.sched {
+            sched.on_cpu_ns += 1_500_000_000;
+            sched.involuntary += 6;
+            sched.preemptions = [9, 4, 4, 9];
+            sched.run_queue.record(500_000_000);
+        }
+        if let Some(cpu) = &mut later.cpu {
+            cpu.periods += 20;
+            cpu.throttled_periods += 5;
+        }
+        if let Some(block) = &mut later.block {
+            block.operations[0] = BlockOperation {
+                bytes: 8192,
+                count: 4,
+                ..BlockOperation::default()
+            };
+        }
+        let rates = Rates::between(&earlier, &later, 2.0);
+        assert_eq!(rates.cpu_cores, Some(0.75));
+        assert_eq!(rates.wait_ratio, Some(0.25));
+        assert_eq!(rates.throttled_ratio, Some(0.25));
+        assert_eq!(rates.involuntary_per_second, Some(3.0));
+        assert_eq!(rates.preempted_by_others_per_second, Some(1.5));
+        assert_eq!(rates.io_bytes_per_second, Some(4096.0));
+        assert_eq!(rates.io_operations_per_second, Some(2.0));
+        assert!(!rates.is_idle());
+    }
+
+    #[test]
+    fn absent_stays_absent() {
+        let rates = Rates::between(&Container::default(), &earlier(), 1.0);
+        assert_eq!(rates.cpu_cores, None);
+        assert_eq!(rates.io_bytes_per_second, None);
+        assert_eq!(rates.throttled_ratio, None);
+        assert_eq!(rates.cpu_pressure_ratio, None);
+    }
+
+    #[test]
+    fn a_counter_going_backwards_is_a_reset_and_gives_none() {
+        let later = earlier();
+        let mut before = earlier();
+        if let Some(sched) = &mut before.sched {
+            sched.on_cpu_ns += 1;
+            sched.run_queue.record(1_000);
+        }
+        let rates = Rates::between(&before, &later, 1.0);
+        assert_eq!(rates.cpu_cores, None);
+        assert_eq!(rates.run_queue, None);
+        assert_eq!(rates.wait_ratio, None);
+        assert_eq!(rates.involuntary_per_second, Some(0.0));
+    }
+
+    #[test]
+    fn an_idle_container_with_a_quota_is_throttled_in_no_period() {
+        let rates = Rates::between(&earlier(), &earlier(), 1.0);
+        assert_eq!(rates.throttled_ratio, Some(0.0));
+        assert_eq!(rates.wait_ratio, None);
+        assert!(rates.is_idle());
+    }
+
+    #[test]
+    fn no_time_between_gives_nothing() {
+        assert_eq!(
+            Rates::between(&earlier(), &earlier(), 0.0),
+            Rates::default()
+        );
+    }
+}
