@@ -1,0 +1,492 @@
+//! The command line.
+
+use std::{fmt::Display, net::SocketAddr, path::PathBuf, time::Duration};
+
+use clap::{Args, Parser, Subcommand, ValueEnum};
+use tracing_subscriber::filter::LevelFilter;
+
+use crate::{
+    config::{self, Config, ConfigError, LogFormat, format_duration},
+    source::{DEFAULT_PROFILE_FREQUENCY, MAX_PROFILE_FREQUENCY, MAX_PROFILE_SECONDS},
+    source::{ProfileFormat, ProfileType},
+};
+
+const EXAMPLES: &str = "\
+Examples:
+  sudo ctrscope top                      what each container gets and what it waits for
+  sudo ctrscope runqlat -c web 5         run queue latency of `web`, every 5 s
+  sudo ctrscope flame -c web             flame graph of 10 s, in flame-web.svg
+  sudo ctrscope run                      the daemon, metrics at http://127.0.0.1:9464/metrics
+  ctrscope check                         what this host offers
+
+CONTAINER is a name, an id or a unique prefix of one, namespace/pod/container, or a cgroup path.
+A command asks the running daemon; where none answers it loads the programs itself, which needs root.
+
+Exit codes: 0 ok, 1 failure, 2 wrong usage or configuration, 130 interrupted before it was done.";
+
+/// What the container does on the CPU and on disks, by eBPF: metrics, histograms, flame graphs.
+#[derive(Debug, Parser)]
+#[command(name = "ctrscope", version, about, after_help = EXAMPLES, max_term_width = 100)]
+#[command(about = "Container performance analysis: who waits for CPU and disk, and why")]
+pub struct Cli {
+    /// Options of every command.
+    #[command(flatten)]
+    pub global: GlobalArgs,
+    /// What to do.
+    #[command(subcommand)]
+    pub command: Command,
+}
+
+/// Options of every command.
+#[derive(Args, Debug, Default)]
+#[command(next_help_heading = "Global options")]
+pub struct GlobalArgs {
+    #[arg(
+        long,
+        global = true,
+        value_name = "ADDR",
+        env = "CTRSCOPE_SERVER",
+        hide_env_values = true
+    )]
+    #[arg(value_parser = config::parse_server)]
+    #[arg(help = with_default("Daemon to ask, host:port", Config::default().server))]
+    #[expect(missing_docs, reason = "the help text is the documentation")]
+    pub server: Option<String>,
+    /// Never ask a daemon: load the programs for as long as the command runs
+    #[arg(long, global = true)]
+    pub local: bool,
+    /// Least severe message to log: off, error, warn, info, debug, trace [default: info for `run`,
+    /// warn otherwise]
+    #[arg(
+        long,
+        global = true,
+        value_name = "LEVEL",
+        env = "CTRSCOPE_LOG_LEVEL",
+        hide_env_values = true
+    )]
+    #[arg(value_parser = config::parse_log_level)]
+    pub log_level: Option<LevelFilter>,
+    #[arg(
+        long,
+        global = true,
+        value_name = "FORMAT",
+        env = "CTRSCOPE_LOG_FORMAT",
+        hide_env_values = true
+    )]
+    #[arg(value_enum, hide_possible_values = true)]
+    #[arg(help = with_default("Log as text or json", Config::default().log_format.label()))]
+    #[expect(missing_docs, reason = "the help text is the documentation")]
+    pub log_format: Option<LogFormat>,
+    /// BTF of the running kernel [default: /sys/kernel/btf/vmlinux]
+    #[arg(
+        long,
+        global = true,
+        value_name = "FILE",
+        env = "CTRSCOPE_BTF",
+        hide_env_values = true
+    )]
+    pub btf: Option<PathBuf>,
+    #[arg(
+        long,
+        global = true,
+        value_name = "DIR",
+        env = "CTRSCOPE_CGROUP_ROOT",
+        hide_env_values = true
+    )]
+    #[arg(help = with_default("Where the host's cgroup file systems are mounted",
+        Config::default().cgroup_root.display()))]
+    #[expect(missing_docs, reason = "the help text is the documentation")]
+    pub cgroup_root: Option<PathBuf>,
+    #[arg(
+        long,
+        global = true,
+        value_name = "DIR",
+        env = "CTRSCOPE_PROC_ROOT",
+        hide_env_values = true
+    )]
+    #[arg(help = with_default("Where the host's proc file system is mounted",
+        Config::default().proc_root.display()))]
+    #[expect(missing_docs, reason = "the help text is the documentation")]
+    pub proc_root: Option<PathBuf>,
+    #[arg(
+        long,
+        global = true,
+        value_name = "FILE",
+        env = "CTRSCOPE_CONFIG",
+        hide_env_values = true
+    )]
+    #[arg(help = format!("Configuration file (TOML) [default: {} if it exists]", config::DEFAULT_FILE))]
+    #[expect(missing_docs, reason = "the help text is the documentation")]
+    pub config: Option<PathBuf>,
+}
+
+/// What to do.
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// Run the daemon: collect, and serve metrics and profiles over HTTP
+    Run(RunArgs),
+    /// Say what this host offers and how to fix what it lacks
+    Check(CheckArgs),
+    /// Show what each container gets and what it waits for, live
+    Top(TopArgs),
+    /// Histogram of run queue latency: from runnable (woken or preempted) until running
+    Runqlat(RunqlatArgs),
+    /// Histogram of block I/O latency: from queued until completed
+    Biolat(BiolatArgs),
+    /// Record where a container spends its CPU time and draw a flame graph
+    Flame(FlameArgs),
+    /// Say which container a process of the host belongs to
+    Who(WhoArgs),
+}
+
+/// `ctrscope run`.
+#[derive(Args, Debug, Default)]
+#[command(after_help = "\
+Examples:
+  sudo ctrscope run
+  sudo ctrscope run --listen 0.0.0.0:9464 --retention 10m
+  sudo ctrscope run --listen 127.0.0.1:0 --address-file /run/ctrscope.addr
+
+Every option can stand in the configuration file under its name with underscores
+(retention = \"10m\") or in the environment (CTRSCOPE_RETENTION=10m); options win over the
+environment, and the environment wins over the file.")]
+pub struct RunArgs {
+    #[arg(
+        long,
+        value_name = "ADDR",
+        env = "CTRSCOPE_LISTEN",
+        hide_env_values = true
+    )]
+    #[arg(value_parser = config::parse_listen)]
+    #[arg(help = with_default("Address to serve on; port 0 takes a free one",
+        Config::default().listen))]
+    #[expect(missing_docs, reason = "the help text is the documentation")]
+    pub listen: Option<SocketAddr>,
+    /// Write the bound address to this file once it is served
+    #[arg(
+        long,
+        value_name = "PATH",
+        env = "CTRSCOPE_ADDRESS_FILE",
+        hide_env_values = true
+    )]
+    pub address_file: Option<PathBuf>,
+    #[arg(
+        long,
+        value_name = "DURATION",
+        env = "CTRSCOPE_RETENTION",
+        hide_env_values = true
+    )]
+    #[arg(value_parser = config::parse_retention)]
+    #[arg(help = with_default("How long a container stays after it exited, 0s to 24h",
+        format_duration(Config::default().retention)))]
+    #[expect(missing_docs, reason = "the help text is the documentation")]
+    pub retention: Option<Duration>,
+    #[arg(
+        long,
+        value_name = "N",
+        env = "CTRSCOPE_MAX_CONTAINERS",
+        hide_env_values = true
+    )]
+    #[arg(value_parser = config::parse_max_containers)]
+    #[arg(help = with_default(
+        "Containers with numbers of their own, 1 to 32000; the rest is summed in `_other`",
+        Config::default().max_containers))]
+    #[expect(missing_docs, reason = "the help text is the documentation")]
+    pub max_containers: Option<u32>,
+    #[arg(
+        long,
+        value_name = "DURATION",
+        env = "CTRSCOPE_INTERVAL",
+        hide_env_values = true
+    )]
+    #[arg(value_parser = config::parse_interval)]
+    #[arg(help = with_default("Time between two collections in the background, 1s to 5m",
+        format_duration(Config::default().interval)))]
+    #[expect(missing_docs, reason = "the help text is the documentation")]
+    pub interval: Option<Duration>,
+}
+
+/// `ctrscope check`.
+#[derive(Args, Debug)]
+#[command(after_help = "Exits with 1 if something that ctrscope cannot do without is missing.")]
+pub struct CheckArgs {
+    /// Print JSON
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// What `top` sorts by, the largest first (names: the first of the alphabet first).
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
+pub enum SortKey {
+    /// CPU time.
+    #[default]
+    Cpu,
+    /// Run queue latency, p99.
+    Runq,
+    /// Share of throttled periods.
+    Throttled,
+    /// I/O bytes.
+    Io,
+    /// Name.
+    Name,
+}
+
+/// `ctrscope top`.
+#[derive(Args, Debug)]
+#[command(after_help = "\
+Keys: q, Esc or Ctrl-C quits; c r t i n sorts by cpu, run queue, throttled, I/O, name; b hides what is
+idle; / filters by name (Enter keeps, Esc clears); arrows, Page Up, Page Down, Home, End scroll.
+
+WAIT: share of the time it wanted a CPU that it waited for one. THROTTLED: share of its enforcement
+periods. PREEMPTED: by other containers or system services. A dash is a number that was not measured.
+
+Examples:
+  sudo ctrscope top --busy
+  sudo ctrscope top --sort runq --count 1 | head
+  sudo ctrscope top --json --count 5 --interval 10s")]
+pub struct TopArgs {
+    /// Time between two tables, 1s to 5m
+    #[arg(long, value_name = "DURATION", default_value = "1s")]
+    #[arg(value_parser = config::parse_interval)]
+    pub interval: Duration,
+    /// Tables to show before it ends [default: no end in a terminal, 1 otherwise]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]
+    pub count: Option<u64>,
+    /// What to sort by
+    #[arg(long, value_name = "KEY", value_enum, default_value_t)]
+    pub sort: SortKey,
+    /// Hide containers that did nothing
+    #[arg(long)]
+    pub busy: bool,
+    /// Print JSON, one array a line
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// What `runqlat` and `biolat` have in common.
+#[derive(Args, Debug, Default)]
+pub struct LatencyArgs {
+    /// Time between two histograms, in seconds or as 5s, 1m [default: until Ctrl-C]
+    #[arg(value_parser = parse_seconds_or_interval)]
+    pub interval: Option<Duration>,
+    /// Histograms to print [default: until Ctrl-C]
+    #[arg(value_parser = clap::value_parser!(u64).range(1..))]
+    pub count: Option<u64>,
+    /// Only this container [default: all, summed]
+    #[arg(short, long)]
+    pub container: Option<String>,
+    /// A histogram for each container
+    #[arg(short, long, conflicts_with = "container")]
+    pub each: bool,
+    /// Milliseconds instead of microseconds
+    #[arg(short, long)]
+    pub milliseconds: bool,
+    /// Print the bounds, which are powers of two of a second, in full
+    #[arg(long)]
+    pub exact: bool,
+    /// Print JSON, one object for each histogram and line
+    #[arg(long, conflicts_with_all = ["milliseconds", "exact"])]
+    pub json: bool,
+}
+
+/// `ctrscope runqlat`.
+#[derive(Args, Debug, Default)]
+#[command(after_help = "\
+Examples:
+  sudo ctrscope runqlat                  the whole host, until Ctrl-C
+  sudo ctrscope runqlat -c web 1 10      `web`, ten times a second long
+  sudo ctrscope runqlat -e 5 1           each container, once, over 5 s")]
+pub struct RunqlatArgs {
+    /// Options.
+    #[command(flatten)]
+    pub latency: LatencyArgs,
+}
+
+/// `ctrscope biolat`.
+#[derive(Args, Debug, Default)]
+#[command(after_help = "\
+Examples:
+  sudo ctrscope biolat                   the whole host, until Ctrl-C
+  sudo ctrscope biolat -F -c db 10       `db`, every 10 s, reads, writes, flushes, discards apart
+I/O is charged to the container that caused it, written back pages to the one that dirtied them.")]
+pub struct BiolatArgs {
+    /// Options.
+    #[command(flatten)]
+    pub latency: LatencyArgs,
+    /// A histogram for each operation
+    #[arg(short = 'F', long = "operation")]
+    pub by_operation: bool,
+}
+
+/// `ctrscope flame`.
+#[derive(Args, Debug)]
+#[command(after_help = "\
+Examples:
+  sudo ctrscope flame -c web
+  sudo ctrscope flame -c shop/checkout-1/app --seconds 30 -o /tmp/checkout.svg
+  sudo ctrscope flame -c web --format folded -o - | sort -k2 -n
+
+Without -o the file is flame-CONTAINER.svg in the current folder, numbered if that exists;
+a file named by -o is overwritten.")]
+pub struct FlameArgs {
+    /// Container to record [default: the whole host]
+    #[arg(short, long)]
+    pub container: Option<String>,
+    /// What to measure
+    #[arg(long = "type", value_name = "TYPE", value_enum, default_value_t)]
+    pub profile_type: ProfileType,
+    /// How long to record
+    #[arg(long, default_value_t = 10, value_name = "N")]
+    #[arg(value_parser = clap::value_parser!(u32).range(1..=i64::from(MAX_PROFILE_SECONDS)))]
+    pub seconds: u32,
+    /// Samples per second and CPU
+    #[arg(long, default_value_t = DEFAULT_PROFILE_FREQUENCY, value_name = "HZ")]
+    #[arg(value_parser = clap::value_parser!(u32).range(1..=i64::from(MAX_PROFILE_FREQUENCY)))]
+    pub frequency: u32,
+    /// How to write it
+    #[arg(long, value_enum, default_value_t)]
+    pub format: ProfileFormat,
+    /// File to write, `-` for standard output
+    #[arg(short, long, value_name = "FILE")]
+    pub output: Option<PathBuf>,
+}
+
+/// `ctrscope who`.
+#[derive(Args, Debug)]
+#[command(after_help = "\
+Example:
+  ctrscope who 4242                      needs no root for processes that you may look at")]
+pub struct WhoArgs {
+    /// Process id on the host
+    #[arg(value_parser = clap::value_parser!(i32).range(1..))]
+    pub pid: i32,
+    /// Print JSON
+    #[arg(long)]
+    pub json: bool,
+}
+
+impl Cli {
+    /// The configuration: options and environment over the file over the defaults.
+    ///
+    /// # Errors
+    ///
+    /// Any [`ConfigError`] of the file.
+    pub fn config(&self) -> Result<Config, ConfigError> {
+        let mut config = Config::read(self.global.config.as_deref())?;
+        let global = &self.global;
+        set(&mut config.server, &global.server);
+        config.local = global.local;
+        set(&mut config.log_format, &global.log_format);
+        set(&mut config.cgroup_root, &global.cgroup_root);
+        set(&mut config.proc_root, &global.proc_root);
+        config.log_level = global.log_level.or(config.log_level);
+        config.btf = global.btf.clone().or(config.btf);
+        if let Command::Run(run) = &self.command {
+            set(&mut config.listen, &run.listen);
+            set(&mut config.retention, &run.retention);
+            set(&mut config.max_containers, &run.max_containers);
+            set(&mut config.interval, &run.interval);
+            config.address_file = run.address_file.clone().or(config.address_file);
+        }
+        Ok(config)
+    }
+}
+
+fn set<T: Clone>(value: &mut T, given: &Option<T>) {
+    if let Some(given) = given {
+        value.clone_from(given);
+    }
+}
+
+fn with_default(help: &str, default: impl Display) -> String {
+    format!("{help} [default: {default}]")
+}
+
+/// Like the bcc tools a bare number is seconds.
+fn parse_seconds_or_interval(text: &str) -> Result<Duration, String> {
+    if text.parse::<f64>().is_ok() {
+        config::parse_interval(&format!("{text}s"))
+    } else {
+        config::parse_interval(text)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory as _;
+
+    use super::*;
+
+    fn parse(arguments: &[&str]) -> Result<Cli, clap::Error> {
+        Cli::try_parse_from([&["ctrscope"], arguments].concat())
+    }
+
+    fn error(arguments: &[&str]) -> String {
+        parse(arguments).expect_err("bad arguments").to_string()
+    }
+
+    #[test]
+    fn the_command_line_is_consistent() {
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn every_command_has_a_help_text_with_its_defaults() {
+        let mut command = Cli::command();
+        let run = command.find_subcommand_mut("run").expect("run");
+        let help = run.render_long_help().to_string();
+        let config = Config::default();
+        for default in [
+            format!("[default: {}]", config.listen),
+            format!("[default: {}]", format_duration(config.retention)),
+            format!("[default: {}]", config.max_containers),
+            format!("[default: {}]", format_duration(config.interval)),
+        ] {
+            let words: Vec<&str> = help.split_whitespace().collect();
+            assert!(words.join(" ").contains(&default), "{default} in {help}");
+        }
+    }
+
+    #[test]
+    fn options_win_over_the_file() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let file = folder.path().join("c.toml");
+        std::fs::write(&file, "retention = \"1h\"\nmax_containers = 7\n").expect("writable");
+        let file = file.to_string_lossy().into_owned();
+        let cli = parse(&["run", "--config", &file, "--retention", "10m"]).expect("valid");
+        let config = cli.config().expect("valid");
+        assert_eq!(config.retention, Duration::from_secs(600));
+        assert_eq!(config.max_containers, 7);
+        assert_eq!(config.interval, Config::default().interval);
+    }
+
+    #[test]
+    fn bad_values_name_option_and_range() {
+        for (arguments, expected) in [
+            (
+                &["run", "--max-containers", "0"][..],
+                "'--max-containers <N>': must be a number from 1 to 32000, not 0",
+            ),
+            (
+                &["run", "--retention", "2d"],
+                "'--retention <DURATION>': must be a duration such as 250ms",
+            ),
+            (
+                &["run", "--interval", "10m"],
+                "'--interval <DURATION>': must be from 1s to 5m, not 10m",
+            ),
+            (
+                &["flame", "--seconds", "0"],
+                "'--seconds <N>': 0 is not in 1..=300",
+            ),
+            (&["runqlat", "0"], "must be from 1s to 5m, not 0s"),
+            (&["who", "0"], "0 is not in 1.."),
+        ] {
+            let message = error(arguments);
+            assert!(message.contains(expected), "{message}");
+        }
+        assert!(parse(&["runqlat", "5", "2", "-c", "web"]).is_ok());
+        assert!(parse(&["runqlat", "1m"]).is_ok());
+        assert!(parse(&["top", "--server", "h:1", "--local"]).is_ok());
+    }
+}

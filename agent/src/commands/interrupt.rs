@@ -1,0 +1,60 @@
+//! Ctrl-C and SIGTERM.
+
+use std::{
+    process, thread,
+    time::{Duration, Instant},
+};
+
+use tokio::signal::unix::{SignalKind, signal};
+
+use super::{CommandError, EXIT_INTERRUPTED};
+use crate::source::Cancel;
+
+const POLL: Duration = Duration::from_millis(50);
+
+/// Returns a flag that the first SIGINT or SIGTERM sets. The second ends the process at once.
+pub(super) fn cancel_on_signals() -> Result<Cancel, CommandError> {
+    let cancel = Cancel::default();
+    let failed = |error| CommandError::io("watch for signals", error);
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .map_err(failed)?;
+    let (mut interrupt, mut terminate) = {
+        let _inside = runtime.enter();
+        (
+            signal(SignalKind::interrupt()).map_err(failed)?,
+            signal(SignalKind::terminate()).map_err(failed)?,
+        )
+    };
+    let flag = cancel.clone();
+    thread::Builder::new()
+        .name("signals".to_owned())
+        .spawn(move || {
+            runtime.block_on(async {
+                loop {
+                    tokio::select! {
+                        _ = interrupt.recv() => {}
+                        _ = terminate.recv() => {}
+                    }
+                    if flag.is_cancelled() {
+                        process::exit(i32::from(EXIT_INTERRUPTED));
+                    }
+                    flag.cancel();
+                }
+            });
+        })
+        .map_err(failed)?;
+    Ok(cancel)
+}
+
+/// Sleeps until the deadline, or less if cancelled.
+pub(super) fn wait_until(deadline: Instant, cancel: &Cancel) {
+    while !cancel.is_cancelled() {
+        let left = deadline.saturating_duration_since(Instant::now());
+        if left.is_zero() {
+            return;
+        }
+        thread::sleep(left.min(POLL));
+    }
+}
