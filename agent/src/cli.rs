@@ -19,8 +19,9 @@ Examples:
   sudo ctrscope run                      the daemon, metrics at http://127.0.0.1:9464/metrics
   ctrscope check                         what this host offers
 
-CONTAINER is a name, an id or a unique prefix of one, namespace/pod/container, or a cgroup path.
-A command asks the running daemon; where none answers it loads the programs itself, which needs root.
+CONTAINER is a name, an id or a unique prefix of one, namespace/pod/container, or a cgroup
+path. A command asks the running daemon; where none answers it loads the programs itself,
+which needs root.
 
 Exit codes: 0 ok, 1 failure, 2 wrong usage or configuration, 130 interrupted before it was done.";
 
@@ -234,11 +235,23 @@ pub enum SortKey {
 /// `ctrscope top`.
 #[derive(Args, Debug)]
 #[command(after_help = "\
-Keys: q, Esc or Ctrl-C quits; c r t i n sorts by cpu, run queue, throttled, I/O, name; b hides what is
-idle; / filters by name (Enter keeps, Esc clears); arrows, Page Up, Page Down, Home, End scroll.
+Keys:
+  q, Esc, Ctrl-C    quit
+  c r t i n         sort by cpu, run queue, throttled, I/O, name
+  b                 hide what is idle
+  /                 filter by name; Enter keeps the filter, Esc clears it
+  arrows, Page Up, Page Down, Home, End    scroll
 
-WAIT: share of the time it wanted a CPU that it waited for one. THROTTLED: share of its enforcement
-periods. PREEMPTED: by other containers or system services. A dash is a number that was not measured.
+Columns:
+  CPU               cores
+  RUNQ50, RUNQ99    run queue latency, median and p99
+  WAIT              share of the time it wanted a CPU that it waited for one
+  THROTTLED         share of its quota's periods in which it was throttled
+  INVOL             involuntary context switches
+  PREEMPTED         preemptions by other containers or system services
+  IO99, IO          block I/O latency, p99, and bytes
+  CPU PSI, IO PSI   share of the time in which a task of it waited for CPU, I/O
+  A dash is a number that was not measured, or of which there was none.
 
 Examples:
   sudo ctrscope top --busy
@@ -308,7 +321,7 @@ pub struct RunqlatArgs {
 Examples:
   sudo ctrscope biolat                   the whole host, until Ctrl-C
   sudo ctrscope biolat -F -c db 10       `db`, every 10 s, reads, writes, flushes, discards apart
-I/O is charged to the container that caused it, written back pages to the one that dirtied them.")]
+I/O is charged to the container that caused it; writeback to the one that dirtied the pages.")]
 pub struct BiolatArgs {
     /// Options.
     #[command(flatten)]

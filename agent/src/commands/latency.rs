@@ -14,7 +14,7 @@ use crate::{
     cli::LatencyArgs,
     resolve::{display_name, resolve_container},
     snapshot::{
-        Container, Histogram, Snapshot, histogram_increase, is_same, same_container,
+        Container, EarlierContainers, Histogram, Snapshot, histogram_increase, is_same,
         seconds_between,
     },
     source::{Cancel, Source, SourceError},
@@ -165,6 +165,7 @@ struct Sums<'a> {
 impl Sums<'_> {
     fn add(&mut self, snapshot: Arc<Snapshot>) {
         self.seconds += seconds_between(&self.last, &snapshot);
+        let earlier_containers = EarlierContainers::new(&self.last);
         for container in &snapshot.containers {
             if self
                 .only
@@ -176,7 +177,8 @@ impl Sums<'_> {
             let Some(now) = (self.measure.read)(container) else {
                 continue;
             };
-            let earlier = same_container(&self.last, container)
+            let earlier = earlier_containers
+                .find(container)
                 .and_then(self.measure.read)
                 .unwrap_or_default();
             let name = if self.each || self.only.is_some() {

@@ -9,7 +9,7 @@ mod rates;
 mod types;
 
 pub use histogram::Histogram;
-pub use rates::{Rates, histogram_increase, is_same, same_container, seconds_between};
+pub use rates::{EarlierContainers, Rates, histogram_increase, is_same, seconds_between};
 pub use types::{
     AgentHealth, BlockOperation, BlockStats, CollectorState, CollectorStatus, Container,
     CpuControl, Host, Identity, KernelMap, KernelProgram, Kind, LossCounter, Memory, Operation,

@@ -1,5 +1,7 @@
 //! What a container did between two snapshots, per second.
 
+use std::collections::HashMap;
+
 use super::{Container, Histogram, PreemptedBy, Pressure, PressureTimes, Snapshot};
 
 /// What a container did between two snapshots. `None` is what either of them did not measure, and what
@@ -142,13 +144,29 @@ pub fn histogram_increase(earlier: &Histogram, later: &Histogram) -> Option<Hist
     (!is_reset).then(|| later.since(earlier))
 }
 
-/// The state of the same container in an earlier snapshot. A reused cgroup is another container.
-#[must_use]
-pub fn same_container<'a>(earlier: &'a Snapshot, container: &Container) -> Option<&'a Container> {
-    earlier
-        .containers
-        .iter()
-        .find(|candidate| is_same(candidate, container))
+/// The containers of a snapshot, to find a later state's earlier one. A reused cgroup is another
+/// container.
+#[derive(Debug)]
+pub struct EarlierContainers<'a>(HashMap<(&'a str, u64), &'a Container>);
+
+impl<'a> EarlierContainers<'a> {
+    /// Indexes a snapshot.
+    #[must_use]
+    pub fn new(snapshot: &'a Snapshot) -> Self {
+        let containers = snapshot.containers.iter();
+        Self(containers.map(|one| (Self::key(one), one)).collect())
+    }
+
+    /// The earlier state of a container; `None` if it was not there.
+    #[must_use]
+    pub fn find(&self, later: &Container) -> Option<&'a Container> {
+        let found = self.0.get(&Self::key(later)).copied();
+        found.filter(|earlier| is_same(earlier, later))
+    }
+
+    fn key(container: &Container) -> (&str, u64) {
+        (&container.identity.cgroup, container.first_seen_unix_ms)
+    }
 }
 
 /// Whether two entries of two snapshots are one container.

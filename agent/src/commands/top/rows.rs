@@ -1,13 +1,13 @@
 //! The rows and columns of `top`, the same in the terminal, in a pipe and in JSON.
 
-use std::{cmp::Ordering, collections::HashMap};
+use std::cmp::Ordering;
 
 use serde::Serialize;
 
 use crate::{
     cli::SortKey,
     resolve::display_name,
-    snapshot::{Kind, Rates, Snapshot, is_same, seconds_between},
+    snapshot::{EarlierContainers, Kind, Rates, Snapshot, seconds_between},
     terminal::{Align, Table, bytes, cores, per_second, percent, printable, seconds},
 };
 
@@ -133,22 +133,14 @@ pub(super) const COLUMNS: [Column; 13] = [
 /// The containers of `later`, with what they did since `earlier`.
 pub(super) fn rows(earlier: &Snapshot, later: &Snapshot) -> Vec<Row> {
     let elapsed = seconds_between(earlier, later);
-    let by_cgroup: HashMap<(&str, u64), _> = earlier
-        .containers
-        .iter()
-        .map(|container| {
-            let cgroup = container.identity.cgroup.as_str();
-            ((cgroup, container.first_seen_unix_ms), container)
-        })
-        .collect();
+    let earlier = EarlierContainers::new(earlier);
     later
         .containers
         .iter()
         .map(|container| {
             let identity = &container.identity;
-            let rates = by_cgroup
-                .get(&(identity.cgroup.as_str(), container.first_seen_unix_ms))
-                .filter(|before| is_same(before, container))
+            let rates = earlier
+                .find(container)
                 .map(|before| Rates::between(before, container, elapsed))
                 .unwrap_or_default();
             let run_queue = |q| rates.run_queue.as_ref()?.quantile_seconds(q);
