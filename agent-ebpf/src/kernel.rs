@@ -95,7 +95,11 @@ pub fn cgroup_id(cgroup: Kernel) -> u64 {
         return 0;
     }
     let node: Kernel = load(cgroup, layout!(cgroup_kn));
-    if node.is_null() { 0 } else { load(node, layout!(kernfs_node_id)) }
+    if node.is_null() {
+        0
+    } else {
+        load(node, layout!(kernfs_node_id))
+    }
 }
 
 /// Owner of a css by a slot table. A css that its entry was not written for is reported and counts

@@ -54,8 +54,11 @@ pub fn block_rq_issue(ctx: BtfTracePointContext) -> i32 {
 
 #[inline(always)]
 fn try_block_rq_issue(ctx: &BtfTracePointContext) -> Option<()> {
-    let request: Kernel =
-        if layout!(issue_request_argument) != 0 { ctx.arg(1) } else { ctx.arg(0) };
+    let request: Kernel = if layout!(issue_request_argument) != 0 {
+        ctx.arg(1)
+    } else {
+        ctx.arg(0)
+    };
     let operation = operation(load(request, layout!(request_cmd_flags)))?;
     let issued_at = unsafe { bpf_ktime_get_ns() };
     let started_at: u64 = load(request, layout!(request_start_time));
@@ -69,7 +72,11 @@ fn try_block_rq_issue(ctx: &BtfTracePointContext) -> Option<()> {
     }
     let in_flight = InFlight {
         // 0 where the queue keeps no I/O statistics: then queue time is unknown and counts as none.
-        started_at: if started_at != 0 && started_at <= issued_at { started_at } else { issued_at },
+        started_at: if started_at != 0 && started_at <= issued_at {
+            started_at
+        } else {
+            issued_at
+        },
         issued_at,
         owner,
         operation: operation as u32,
@@ -120,7 +127,10 @@ fn try_block_rq_complete(ctx: &BtfTracePointContext) -> Option<()> {
         let buckets = (&raw mut (*stats).latency_buckets).cast::<u32>();
         add_u32(buckets.add(bucket), 1);
         add_u64(field!(stats, latency_ns), latency);
-        add_u64(field!(stats, queue_ns), in_flight.issued_at - in_flight.started_at);
+        add_u64(
+            field!(stats, queue_ns),
+            in_flight.issued_at - in_flight.started_at,
+        );
         add_u64(field!(stats, operations), 1);
         add_u64(field!(stats, bytes), in_flight.bytes + bytes);
         if error != 0 {

@@ -30,7 +30,11 @@ pub fn cgroup_rmdir(ctx: BtfTracePointContext) -> i32 {
 /// A css of a cgroup; null if the kernel has no such controller, which is offset 0.
 #[inline(always)]
 fn css(cgroup: Kernel, offset: u32) -> Kernel {
-    if offset == 0 { core::ptr::null() } else { load(cgroup, offset) }
+    if offset == 0 {
+        core::ptr::null()
+    } else {
+        load(cgroup, offset)
+    }
 }
 
 #[inline(always)]

@@ -109,7 +109,12 @@ fn try_sched_switch(ctx: &BtfTracePointContext) -> Option<()> {
     let switches = ((running >> 32) as u32).wrapping_add(1);
     let mut prev_owner = running as u32;
     let next_owner = if next_pid != 0 {
-        kernel::owner(&CPU_SLOTS, slot::SUBSYSTEM_CPU, kernel::task_css(next), switches)
+        kernel::owner(
+            &CPU_SLOTS,
+            slot::SUBSYSTEM_CPU,
+            kernel::task_css(next),
+            switches,
+        )
     } else {
         slot::owner(slot::IDLE, slot::KIND_SYSTEM)
     };
@@ -124,8 +129,12 @@ fn try_sched_switch(ctx: &BtfTracePointContext) -> Option<()> {
     if prev_pid != 0 && on_cpu_since != 0 {
         // It may have been dispatched before its cgroup was known.
         if slot::slot(prev_owner) == slot::OTHER {
-            prev_owner =
-                kernel::owner(&CPU_SLOTS, slot::SUBSYSTEM_CPU, kernel::task_css(prev), switches);
+            prev_owner = kernel::owner(
+                &CPU_SLOTS,
+                slot::SUBSYSTEM_CPU,
+                kernel::task_css(prev),
+                switches,
+            );
         }
         let state: u32 = if layout!(switch_has_prev_state) != 0 {
             ctx.arg::<u64>(3) as u32
@@ -231,7 +240,9 @@ fn dispatch(cpu: u32, next: Kernel, pid: u32, owner: u32, now: u64) -> Option<()
         (*task).run_delay_ns = total;
 
         let bucket = bounded(histogram::bucket(wait));
-        let counter = (&raw mut (*stats).run_queue_buckets).cast::<u32>().add(bucket);
+        let counter = (&raw mut (*stats).run_queue_buckets)
+            .cast::<u32>()
+            .add(bucket);
         *counter = (*counter).wrapping_add(1);
     }
     add!(stats, run_queue_ns, wait);

@@ -92,14 +92,19 @@ impl KernelEvent {
                 hierarchy_id: event.argument,
                 cgroup_id: event.cgroup_id,
             }),
-            event::PROCESS_EXITED => Some(Self::ProcessExited { tgid: event.argument }),
+            event::PROCESS_EXITED => Some(Self::ProcessExited {
+                tgid: event.argument,
+            }),
             _ => None,
         }
     }
 }
 
 fn css(css: Css) -> Option<CssId> {
-    (css.serial != 0).then_some(CssId { id: css.id, serial: css.serial })
+    (css.serial != 0).then_some(CssId {
+        id: css.id,
+        serial: css.serial,
+    })
 }
 
 /// The path of a cgroup event; `None` if it filled its field, for then it may have been cut.
@@ -135,7 +140,11 @@ mod tests {
         record.event.kind = event::CGROUP_MADE;
         record.event.argument = 3;
         record.event.cgroup_id = 77;
-        record.event.css = Css { serial: 9, id: 4, reserved: 0 };
+        record.event.css = Css {
+            serial: 9,
+            id: 4,
+            reserved: 0,
+        };
         record.path[..6].copy_from_slice(b"/a/b\0x");
         record.event.path_bytes = 5;
         let expected = KernelEvent::CgroupMade {
@@ -154,7 +163,8 @@ mod tests {
         record.event.kind = event::CGROUP_MADE;
         record.path = [b'a'; event::PATH_BYTES];
         record.event.path_bytes = event::PATH_BYTES as u32;
-        let Some(KernelEvent::CgroupMade { path, .. }) = KernelEvent::decode(&bytes(&record)) else {
+        let Some(KernelEvent::CgroupMade { path, .. }) = KernelEvent::decode(&bytes(&record))
+        else {
             panic!("it decodes");
         };
         assert_eq!(path, None);

@@ -42,7 +42,12 @@ impl Resolved {
     ///
     /// Something is missing, or there is no such program.
     pub fn verdict(&self, program: &str) -> Result<(), String> {
-        match self.subjects.all().into_iter().find(|(name, _)| *name == program) {
+        match self
+            .subjects
+            .all()
+            .into_iter()
+            .find(|(name, _)| *name == program)
+        {
             Some((_, verdict)) => verdict.as_result(),
             None => Err(format!("no program {program}")),
         }

@@ -21,9 +21,7 @@ use ctrscope_ebpf::{
     slot,
 };
 
-use super::{
-    BpfError, KernelEvent, layout::Resolved, mapped::MappedArray, object, syscall,
-};
+use super::{BpfError, KernelEvent, layout::Resolved, mapped::MappedArray, object, syscall};
 use crate::snapshot::{KernelMap, KernelProgram, LossCounter};
 
 /// A program that is attached to a BTF tracepoint of its own name.
@@ -35,12 +33,30 @@ struct Entry {
 /// Every program that is attached for as long as the agent runs.
 const ENTRIES: &[Entry] = &[
     // First the events, so that no cgroup made between two attachments stays unknown.
-    Entry { name: "cgroup_mkdir", collector: "cgroup" },
-    Entry { name: "cgroup_rmdir", collector: "cgroup" },
-    Entry { name: "sched_process_exit", collector: "sched" },
-    Entry { name: "sched_switch", collector: "sched" },
-    Entry { name: "block_rq_complete", collector: "block" },
-    Entry { name: "block_rq_issue", collector: "block" },
+    Entry {
+        name: "cgroup_mkdir",
+        collector: "cgroup",
+    },
+    Entry {
+        name: "cgroup_rmdir",
+        collector: "cgroup",
+    },
+    Entry {
+        name: "sched_process_exit",
+        collector: "sched",
+    },
+    Entry {
+        name: "sched_switch",
+        collector: "sched",
+    },
+    Entry {
+        name: "block_rq_complete",
+        collector: "block",
+    },
+    Entry {
+        name: "block_rq_issue",
+        collector: "block",
+    },
 ];
 
 /// Pointers that [`Layout`] reaches the kernel by.
@@ -64,7 +80,9 @@ impl Sizes {
     /// Entries of the task table: a power of two, so that 64 threads per CPU and slot of 1,024
     /// collide rarely; 2 MiB on small machines.
     fn tasks(self) -> u32 {
-        (self.cpus.saturating_mul(2_048)).next_power_of_two().clamp(65_536, 1 << 20)
+        (self.cpus.saturating_mul(2_048))
+            .next_power_of_two()
+            .clamp(65_536, 1 << 20)
     }
 }
 
@@ -96,8 +114,12 @@ impl KernelSide {
         sizes: Sizes,
     ) -> Result<Self, BpfError> {
         raise_memlock_limit();
-        let btf = AyaBtf::parse_file(btf_path, Endianness::default())
-            .map_err(|source| BpfError::Btf { path: btf_path.into(), source: Box::new(source) })?;
+        let btf = AyaBtf::parse_file(btf_path, Endianness::default()).map_err(|source| {
+            BpfError::Btf {
+                path: btf_path.into(),
+                source: Box::new(source),
+            }
+        })?;
         let layout = Wire(Layout {
             slots: sizes.slots,
             cpus: sizes.cpus,
@@ -113,20 +135,26 @@ impl KernelSide {
             .map_max_entries("TASKS", sizes.tasks())
             .map_max_entries("BLOCK", sizes.slots * OPERATIONS as u32)
             .load(object::bytes())
-            .map_err(|source| BpfError::Load { source: Box::new(source) })?;
+            .map_err(|source| BpfError::Load {
+                source: Box::new(source),
+            })?;
 
         let mut take = |name: &'static str| ebpf.take_map(name).ok_or(BpfError::NoMap { name });
         let sched = MappedArray::new("SCHED", take("SCHED")?, sizes.slots * sizes.cpus)?;
         let cpus = MappedArray::new("CPUS", take("CPUS")?, sizes.cpus)?;
-        let block =
-            MappedArray::new("BLOCK", take("BLOCK")?, sizes.slots * OPERATIONS as u32)?;
+        let block = MappedArray::new("BLOCK", take("BLOCK")?, sizes.slots * OPERATIONS as u32)?;
         let cpu_slots = MappedArray::new("CPU_SLOTS", take("CPU_SLOTS")?, slot::TABLE_ENTRIES)?;
         let block_slots =
             MappedArray::new("BLOCK_SLOTS", take("BLOCK_SLOTS")?, slot::TABLE_ENTRIES)?;
-        let events = RingBuf::try_from(take("EVENTS")?)
-            .map_err(|source| BpfError::Map { name: "EVENTS", source: Box::new(source) })?;
-        let counters = PerCpuArray::try_from(take("COUNTERS")?)
-            .map_err(|source| BpfError::Map { name: "COUNTERS", source: Box::new(source) })?;
+        let events = RingBuf::try_from(take("EVENTS")?).map_err(|source| BpfError::Map {
+            name: "EVENTS",
+            source: Box::new(source),
+        })?;
+        let counters =
+            PerCpuArray::try_from(take("COUNTERS")?).map_err(|source| BpfError::Map {
+                name: "COUNTERS",
+                source: Box::new(source),
+            })?;
 
         let mut side = Self {
             ebpf,
@@ -189,7 +217,8 @@ impl KernelSide {
             .try_into()
             .map_err(|error| format!("{error}"))?;
         program.load().map_err(|error| describe(&error))?;
-        self.read_clocks().map_err(|error| format!("BPF_PROG_TEST_RUN: {error}"))
+        self.read_clocks()
+            .map_err(|error| format!("BPF_PROG_TEST_RUN: {error}"))
     }
 
     /// Brings the clock in each CPU's state up to date. Costs 1 µs per CPU.
@@ -206,7 +235,9 @@ impl KernelSide {
 
     /// Whether a program is attached.
     pub(crate) fn is_attached(&self, name: &str) -> bool {
-        self.programs.iter().any(|program| program.name == name && program.attached)
+        self.programs
+            .iter()
+            .any(|program| program.name == name && program.attached)
     }
 
     /// Whether [`read_clocks`](Self::read_clocks) works here.
@@ -263,7 +294,10 @@ impl KernelSide {
     pub(crate) fn programs(&self) -> Vec<KernelProgram> {
         let mut programs = self.programs.clone();
         for program in programs.iter_mut().filter(|program| program.attached) {
-            let info = self.ebpf.program(&program.name).and_then(|loaded| loaded.info().ok());
+            let info = self
+                .ebpf
+                .program(&program.name)
+                .and_then(|loaded| loaded.info().ok());
             if let Some(info) = info {
                 program.runs = info.run_count();
                 program.run_ns = u64::try_from(info.run_time().as_nanos()).unwrap_or(u64::MAX);
@@ -279,7 +313,11 @@ impl KernelSide {
             if let Some((capacity, bytes)) = map_memory(map.fd().as_fd()) {
                 maps.insert(
                     name.to_owned(),
-                    KernelMap { name: name.to_owned(), capacity, bytes },
+                    KernelMap {
+                        name: name.to_owned(),
+                        capacity,
+                        bytes,
+                    },
                 );
             }
         };
@@ -295,7 +333,14 @@ impl KernelSide {
             }
         }
         if let Some((capacity, bytes)) = map_memory(self.events.as_fd()) {
-            maps.insert("EVENTS".into(), KernelMap { name: "EVENTS".into(), capacity, bytes });
+            maps.insert(
+                "EVENTS".into(),
+                KernelMap {
+                    name: "EVENTS".into(),
+                    capacity,
+                    bytes,
+                },
+            );
         }
         maps.into_values().collect()
     }
@@ -313,7 +358,9 @@ pub(super) fn read_counters(counters: &PerCpuArray<MapData, u64>) -> Vec<LossCou
         .map(|(index, (kind, reason))| LossCounter {
             kind: (*kind).into(),
             reason: (*reason).into(),
-            count: counters.get(&index, 0).map_or(0, |values| values.iter().sum()),
+            count: counters
+                .get(&index, 0)
+                .map_or(0, |values| values.iter().sum()),
         })
         .collect()
 }
@@ -340,7 +387,8 @@ fn map_memory(fd: BorrowedFd<'_>) -> Option<(u64, u64)> {
     use std::os::fd::AsRawFd as _;
     let text = std::fs::read_to_string(format!("/proc/self/fdinfo/{}", fd.as_raw_fd())).ok()?;
     let field = |name: &str| {
-        text.lines().find_map(|line| line.strip_prefix(name)?.trim().parse::<u64>().ok())
+        text.lines()
+            .find_map(|line| line.strip_prefix(name)?.trim().parse::<u64>().ok())
     };
     Some((field("max_entries:")?, field("memlock:")?))
 }
@@ -348,7 +396,10 @@ fn map_memory(fd: BorrowedFd<'_>) -> Option<(u64, u64)> {
 /// Kernels before 5.11 charge map memory to this limit. Where it cannot be raised, loading says so
 /// itself if it matters.
 pub(super) fn raise_memlock_limit() {
-    let unlimited = libc::rlimit { rlim_cur: libc::RLIM_INFINITY, rlim_max: libc::RLIM_INFINITY };
+    let unlimited = libc::rlimit {
+        rlim_cur: libc::RLIM_INFINITY,
+        rlim_max: libc::RLIM_INFINITY,
+    };
     // SAFETY: a valid struct.
     unsafe { libc::setrlimit(libc::RLIMIT_MEMLOCK, &raw const unlimited) };
 }

@@ -37,7 +37,12 @@ impl<T: Pod> MappedArray<T> {
         let Map::Array(map) = map else {
             return Err(BpfError::MapKind { name });
         };
-        const { assert!(size_of::<T>().is_multiple_of(8), "the kernel rounds values up to 8 bytes") };
+        const {
+            assert!(
+                size_of::<T>().is_multiple_of(8),
+                "the kernel rounds values up to 8 bytes"
+            )
+        };
         let entries = entries as usize;
         let page = page_size();
         let bytes = (entries * size_of::<T>()).next_multiple_of(page);
@@ -54,10 +59,18 @@ impl<T: Pod> MappedArray<T> {
             )
         };
         if start == libc::MAP_FAILED {
-            return Err(BpfError::Mmap { name, source: io::Error::last_os_error() });
+            return Err(BpfError::Mmap {
+                name,
+                source: io::Error::last_os_error(),
+            });
         }
         let start = NonNull::new(start.cast::<T>()).ok_or(BpfError::MapKind { name })?;
-        Ok(Self { start, entries, bytes, map })
+        Ok(Self {
+            start,
+            entries,
+            bytes,
+            map,
+        })
     }
 
     /// Number of values.

@@ -30,8 +30,7 @@ use super::{
     layout::Resolved,
     loader::{Wire, describe, raise_memlock_limit, read_counters},
     mapped::MappedArray,
-    object,
-    syscall,
+    object, syscall,
 };
 use crate::snapshot::LossCounter;
 
@@ -80,7 +79,10 @@ impl ProfileSession {
         cpus: &[u32],
     ) -> Result<Self, BpfError> {
         if let Err(reason) = resolved.verdict("profile") {
-            return Err(BpfError::Unsupported { what: "sampling stacks", reason });
+            return Err(BpfError::Unsupported {
+                what: "sampling stacks",
+                reason,
+            });
         }
         raise_memlock_limit();
         let layout = Wire(Layout {
@@ -97,14 +99,23 @@ impl ProfileSession {
             .map_max_entries("STACKS", STACKS)
             .map_max_entries("SAMPLES", SAMPLES)
             .load(object::bytes())
-            .map_err(|source| BpfError::Load { source: Box::new(source) })?;
+            .map_err(|source| BpfError::Load {
+                source: Box::new(source),
+            })?;
         let mut take = |name: &'static str| ebpf.take_map(name).ok_or(BpfError::NoMap { name });
         let slots = MappedArray::new("CPU_SLOTS", take("CPU_SLOTS")?, slot::TABLE_ENTRIES)?;
         let stacks = convert("STACKS", take("STACKS")?)?;
         let samples = convert("SAMPLES", take("SAMPLES")?)?;
         let counters = convert("COUNTERS", take("COUNTERS")?)?;
-        let mut session =
-            Self { ebpf, slots, shared_slots, stacks, samples, counters, links: Vec::new() };
+        let mut session = Self {
+            ebpf,
+            slots,
+            shared_slots,
+            stacks,
+            samples,
+            counters,
+            links: Vec::new(),
+        };
         session.refresh();
         session.attach(frequency, cpus)?;
         syscall::release_free_memory();
@@ -122,7 +133,9 @@ impl ProfileSession {
         let program: &mut PerfEvent = self
             .ebpf
             .program_mut("profile_sample")
-            .ok_or(BpfError::NoMap { name: "profile_sample" })?
+            .ok_or(BpfError::NoMap {
+                name: "profile_sample",
+            })?
             .try_into()
             .map_err(|error: aya::programs::ProgramError| refused(&error))?;
         program.load().map_err(|error| refused(&error))?;
@@ -173,7 +186,12 @@ impl ProfileSession {
 
     /// Processes sampled so far.
     pub(crate) fn tgids(&self) -> Vec<u32> {
-        let mut tgids: Vec<u32> = self.samples.keys().flatten().map(|key| key.0.tgid).collect();
+        let mut tgids: Vec<u32> = self
+            .samples
+            .keys()
+            .flatten()
+            .map(|key| key.0.tgid)
+            .collect();
         tgids.sort_unstable();
         tgids.dedup();
         tgids
@@ -218,5 +236,8 @@ fn convert<T: TryFrom<Map, Error = aya::maps::MapError>>(
     name: &'static str,
     map: Map,
 ) -> Result<T, BpfError> {
-    T::try_from(map).map_err(|source| BpfError::Map { name, source: Box::new(source) })
+    T::try_from(map).map_err(|source| BpfError::Map {
+        name,
+        source: Box::new(source),
+    })
 }

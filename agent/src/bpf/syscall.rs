@@ -50,7 +50,11 @@ pub(crate) fn run_raw_tracepoint(program: BorrowedFd<'_>, argument: u64) -> io::
             size_of::<TestRunAttr>(),
         )
     };
-    if result < 0 { Err(io::Error::last_os_error()) } else { Ok(attr.retval) }
+    if result < 0 {
+        Err(io::Error::last_os_error())
+    } else {
+        Ok(attr.retval)
+    }
 }
 
 /// Waits until one of two descriptors is readable or the time is up; says which are.

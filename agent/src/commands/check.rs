@@ -2,54 +2,26 @@
 
 use std::io::Write;
 
-use serde::Serialize;
-
 use super::{CommandError, Outcome};
+pub use crate::bpf::features::{Finding, Status};
 use crate::{
     cli::CheckArgs,
     terminal::{Align, Table, Terminal, printable},
 };
 
-/// One thing that was looked at.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
-pub struct Finding {
-    /// What: `kernel`, `BTF`, a program's hook, ...
-    pub subject: String,
-    /// Whether it is there.
-    pub status: Status,
-    /// What was found.
-    pub detail: String,
-    /// How to get what is missing; empty where nothing is.
-    pub fix: String,
-}
-
-/// Whether something is there.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
-#[serde(rename_all = "snake_case")]
-pub enum Status {
-    /// It is.
-    Ok,
-    /// It is not, and ctrscope does with less.
-    Warn,
-    /// It is not, and a collector cannot run.
-    Missing,
-}
-
-impl Status {
-    fn label(self) -> &'static str {
-        match self {
-            Self::Ok => "ok",
-            Self::Warn => "warn",
-            Self::Missing => "missing",
-        }
+fn label(status: Status) -> &'static str {
+    match status {
+        Status::Ok => "ok",
+        Status::Warn => "warn",
+        Status::Missing => "missing",
     }
+}
 
-    fn color(self) -> &'static str {
-        match self {
-            Self::Ok => "\x1b[32m",
-            Self::Warn => "\x1b[33m",
-            Self::Missing => "\x1b[31m",
-        }
+fn color_code(status: Status) -> &'static str {
+    match status {
+        Status::Ok => "\x1b[32m",
+        Status::Warn => "\x1b[33m",
+        Status::Missing => "\x1b[31m",
     }
 }
 
@@ -86,7 +58,7 @@ fn render(findings: &[Finding], color: bool) -> String {
     ]);
     for finding in findings {
         table.row([
-            finding.status.label().to_owned(),
+            label(finding.status).to_owned(),
             finding.subject.clone(),
             finding.detail.clone(),
         ]);
@@ -97,15 +69,18 @@ fn render(findings: &[Finding], color: bool) -> String {
         .next()
         .map_or_else(String::new, |line| line.to_owned() + "\n");
     for (line, finding) in lines.zip(findings) {
-        let label = finding.status.label();
-        match line.strip_prefix(label) {
+        let word = label(finding.status);
+        match line.strip_prefix(word) {
             Some(rest) if color => {
-                rendered.push_str(&format!("{}{label}\x1b[0m{rest}\n", finding.status.color()));
+                rendered.push_str(&format!(
+                    "{}{word}\x1b[0m{rest}\n",
+                    color_code(finding.status)
+                ));
             }
             _ => rendered.push_str(&format!("{line}\n")),
         }
-        if !finding.fix.is_empty() {
-            rendered.push_str(&format!("         fix: {}\n", printable(&finding.fix)));
+        if let Some(fix) = &finding.fix {
+            rendered.push_str(&format!("         fix: {}\n", printable(fix)));
         }
     }
     rendered
@@ -120,7 +95,7 @@ mod tests {
             subject: subject.to_owned(),
             status,
             detail: detail.to_owned(),
-            fix: fix.to_owned(),
+            fix: (!fix.is_empty()).then(|| fix.to_owned()),
         };
         vec![
             finding("kernel", Status::Ok, "6.1.0", ""),

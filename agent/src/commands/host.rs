@@ -1,11 +1,16 @@
-//! Where the commands meet the rest of the agent: the one place that knows how a local source is made,
-//! how the daemon is started, what a host offers, and what a cgroup path means.
+//! Where the commands meet the rest of the agent: how a local source is made, and what a host offers.
 
-use std::{fs, os::unix::fs::MetadataExt as _};
-
-use super::{CgroupIdentity, CommandError, Finding};
+use super::Finding;
 use crate::{
+    bpf::{
+        btf::Btf,
+        features::{HostFeatures, Roots, Status, findings as judge},
+        layout::resolve,
+    },
+    cgroup::{DiscoverOptions, Hierarchies},
     config::Config,
+    daemon::engine_options,
+    engine::{Agent, EngineError},
     source::{Source, SourceError},
 };
 
@@ -15,76 +20,84 @@ use crate::{
 ///
 /// [`SourceError::Unsupported`] that names the fix.
 pub fn local_source(config: &Config) -> Result<Box<dyn Source>, SourceError> {
-    require_privilege(config)?;
-    Err(SourceError::Unsupported(
-        "this build loads no programs; start the daemon with `sudo ctrscope run`".to_owned(),
-    ))
-}
-
-/// Runs the daemon until it is asked to end.
-///
-/// # Errors
-///
-/// Why it could not start.
-pub fn serve(config: &Config) -> Result<(), CommandError> {
-    require_privilege(config)?;
-    Err(SourceError::Unsupported("this build has no daemon".to_owned()).into())
+    match Agent::start(engine_options(config)) {
+        Ok(agent) => Ok(Box::new(agent)),
+        Err(EngineError::Privilege) => Err(SourceError::Unsupported(
+            "ctrscope needs root or CAP_BPF+CAP_PERFMON to load programs; run it with sudo, or start \
+             the daemon once with `sudo ctrscope run`"
+                .to_owned(),
+        )),
+        Err(error) => Err(SourceError::Failed {
+            context: "start to measure".to_owned(),
+            source: Box::new(error),
+        }),
+    }
 }
 
 /// What this host offers.
 #[must_use]
-pub fn findings(_config: &Config) -> Vec<Finding> {
-    Vec::new()
+pub fn findings(config: &Config) -> Vec<Finding> {
+    let options = engine_options(config);
+    let features = HostFeatures::probe(&Roots {
+        proc: options.proc_root.clone(),
+        ..Roots::default()
+    });
+    let resolved = Btf::from_file(&options.btf).map(|btf| resolve(&btf));
+    let mut findings = judge(&features, resolved.as_ref());
+    findings.push(cgroups(config));
+    findings
 }
 
-/// What a cgroup path means; `None` where no runtime is known to make such a path.
-#[must_use]
-pub fn identify(_cgroup_path: &str) -> Option<CgroupIdentity> {
-    None
-}
-
-/// Says what to do where this process may not load programs.
-fn require_privilege(config: &Config) -> Result<(), SourceError> {
-    const CAP_PERFMON: u32 = 38;
-    const CAP_BPF: u32 = 39;
-    let effective = fs::read_to_string(config.proc_root.join("self/status"))
-        .or_else(|_| fs::read_to_string("/proc/self/status"))
-        .ok()
-        .and_then(|status| effective_capabilities(&status));
-    let is_root = fs::metadata("/proc/self").is_ok_and(|metadata| metadata.uid() == 0);
-    let allowed = match effective {
-        Some(capabilities) => [CAP_PERFMON, CAP_BPF]
-            .iter()
-            .all(|capability| capabilities & (1 << capability) != 0),
-        None => is_root,
+/// How the cgroup hierarchies are mounted.
+fn cgroups(config: &Config) -> Finding {
+    let options = engine_options(config);
+    let discover = DiscoverOptions {
+        host_root: None,
+        cgroup_root: options.cgroup_root,
     };
-    // Kernels before 5.8 know neither capability and ask for CAP_SYS_ADMIN, which root has.
-    if allowed || is_root {
-        return Ok(());
-    }
-    Err(SourceError::Unsupported(
-        "ctrscope needs root or CAP_BPF+CAP_PERFMON to load programs; run it with sudo, or start \
-         the daemon once with `sudo ctrscope run`"
-            .to_owned(),
-    ))
-}
-
-/// The `CapEff` line of `/proc/PID/status`.
-fn effective_capabilities(status: &str) -> Option<u64> {
-    let line = status
-        .lines()
-        .find_map(|line| line.strip_prefix("CapEff:"))?;
-    u64::from_str_radix(line.trim(), 16).ok()
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn capabilities_are_read_from_the_status_file() {
-        let status = "Name:\tx\nCapEff:\t000001ffffffffff\n";
-        assert_eq!(effective_capabilities(status), Some(0x1ff_ffff_ffff));
-        assert_eq!(effective_capabilities("Name:\tx\n"), None);
+    let found = Hierarchies::discover(&options.proc_root.join("self/mountinfo"), &discover);
+    let (status, detail, fix) = match found {
+        Ok(found) => {
+            let offered = [
+                ("cpu", found.cpu.is_some()),
+                ("io", found.blkio.is_some()),
+                ("memory", found.memory.is_some()),
+                ("pressure", found.unified.is_some()),
+            ];
+            let list = |wanted: bool| {
+                let names: Vec<_> = offered
+                    .iter()
+                    .filter(|(_, there)| *there == wanted)
+                    .map(|(name, _)| *name)
+                    .collect();
+                names.join(", ")
+            };
+            let lacking = list(false);
+            let detail = format!("{}; with {}", found.mode.name(), list(true));
+            if lacking.is_empty() {
+                (Status::Ok, detail, None)
+            } else {
+                let fix =
+                    "mount these controllers, or boot with systemd.unified_cgroup_hierarchy=1";
+                (
+                    Status::Warn,
+                    format!("{detail}; without {lacking}"),
+                    Some(fix.to_owned()),
+                )
+            }
+        }
+        Err(error) => (
+            Status::Missing,
+            super::error_chain(&error),
+            Some(
+                "mount the host's cgroup file systems and name the place with --cgroup-root".into(),
+            ),
+        ),
+    };
+    Finding {
+        subject: "cgroups".to_owned(),
+        status,
+        detail,
+        fix,
     }
 }

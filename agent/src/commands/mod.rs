@@ -20,12 +20,12 @@ use std::{
 use tracing_subscriber::filter::LevelFilter;
 
 pub use check::{Finding, Status};
-pub use who::CgroupIdentity;
 
 use crate::{
     cli::{Cli, Command},
     client::HttpSource,
     config::{Config, LogFormat},
+    daemon::{self, DaemonError},
     source::{Source, SourceError},
     terminal::Terminal,
 };
@@ -54,6 +54,9 @@ pub enum CommandError {
     /// The source has no answer.
     #[error(transparent)]
     Source(#[from] SourceError),
+    /// The daemon does not run.
+    #[error(transparent)]
+    Daemon(#[from] DaemonError),
     /// There is neither a daemon nor a local source.
     #[error(
         "no daemon answers at {address} ({daemon}), and this process cannot measure by itself: {local}"
@@ -130,7 +133,7 @@ fn execute(cli: &Cli, config: &Config) -> Result<Outcome, CommandError> {
     let out = &mut stdout();
     let open = || open_source(config, host::local_source);
     match &cli.command {
-        Command::Run(_) => host::serve(config).map(|()| Outcome::Done),
+        Command::Run(_) => Ok(daemon::run(config).map(|()| Outcome::Done)?),
         Command::Check(arguments) => {
             check::check(arguments, &host::findings(config), terminal, out)
         }

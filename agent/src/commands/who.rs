@@ -1,12 +1,16 @@
 //! `ctrscope who`: from a process id of the host to its container. By `/proc` alone; a daemon, where
 //! one runs, adds the names that only it knows.
 
-use std::{fs, io, io::Write, path::Path};
+use std::{io::Write, path::Path};
 
 use serde::Serialize;
 
-use super::{CommandError, Outcome, host};
+use super::{CommandError, Outcome};
 use crate::{
+    cgroup::{
+        CgroupError, FileReader, Membership, PathIdentity, ProcessStatus, identify,
+        read_memberships, read_status,
+    },
     cli::WhoArgs,
     config::Config,
     resolve::display_name,
@@ -14,39 +18,20 @@ use crate::{
     terminal::printable,
 };
 
-/// What a cgroup path says about its container.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct CgroupIdentity {
-    /// What it is.
-    pub kind: Kind,
-    /// Runtime; empty where unknown.
-    pub runtime: String,
-    /// The runtime's id; empty where there is none.
-    pub container_id: String,
-    /// Name as far as the path has one.
-    pub name: String,
-    /// The container's own cgroup: the path, or the ancestor of it that the runtime made.
-    pub owner_path: String,
-}
-
 /// What the files of a process say.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 struct Process {
-    tgid: i32,
-    command: String,
-    /// Its thread id in its innermost PID namespace; `None` where the kernel does not say.
-    own_pid: Option<i32>,
-    /// Cgroup path of each hierarchy, with its controllers (empty for v2).
-    cgroups: Vec<(String, String)>,
+    status: ProcessStatus,
+    cgroups: Vec<Membership>,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 struct Answer {
-    pid: i32,
-    tgid: i32,
+    pid: u32,
+    tgid: Option<u32>,
     command: String,
     container: String,
-    container_pid: Option<i32>,
+    container_pid: Option<u32>,
     kind: Kind,
     runtime: String,
     container_id: String,
@@ -60,8 +45,10 @@ pub(super) fn who(
     snapshot: Option<&Snapshot>,
     out: &mut dyn Write,
 ) -> Result<Outcome, CommandError> {
-    let process = read_process(&config.proc_root, arguments.pid)?;
-    let answer = answer(arguments.pid, process, snapshot, host::identify);
+    let pid = u32::try_from(arguments.pid)
+        .map_err(|_| CommandError::Nothing(format!("no process {}", arguments.pid)))?;
+    let process = read_process(&config.proc_root, pid)?;
+    let answer = answer(pid, process, snapshot);
     let text = if arguments.json {
         let json = serde_json::to_string_pretty(&answer)
             .map_err(|error| CommandError::output(error.into()))?;
@@ -74,80 +61,62 @@ pub(super) fn who(
     Ok(Outcome::Done)
 }
 
-fn read_process(proc_root: &Path, pid: i32) -> Result<Process, CommandError> {
-    let folder = proc_root.join(pid.to_string());
-    let read = |name: &str| {
-        fs::read(folder.join(name))
-            .map(|bytes| String::from_utf8_lossy(&bytes).into_owned())
-            .map_err(|error| match error.kind() {
-                io::ErrorKind::NotFound => CommandError::Nothing(format!(
-                    "no process {pid} on this host; `who` wants the process id as the host sees it \
-                     (in a container, run ctrscope with the host's PID namespace)"
-                )),
-                _ => CommandError::io(format!("read {}", folder.join(name).display()), error),
-            })
+fn read_process(proc_root: &Path, pid: u32) -> Result<Process, CommandError> {
+    let mut reader = FileReader::new();
+    let failed = |error: CgroupError| {
+        CommandError::io(format!("read process {pid}"), std::io::Error::other(error))
     };
-    Ok(parse_process(&read("status")?, &read("cgroup")?))
-}
-
-fn parse_process(status: &str, cgroup: &str) -> Process {
-    let field = |name: &str| {
-        status
-            .lines()
-            .find_map(|line| line.strip_prefix(name)?.strip_prefix(':'))
-            .map(str::trim)
-    };
-    Process {
-        tgid: field("Tgid")
-            .and_then(|text| text.parse().ok())
-            .unwrap_or(0),
-        command: field("Name").unwrap_or_default().to_owned(),
-        own_pid: field("NSpid")
-            .and_then(|text| text.split_ascii_whitespace().last())
-            .and_then(|text| text.parse().ok()),
-        cgroups: cgroup
-            .lines()
-            .filter_map(|line| {
-                let mut parts = line.splitn(3, ':').skip(1);
-                Some((parts.next()?.to_owned(), parts.next()?.to_owned()))
-            })
-            .collect(),
+    let status = read_status(&mut reader, proc_root, pid).map_err(failed)?;
+    let cgroups = read_memberships(&mut reader, proc_root, pid).map_err(failed)?;
+    match (status, cgroups) {
+        (Some(status), Some(cgroups)) => Ok(Process { status, cgroups }),
+        _ => Err(CommandError::Nothing(format!(
+            "no process {pid} on this host; `who` wants the process id as the host sees it (in a \
+             container, run ctrscope with the host's PID namespace)"
+        ))),
     }
 }
 
 /// Joins what `/proc` says with what the cgroup path means and with what the daemon knows.
-fn answer(
-    pid: i32,
-    process: Process,
-    snapshot: Option<&Snapshot>,
-    identify: impl Fn(&str) -> Option<CgroupIdentity>,
-) -> Answer {
+fn answer(pid: u32, process: Process, snapshot: Option<&Snapshot>) -> Answer {
+    // An id beats a unit beats a plain cgroup; the root says nothing.
     let identity = process
         .cgroups
         .iter()
-        .filter_map(|(_, path)| identify(path))
-        .max_by_key(|identity| !identity.container_id.is_empty());
+        .map(|membership| identify(&membership.path))
+        .filter(|identity| identity.kind != Kind::Other)
+        .max_by_key(|identity| {
+            (
+                identity.container_id.is_some(),
+                identity.kind != Kind::Cgroup,
+            )
+        });
     let known = snapshot.and_then(|snapshot| find(snapshot, &process, identity.as_ref()));
-    let identity = identity.unwrap_or_default();
     let mut answer = Answer {
         pid,
-        tgid: process.tgid,
-        command: process.command,
-        container: identity.name,
-        container_pid: process.own_pid,
-        kind: identity.kind,
-        runtime: identity.runtime,
-        container_id: identity.container_id,
+        tgid: process.status.tgid,
+        container_pid: process.status.container_pid(),
+        command: process.status.name,
+        container: String::new(),
+        kind: Kind::Other,
+        runtime: String::new(),
+        container_id: String::new(),
         image: String::new(),
         cgroups: process
             .cgroups
             .into_iter()
-            .map(|(controllers, path)| match controllers.as_str() {
-                "" => path,
-                _ => format!("{controllers}:{path}"),
+            .map(|membership| match membership.controllers.join(",") {
+                controllers if controllers.is_empty() => membership.path,
+                controllers => format!("{controllers}:{}", membership.path),
             })
             .collect(),
     };
+    if let Some(identity) = identity {
+        answer.container = identity.name;
+        answer.kind = identity.kind;
+        answer.runtime = identity.runtime.to_owned();
+        answer.container_id = identity.container_id.unwrap_or_default();
+    }
     if let Some(Container { identity, .. }) = known {
         answer.container = display_name(identity);
         answer.kind = identity.kind;
@@ -163,21 +132,22 @@ fn answer(
 fn find<'a>(
     snapshot: &'a Snapshot,
     process: &Process,
-    identity: Option<&CgroupIdentity>,
+    identity: Option<&PathIdentity>,
 ) -> Option<&'a Container> {
-    let by_id = identity
-        .filter(|identity| !identity.container_id.is_empty())
-        .and_then(|identity| {
-            snapshot
-                .containers
-                .iter()
-                .find(|container| container.identity.container_id == identity.container_id)
-        });
+    let by_id = identity.and_then(|identity| {
+        let id = identity.container_id.as_ref()?;
+        snapshot
+            .containers
+            .iter()
+            .find(|container| container.identity.container_id == *id)
+    });
     by_id.or_else(|| {
         let leads_to = |cgroup: &str| {
             !cgroup.trim_matches('/').is_empty()
-                && process.cgroups.iter().any(|(_, path)| {
-                    path.strip_prefix(cgroup)
+                && process.cgroups.iter().any(|membership| {
+                    membership
+                        .path
+                        .strip_prefix(cgroup)
                         .is_some_and(|rest| rest.is_empty() || rest.starts_with('/'))
                 })
         };
@@ -209,7 +179,10 @@ fn render(answer: &Answer) -> String {
     let mut text = String::new();
     for (title, value) in [
         ("process", format!("{} ({})", answer.pid, answer.command)),
-        ("tgid", answer.tgid.to_string()),
+        (
+            "tgid",
+            answer.tgid.map(|tgid| tgid.to_string()).unwrap_or_default(),
+        ),
         ("container", answer.container.clone()),
         ("pid inside", own_pid.unwrap_or_default()),
         ("kind", kind.to_owned()),
@@ -229,30 +202,29 @@ fn render(answer: &Answer) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::snapshot::Identity;
+    use crate::{cgroup::parse_memberships, snapshot::Identity};
 
-    // Of a runc container on kernel 5.15, shortened.
-    const STATUS: &str =
-        "Name:\tnginx\nUmask:\t0022\nTgid:\t4242\nPid:\t4243\nNSpid:\t4243\t17\t8\n";
-    const CGROUP: &str = "5:cpu,cpuacct:/docker/beef03/worker\n0::/docker/beef03/worker\n";
+    const ID: &str = "0123456789abcdef0123456789abcdef0123456789abcdef0123456789abcdef";
 
-    fn identify(path: &str) -> Option<CgroupIdentity> {
-        path.starts_with("/docker/").then(|| CgroupIdentity {
-            kind: Kind::Container,
-            runtime: "docker".to_owned(),
-            container_id: "beef03".to_owned(),
-            name: "beef03".to_owned(),
-            owner_path: "/docker/beef03".to_owned(),
-        })
+    /// A thread of a container whose path has an id, or of one whose path has none.
+    fn process(path: &str) -> Process {
+        Process {
+            status: ProcessStatus {
+                name: "nginx".to_owned(),
+                tgid: Some(4242),
+                namespace_pids: vec![4243, 17, 8],
+            },
+            cgroups: parse_memberships(&format!("5:cpu,cpuacct:{path}\n0::{path}\n")),
+        }
     }
 
-    fn snapshot(id: &str) -> Snapshot {
+    fn snapshot(id: &str, cgroup: &str) -> Snapshot {
         Snapshot {
             containers: vec![Container {
                 identity: Identity {
                     container: "web".to_owned(),
                     container_id: id.to_owned(),
-                    cgroup: "/docker/beef03".to_owned(),
+                    cgroup: cgroup.to_owned(),
                     runtime: "docker".to_owned(),
                     image: "nginx:1".to_owned(),
                     kind: Kind::Container,
@@ -265,47 +237,38 @@ mod tests {
     }
 
     #[test]
-    fn the_own_pid_is_that_of_the_innermost_namespace() {
-        let process = parse_process(STATUS, CGROUP);
-        assert_eq!(process.own_pid, Some(8));
-        assert_eq!(process.tgid, 4242);
-        assert_eq!(process.cgroups.len(), 2);
-        assert_eq!(parse_process("", ""), Process::default());
-    }
-
-    #[test]
     fn the_path_alone_names_the_container_and_the_daemon_knows_better() {
-        let process = parse_process(STATUS, CGROUP);
-        let alone = answer(4243, process.clone(), None, identify);
-        assert_eq!(alone.container, "beef03");
-        let snapshot = snapshot("beef03");
-        let text = render(&answer(4243, process, Some(&snapshot), identify));
+        let path = format!("/docker/{ID}/worker");
+        let alone = answer(4243, process(&path), None);
+        assert_eq!(alone.container, "0123456789ab");
+        assert_eq!(alone.container_pid, Some(8));
+        let snapshot = snapshot(ID, &format!("/docker/{ID}"));
+        let text = render(&answer(4243, process(&path), Some(&snapshot)));
         assert_eq!(
             text,
-            "process     4243 (nginx)
+            format!(
+                "process     4243 (nginx)
 tgid        4242
 container   web
 pid inside  8
 kind        container
 runtime     docker
-id          beef03
+id          {ID}
 image       nginx:1
-cgroup      cpu,cpuacct:/docker/beef03/worker
-            /docker/beef03/worker
+cgroup      cpu,cpuacct:{path}
+            {path}
 "
+            )
         );
     }
 
     #[test]
     fn a_child_cgroup_belongs_to_its_container_even_without_an_id() {
-        let process = parse_process(STATUS, CGROUP);
-        let snapshot = snapshot("");
-        let found = answer(4243, process.clone(), Some(&snapshot), |_| None);
+        let snapshot = snapshot("", "/mine/web");
+        let found = answer(4243, process("/mine/web/worker"), Some(&snapshot));
         assert_eq!(found.container, "web");
-        let mut elsewhere = process;
-        elsewhere.cgroups = vec![(String::new(), "/docker/beef03x".to_owned())];
-        let found = answer(4243, elsewhere, Some(&snapshot), |_| None);
-        assert_eq!(found.container, "");
+        let found = answer(4243, process("/mine/webx"), Some(&snapshot));
+        assert_eq!(found.container, "mine/webx");
     }
 
     #[test]

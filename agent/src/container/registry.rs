@@ -78,13 +78,6 @@ enum Member {
     Refused,
 }
 
-/// A cgroup that is there.
-#[derive(Debug)]
-struct KnownCgroup {
-    path: String,
-    member: Member,
-}
-
 /// A container, or what else has counters of its own.
 #[derive(Debug)]
 pub(crate) struct Entity {
@@ -132,8 +125,7 @@ pub(crate) struct Registry {
     primary_hierarchy: u32,
     entities: BTreeMap<EntityId, Entity>,
     by_key: HashMap<String, EntityId>,
-    cgroups: HashMap<CgroupKey, KnownCgroup>,
-    by_slot: Vec<Option<EntityId>>,
+    cgroups: HashMap<CgroupKey, Member>,
     slots: SlotTable,
     next_id: EntityId,
     other: Accumulated,
@@ -150,7 +142,6 @@ impl Registry {
             entities: BTreeMap::new(),
             by_key: HashMap::new(),
             cgroups: HashMap::new(),
-            by_slot: vec![None; limits.slots as usize],
             slots: SlotTable::new(limits.slots),
             next_id: 1,
             other: Accumulated::default(),
@@ -182,7 +173,7 @@ impl Registry {
                     entity.others += 1;
                 }
             }
-            self.cgroups.insert(key, KnownCgroup { path: path.to_owned(), member });
+            self.cgroups.insert(key, member);
         }
         if populated {
             self.mark_populated(key);
@@ -215,15 +206,16 @@ impl Registry {
 
     /// Cgroups known of a hierarchy.
     pub(crate) fn known_in(&self, hierarchy: u32) -> Vec<CgroupKey> {
-        self.cgroups.keys().copied().filter(|key| key.hierarchy == hierarchy).collect()
+        self.cgroups
+            .keys()
+            .copied()
+            .filter(|key| key.hierarchy == hierarchy)
+            .collect()
     }
 
     /// A cgroup was removed.
     pub(crate) fn cgroup_removed(&mut self, key: CgroupKey, now: Now) {
-        let Some(known) = self.cgroups.remove(&key) else {
-            return;
-        };
-        let Member::Entity(id) = known.member else {
+        let Some(Member::Entity(id)) = self.cgroups.remove(&key) else {
             return;
         };
         let Some(entity) = self.entities.get_mut(&id) else {
@@ -290,12 +282,6 @@ impl Registry {
         &mut self.other
     }
 
-    /// The entity that owns a slot.
-    pub(crate) fn by_slot(&self, slot: u32) -> Option<&Entity> {
-        let id = self.by_slot.get(slot as usize).copied().flatten()?;
-        self.entities.get(&id)
-    }
-
     /// Slots that belong to somebody.
     pub(crate) fn slots_used(&self) -> u32 {
         self.slots.used()
@@ -306,13 +292,8 @@ impl Registry {
         self.refused
     }
 
-    /// Path of a cgroup.
-    pub(crate) fn path(&self, key: CgroupKey) -> Option<&str> {
-        self.cgroups.get(&key).map(|known| known.path.as_str())
-    }
-
     fn mark_populated(&mut self, key: CgroupKey) {
-        if let Some(KnownCgroup { member: Member::Entity(id), .. }) = self.cgroups.get(&key)
+        if let Some(Member::Entity(id)) = self.cgroups.get(&key)
             && let Some(entity) = self.entities.get_mut(id)
         {
             entity.populated = true;
@@ -321,7 +302,7 @@ impl Registry {
 
     /// Writes the owner of a cgroup's css.
     fn claim(&mut self, key: CgroupKey, subsystem: Subsystem, css: CssId) -> u32 {
-        let member = self.cgroups.get(&key).map_or(Member::System, |known| known.member);
+        let member = self.cgroups.get(&key).copied().unwrap_or(Member::System);
         let owner = match member {
             Member::Entity(id) => match self.entities.get_mut(&id) {
                 Some(entity) => {
@@ -329,7 +310,11 @@ impl Registry {
                         entity.css.push((subsystem, css));
                         if entity.css.len() > MOST_CSS {
                             let (subsystem, css) = entity.css.remove(0);
-                            self.writes.push(SlotWrite { subsystem, css, owner: None });
+                            self.writes.push(SlotWrite {
+                                subsystem,
+                                css,
+                                owner: None,
+                            });
                         }
                     }
                     entity.owner()
@@ -339,7 +324,11 @@ impl Registry {
             Member::System => slot::owner(slot::OTHER, slot::KIND_SYSTEM),
             Member::Refused => slot::owner(slot::OTHER, slot::KIND_CONTAINER),
         };
-        self.writes.push(SlotWrite { subsystem, css, owner: Some(owner) });
+        self.writes.push(SlotWrite {
+            subsystem,
+            css,
+            owner: Some(owner),
+        });
         owner
     }
 
@@ -391,7 +380,11 @@ impl Registry {
     }
 
     fn ensure_slot(&mut self, id: EntityId, now: Now) {
-        if self.entities.get(&id).is_none_or(|entity| entity.slot.is_some()) {
+        if self
+            .entities
+            .get(&id)
+            .is_none_or(|entity| entity.slot.is_some())
+        {
             return;
         }
         let slot = match self.slots.take() {
@@ -405,14 +398,15 @@ impl Registry {
             }
         };
         if let Some(slot) = slot {
-            if let Some(owner) = self.by_slot.get_mut(slot as usize) {
-                *owner = Some(id);
-            }
             if let Some(entity) = self.entities.get_mut(&id) {
                 entity.slot = Some(slot);
                 let owner = Some(entity.owner());
                 for &(subsystem, css) in &entity.css {
-                    self.writes.push(SlotWrite { subsystem, css, owner });
+                    self.writes.push(SlotWrite {
+                        subsystem,
+                        css,
+                        owner,
+                    });
                 }
             }
         }
@@ -459,10 +453,11 @@ impl Registry {
         };
         entity.stats.detach();
         for (subsystem, css) in entity.css.drain(..) {
-            self.writes.push(SlotWrite { subsystem, css, owner: None });
-        }
-        if let Some(owner) = self.by_slot.get_mut(slot as usize) {
-            *owner = None;
+            self.writes.push(SlotWrite {
+                subsystem,
+                css,
+                owner: None,
+            });
         }
         self.slots.give_back(slot, now.ns);
     }

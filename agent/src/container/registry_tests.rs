@@ -5,13 +5,20 @@ const BLKIO: u32 = 7;
 const ID: &str = "0123456789abcdef0123456789abcdef0123456789abcdef0123456789abcdef";
 
 fn registry(entities: usize, slots: u32) -> Registry {
-    let limits =
-        RegistryLimits { entities, slots, cgroups: 1_000, retention_ns: 300_000_000_000 };
+    let limits = RegistryLimits {
+        entities,
+        slots,
+        cgroups: 1_000,
+        retention_ns: 300_000_000_000,
+    };
     Registry::new(limits, CPU)
 }
 
 fn at(seconds: u64) -> Now {
-    Now { unix_ms: seconds * 1_000, ns: seconds * 1_000_000_000 }
+    Now {
+        unix_ms: seconds * 1_000,
+        ns: seconds * 1_000_000_000,
+    }
 }
 
 fn cpu(id: u64) -> CgroupKey {
@@ -23,7 +30,10 @@ fn css(id: u32, serial: u64) -> CssId {
 }
 
 fn names(registry: &Registry) -> Vec<&str> {
-    registry.entities().map(|entity| entity.identity.container.as_str()).collect()
+    registry
+        .entities()
+        .map(|entity| entity.identity.container.as_str())
+        .collect()
 }
 
 #[test]
@@ -31,8 +41,17 @@ fn the_cgroups_of_one_container_in_several_hierarchies_are_one_entity() {
     let mut registry = registry(10, 10);
     let path = format!("/docker/{ID}");
     registry.cgroup_made(cpu(5), &path, false, &[(Subsystem::Cpu, css(3, 30))], at(0));
-    let blkio = CgroupKey { hierarchy: BLKIO, id: 5 };
-    registry.cgroup_made(blkio, &path, false, &[(Subsystem::Block, css(4, 40))], at(0));
+    let blkio = CgroupKey {
+        hierarchy: BLKIO,
+        id: 5,
+    };
+    registry.cgroup_made(
+        blkio,
+        &path,
+        false,
+        &[(Subsystem::Block, css(4, 40))],
+        at(0),
+    );
     assert_eq!(names(&registry), ["0123456789ab"]);
     let writes = registry.take_writes();
     assert_eq!(writes.len(), 2);
@@ -45,9 +64,18 @@ fn a_child_cgroup_counts_as_its_container() {
     let mut registry = registry(10, 10);
     registry.cgroup_made(cpu(5), &format!("/docker/{ID}"), false, &[], at(0));
     let child = [(Subsystem::Cpu, css(9, 90))];
-    registry.cgroup_made(cpu(6), &format!("/docker/{ID}/init.scope"), false, &child, at(0));
+    registry.cgroup_made(
+        cpu(6),
+        &format!("/docker/{ID}/init.scope"),
+        false,
+        &child,
+        at(0),
+    );
     assert_eq!(names(&registry).len(), 1);
-    assert_eq!(registry.take_writes()[0].owner, Some(slot::owner(1, slot::KIND_CONTAINER)));
+    assert_eq!(
+        registry.take_writes()[0].owner,
+        Some(slot::owner(1, slot::KIND_CONTAINER))
+    );
 }
 
 #[test]
@@ -71,14 +99,26 @@ fn a_container_exits_with_its_last_cgroup_and_goes_after_its_retention() {
     let path = format!("/docker/{ID}");
     registry.cgroup_made(cpu(5), &path, true, &[(Subsystem::Cpu, css(3, 30))], at(0));
     registry.cgroup_removed(cpu(5), at(10));
-    assert_eq!(registry.entities().next().and_then(|entity| entity.exited).unwrap().ns, at(10).ns);
+    assert_eq!(
+        registry
+            .entities()
+            .next()
+            .and_then(|entity| entity.exited)
+            .unwrap()
+            .ns,
+        at(10).ns
+    );
     registry.expire(at(309));
     assert_eq!(names(&registry).len(), 1);
     registry.take_writes();
     registry.expire(at(310));
     assert!(names(&registry).is_empty());
     // The css is forgotten, and the slot rests before it is used again.
-    let forgotten = SlotWrite { subsystem: Subsystem::Cpu, css: css(3, 30), owner: None };
+    let forgotten = SlotWrite {
+        subsystem: Subsystem::Cpu,
+        css: css(3, 30),
+        owner: None,
+    };
     assert_eq!(registry.take_writes(), [forgotten]);
     assert_eq!(registry.slot_to_clear(at(311)), None);
     assert_eq!(registry.slot_to_clear(at(312)), Some(1));
@@ -93,7 +133,12 @@ fn a_container_that_comes_back_goes_on_with_its_counters() {
     raw.on_cpu_ns = 77;
     let mut reading = super::super::RawSched::default();
     reading.add(&raw);
-    registry.entities_mut().next().unwrap().stats.update_sched(reading);
+    registry
+        .entities_mut()
+        .next()
+        .unwrap()
+        .stats
+        .update_sched(reading);
     registry.cgroup_removed(cpu(5), at(10));
     registry.cgroup_made(cpu(6), &path, true, &[], at(20));
     assert_eq!(registry.entities().count(), 1);
@@ -130,7 +175,11 @@ fn without_a_free_slot_an_exited_container_gives_its_own() {
     registry.slot_cleared(slot);
     registry.take_writes();
     registry.fill_slots(at(5));
-    assert_eq!(registry.by_slot(slot).unwrap().identity.container, "b");
+    let owner = registry
+        .entities()
+        .find(|entity| entity.slot == Some(slot))
+        .unwrap();
+    assert_eq!(owner.identity.container, "b");
     let owner = Some(slot::owner(slot, slot::KIND_CONTAINER));
     assert_eq!(registry.take_writes()[0].owner, owner);
 }
@@ -151,5 +200,9 @@ fn a_css_of_an_unknown_cgroup_is_asked_for_again() {
     let mut registry = registry(10, 10);
     assert_eq!(registry.css_seen(cpu(9), Subsystem::Cpu, css(1, 1)), None);
     registry.cgroup_made(cpu(9), "/a", false, &[], at(0));
-    assert!(registry.css_seen(cpu(9), Subsystem::Cpu, css(1, 1)).is_some());
+    assert!(
+        registry
+            .css_seen(cpu(9), Subsystem::Cpu, css(1, 1))
+            .is_some()
+    );
 }

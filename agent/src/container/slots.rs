@@ -17,7 +17,11 @@ const REST_NS: u64 = 2_000_000_000;
 impl SlotTable {
     /// Slots from 1 to `total - 1`; 0 is the one for everything else.
     pub(crate) fn new(total: u32) -> Self {
-        Self { free: (1..total).collect(), resting: VecDeque::new(), total }
+        Self {
+            free: (1..total).collect(),
+            resting: VecDeque::new(),
+            total,
+        }
     }
 
     /// A slot, or `None` if all are taken.
@@ -49,7 +53,9 @@ impl SlotTable {
     /// Slots that belong to somebody.
     pub(crate) fn used(&self) -> u32 {
         let idle = self.free.len() + self.resting.len();
-        self.total.saturating_sub(1).saturating_sub(u32::try_from(idle).unwrap_or(u32::MAX))
+        self.total
+            .saturating_sub(1)
+            .saturating_sub(u32::try_from(idle).unwrap_or(u32::MAX))
     }
 }
 

@@ -55,7 +55,11 @@ impl RawSched {
         ] {
             *sum = sum.wrapping_add(value);
         }
-        for (sum, value) in self.preempted_wait_ns.iter_mut().zip(slot.preempted_wait_ns) {
+        for (sum, value) in self
+            .preempted_wait_ns
+            .iter_mut()
+            .zip(slot.preempted_wait_ns)
+        {
             *sum = sum.wrapping_add(value);
         }
         for (sum, value) in self.preemptions.iter_mut().zip(slot.preemptions) {
@@ -126,7 +130,9 @@ impl Accumulated {
                 sched.run_queue.add_to_bucket(index, u64::from(added));
             }
         }
-        sched.run_queue.add_to_sum(now.run_queue_ns.wrapping_sub(last.run_queue_ns));
+        sched
+            .run_queue
+            .add_to_sum(now.run_queue_ns.wrapping_sub(last.run_queue_ns));
         sched.on_cpu_ns += now.on_cpu_ns.wrapping_sub(last.on_cpu_ns);
         sched.off_cpu_sleep_ns += now.off_cpu_sleep_ns.wrapping_sub(last.off_cpu_sleep_ns);
         sched.off_cpu_disk_ns += now.off_cpu_disk_ns.wrapping_sub(last.off_cpu_disk_ns);
@@ -145,9 +151,10 @@ impl Accumulated {
 
     /// Takes in a reading of one operation's counters.
     pub(crate) fn update_block(&mut self, operation: usize, now: &BlockSlot) {
-        let (Some(total), Some(last)) =
-            (self.block.operations.get_mut(operation), self.last_block.get_mut(operation))
-        else {
+        let (Some(total), Some(last)) = (
+            self.block.operations.get_mut(operation),
+            self.last_block.get_mut(operation),
+        ) else {
             return;
         };
         if last.is_none() && now.operations == 0 {
@@ -163,7 +170,9 @@ impl Accumulated {
                         total.latency.add_to_bucket(index, u64::from(added));
                     }
                 }
-                total.latency.add_to_sum(raw.latency_ns.wrapping_sub(last.latency_ns));
+                total
+                    .latency
+                    .add_to_sum(raw.latency_ns.wrapping_sub(last.latency_ns));
                 total.queue_ns += raw.queue_ns.wrapping_sub(last.queue_ns);
                 total.bytes += raw.bytes.wrapping_sub(last.bytes);
                 total.count += raw.operations.wrapping_sub(last.operations);
@@ -290,7 +299,10 @@ mod tests {
         slot.latency_buckets[4] = 1;
         stats.update_block(0, &slot);
         let read = &stats.block().operations[0];
-        assert_eq!((read.count, read.bytes, read.latency.count()), (3, 12288, 3));
+        assert_eq!(
+            (read.count, read.bytes, read.latency.count()),
+            (3, 12288, 3)
+        );
         stats.update_block(9, &slot);
     }
 }

@@ -61,27 +61,40 @@ impl Engine {
             proc: options.proc_root.clone(),
             ..Roots::default()
         });
-        if features.capabilities.is_some_and(|have| !have.can_load() || !have.can_trace()) {
+        if features
+            .capabilities
+            .is_some_and(|have| !have.can_load() || !have.can_trace())
+        {
             return Err(EngineError::Privilege);
         }
         let btf = Btf::from_file(&options.btf)?;
         let resolved = Arc::new(resolve(&btf));
         drop(btf);
         let mountinfo = options.proc_root.join("self/mountinfo");
-        let discover =
-            DiscoverOptions { host_root: None, cgroup_root: options.cgroup_root.clone() };
+        let discover = DiscoverOptions {
+            host_root: None,
+            cgroup_root: options.cgroup_root.clone(),
+        };
         let hierarchies = Hierarchies::discover(&mountinfo, &discover)?;
         let ids = fs::read_to_string(options.proc_root.join("self/cgroup")).unwrap_or_default();
         let ids = HierarchyIds::parse(&ids);
         // Without the cpu controller every task is in the root's group; the tree is still walked.
-        let cpu = hierarchies.cpu.clone().or_else(|| hierarchies.unified.clone());
+        let cpu = hierarchies
+            .cpu
+            .clone()
+            .or_else(|| hierarchies.unified.clone());
         let Some(cpu) = cpu else {
-            return Err(EngineError::Cgroup(crate::cgroup::CgroupError::NoMount { mountinfo }));
+            return Err(EngineError::Cgroup(crate::cgroup::CgroupError::NoMount {
+                mountinfo,
+            }));
         };
         let tree = Tree::new(cpu, hierarchies.blkio.clone(), &ids);
 
         let possible = features.cpus_possible.clone().unwrap_or_else(|| vec![0]);
-        let online = features.cpus_online.clone().unwrap_or_else(|| possible.clone());
+        let online = features
+            .cpus_online
+            .clone()
+            .unwrap_or_else(|| possible.clone());
         // Room for slots that rest, so that churn at the limit still finds one.
         let spare = (options.max_containers / 8).max(128);
         let sizes = Sizes {
@@ -91,12 +104,18 @@ impl Engine {
         let kernel = KernelSide::load(&options.btf, &resolved, sizes)?;
         let programs = kernel.programs();
         if programs.iter().all(|program| !program.attached) {
-            let reasons: Vec<_> =
-                programs.iter().map(|p| format!("{}: {}", p.name, p.reason)).collect();
+            let reasons: Vec<_> = programs
+                .iter()
+                .map(|p| format!("{}: {}", p.name, p.reason))
+                .collect();
             return Err(EngineError::NothingAttached(reasons.join("; ")));
         }
         for program in programs.iter().filter(|program| !program.attached) {
-            tracing::warn!(program = program.name, reason = program.reason, "program not attached");
+            tracing::warn!(
+                program = program.name,
+                reason = program.reason,
+                "program not attached"
+            );
         }
         let limits = RegistryLimits {
             entities: options.max_containers as usize,
@@ -149,7 +168,9 @@ impl Engine {
     fn now(&self) -> Now {
         let unix_ms = SystemTime::now()
             .duration_since(UNIX_EPOCH)
-            .map_or(0, |since| u64::try_from(since.as_millis()).unwrap_or(u64::MAX));
+            .map_or(0, |since| {
+                u64::try_from(since.as_millis()).unwrap_or(u64::MAX)
+            });
         let ns = u64::try_from(self.started.elapsed().as_nanos()).unwrap_or(u64::MAX);
         Now { unix_ms, ns }
     }
@@ -160,8 +181,14 @@ impl Engine {
             let now = self.now();
             let owner = self.tree.handle(&event, &mut self.registry, now);
             self.apply_writes();
-            if let (Some(owner), KernelEvent::CssSeen { subsystem: Subsystem::Cpu, first_run, .. }) =
-                (owner, &event)
+            if let (
+                Some(owner),
+                KernelEvent::CssSeen {
+                    subsystem: Subsystem::Cpu,
+                    first_run,
+                    ..
+                },
+            ) = (owner, &event)
             {
                 self.correct_running(first_run, owner);
             }
@@ -211,13 +238,15 @@ impl Engine {
             return;
         };
         let serial = slot::entry_serial(slot::entry(write.css.serial, 0));
-        let _ = entry.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |current| {
-            match write.owner {
+        let _ = entry.fetch_update(
+            Ordering::Relaxed,
+            Ordering::Relaxed,
+            |current| match write.owner {
                 Some(owner) => (slot::entry_serial(current) <= serial)
                     .then(|| slot::entry(write.css.serial, owner)),
                 None => (slot::entry_serial(current) == serial).then_some(0),
-            }
-        });
+            },
+        );
     }
 
     /// A snapshot that is at most `max_age` old.
@@ -232,7 +261,11 @@ impl Engine {
 
     /// Collects if the interval is over.
     pub(super) fn tick(&mut self) {
-        if self.last.as_ref().is_none_or(|(taken, _)| taken.elapsed() >= self.options.interval) {
+        if self
+            .last
+            .as_ref()
+            .is_none_or(|(taken, _)| taken.elapsed() >= self.options.interval)
+        {
             self.collect();
         }
     }
@@ -254,8 +287,9 @@ impl Engine {
         let began = Instant::now();
         self.pump();
         let losses = self.kernel.losses();
-        let lost_events =
-            losses.get(counter::EVENT_RING_FULL as usize).map_or(0, |counter| counter.count);
+        let lost_events = losses
+            .get(counter::EVENT_RING_FULL as usize)
+            .map_or(0, |counter| counter.count);
         if lost_events > self.lost_events {
             self.lost_events = lost_events;
             self.tree.want_walk();
@@ -264,7 +298,8 @@ impl Engine {
         let now = self.now();
         let running = self.running_slices();
         let sched_runs = self.is_attached("sched_switch");
-        let block_runs = self.is_attached("block_rq_issue") && self.is_attached("block_rq_complete");
+        let block_runs =
+            self.is_attached("block_rq_issue") && self.is_attached("block_rq_complete");
         let read_files = self.files.is_due();
 
         let mut rows: Vec<(Container, Option<u32>)> = Vec::new();
@@ -276,7 +311,10 @@ impl Engine {
             if !entity.is_visible() {
                 continue;
             }
-            let mut files = self.file_samples.remove(&entity.owner_path).unwrap_or_default();
+            let mut files = self
+                .file_samples
+                .remove(&entity.owner_path)
+                .unwrap_or_default();
             if read_files && entity.exited.is_none() {
                 self.files.read(&entity.owner_path, &mut files);
                 look_for_sandbox(
@@ -286,7 +324,11 @@ impl Engine {
                     &mut entity.identity,
                 );
             }
-            let running_ns = entity.slot.and_then(|slot| running.get(&slot)).copied().unwrap_or(0);
+            let running_ns = entity
+                .slot
+                .and_then(|slot| running.get(&slot))
+                .copied()
+                .unwrap_or(0);
             rows.push((
                 Container {
                     identity: entity.identity.clone(),
@@ -303,9 +345,12 @@ impl Engine {
             kept_files.insert(entity.owner_path.clone(), files);
         }
         self.file_samples = kept_files;
-        let live: std::collections::HashSet<&str> =
-            rows.iter().map(|(row, _)| row.identity.cgroup.as_str()).collect();
-        self.sandbox_looks.retain(|cgroup, _| live.contains(cgroup.as_str()));
+        let live: std::collections::HashSet<&str> = rows
+            .iter()
+            .map(|(row, _)| row.identity.cgroup.as_str())
+            .collect();
+        self.sandbox_looks
+            .retain(|cgroup, _| live.contains(cgroup.as_str()));
         if read_files {
             self.files.finish_round(began);
         }
@@ -349,10 +394,14 @@ impl Engine {
         while let Some(slot) = self.registry.slot_to_clear(now) {
             let sizes = self.kernel.sizes();
             for cpu in 0..sizes.cpus {
-                self.kernel.sched().zero((cpu * sizes.slots + slot) as usize);
+                self.kernel
+                    .sched()
+                    .zero((cpu * sizes.slots + slot) as usize);
             }
             for operation in 0..OPERATIONS {
-                self.kernel.block().zero(slot as usize * OPERATIONS + operation);
+                self.kernel
+                    .block()
+                    .zero(slot as usize * OPERATIONS + operation);
             }
             self.registry.slot_cleared(slot);
         }
@@ -372,7 +421,9 @@ impl Engine {
         }
         let cpus = self.kernel.cpus();
         for cpu in 0..cpus.len() {
-            let Some(state) = cpus.read(cpu) else { continue };
+            let Some(state) = cpus.read(cpu) else {
+                continue;
+            };
             let switched = cpus.word(cpu, 0).map(|word| word.load(Ordering::Relaxed));
             let slot = slot::slot(state.running as u32);
             // A switch between the two readings has ended the slice; it is in the counters then.
@@ -410,8 +461,16 @@ impl Engine {
         }
         let hierarchies = self.files.hierarchies();
         for (name, offered, lack) in [
-            ("cpu", hierarchies.cpu.is_some(), "no cpu controller is mounted"),
-            ("memory", hierarchies.memory.is_some(), "no memory controller is mounted"),
+            (
+                "cpu",
+                hierarchies.cpu.is_some(),
+                "no cpu controller is mounted",
+            ),
+            (
+                "memory",
+                hierarchies.memory.is_some(),
+                "no memory controller is mounted",
+            ),
             (
                 "pressure",
                 hierarchies.unified.is_some(),
@@ -420,7 +479,11 @@ impl Engine {
         ] {
             collectors.push(CollectorStatus {
                 name: name.into(),
-                state: if offered { CollectorState::Active } else { CollectorState::Unsupported },
+                state: if offered {
+                    CollectorState::Active
+                } else {
+                    CollectorState::Unsupported
+                },
                 reason: if offered { String::new() } else { lack.into() },
             });
         }
@@ -438,7 +501,11 @@ impl Engine {
         for (kind, reason, count) in [
             ("lost", "container_limit", self.registry.refused()),
             ("lost", "cgroup_file_unreadable", self.files.failures()),
-            ("lost", "cgroup_tree_truncated", u64::from(self.tree.is_truncated())),
+            (
+                "lost",
+                "cgroup_tree_truncated",
+                u64::from(self.tree.is_truncated()),
+            ),
         ] {
             losses.push(crate::snapshot::LossCounter {
                 kind: kind.into(),
@@ -511,7 +578,11 @@ fn look_for_sandbox(
         return;
     }
     *taken += 1;
-    let mount = files.hierarchies().cpu.clone().or_else(|| files.hierarchies().unified.clone());
+    let mount = files
+        .hierarchies()
+        .cpu
+        .clone()
+        .or_else(|| files.hierarchies().unified.clone());
     let Some(directory) = mount.and_then(|mount| mount.directory(&identity.cgroup)) else {
         return;
     };

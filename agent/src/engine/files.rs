@@ -31,7 +31,12 @@ const COST_FACTOR: u32 = 50;
 
 impl FileCollector {
     pub(crate) fn new(hierarchies: Hierarchies) -> Self {
-        Self { reader: FileReader::new(), hierarchies, next: Instant::now(), failures: 0 }
+        Self {
+            reader: FileReader::new(),
+            hierarchies,
+            next: Instant::now(),
+            failures: 0,
+        }
     }
 
     /// The mounts.

@@ -4,7 +4,6 @@ use std::{
     collections::HashMap,
     io::{PipeReader, PipeWriter, Read as _, Write as _},
     os::fd::AsFd as _,
-    path::PathBuf,
     sync::{
         Arc,
         atomic::{AtomicUsize, Ordering},
@@ -62,7 +61,6 @@ impl Agent {
         let (commands, inbox) = sync_channel(QUEUE);
         let (woken, wake) = std::io::pipe().map_err(EngineError::Thread)?;
         let (started, outcome) = sync_channel(1);
-        let btf: PathBuf = options.btf.clone();
         let proc_root = options.proc_root.clone();
         // The engine is made on its own thread: what aya holds need not be sent.
         let thread = std::thread::Builder::new()
@@ -70,7 +68,6 @@ impl Agent {
             .spawn(move || match Engine::start(options) {
                 Ok(engine) => {
                     let parts = SessionParts {
-                        btf,
                         proc_root,
                         resolved: Arc::clone(engine.resolved()),
                         slots: Arc::clone(engine.kernel().cpu_slots()),
@@ -91,7 +88,9 @@ impl Agent {
                 return Err(error);
             }
             Err(_) => {
-                return Err(EngineError::Thread(std::io::Error::other("it ended at once")));
+                return Err(EngineError::Thread(std::io::Error::other(
+                    "it ended at once",
+                )));
             }
         };
         Ok(Self {
@@ -167,7 +166,9 @@ impl<'a> ProfileSlot<'a> {
                 (taken < PROFILE_SLOTS).then_some(taken + 1)
             })
             .map(|_| Self(taken))
-            .map_err(|_| SourceError::Busy { slots: PROFILE_SLOTS })
+            .map_err(|_| SourceError::Busy {
+                slots: PROFILE_SLOTS,
+            })
     }
 }
 
@@ -180,8 +181,7 @@ impl Drop for ProfileSlot<'_> {
 fn run(mut engine: Engine, inbox: &Receiver<Command>, mut woken: PipeReader) {
     let mut scratch = [0; 64];
     loop {
-        let waited =
-            wait_readable(engine.kernel().events_fd(), woken.as_fd(), engine.wake_in());
+        let waited = wait_readable(engine.kernel().events_fd(), woken.as_fd(), engine.wake_in());
         match waited {
             Ok([_, true]) => {
                 let _ = woken.read(&mut scratch);

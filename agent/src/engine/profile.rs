@@ -20,7 +20,6 @@ const REFRESH: Duration = Duration::from_millis(100);
 
 /// What a session needs of the engine.
 pub(super) struct SessionParts {
-    pub(super) btf: PathBuf,
     pub(super) proc_root: PathBuf,
     pub(super) resolved: Arc<Resolved>,
     pub(super) slots: SharedSlots,
@@ -75,7 +74,11 @@ pub(super) fn record(
     session.stop();
     let seconds = began.elapsed().as_secs_f64();
     let losses = session.losses();
-    let loss = |index: u32| losses.get(index as usize).map_or(0, |counter| counter.count);
+    let loss = |index: u32| {
+        losses
+            .get(index as usize)
+            .map_or(0, |counter| counter.count)
+    };
     let other: Arc<str> = Arc::from("_other");
     let empty: Arc<[u64]> = Arc::from([]);
     let samples = session.samples();
@@ -108,13 +111,20 @@ pub(super) fn record(
     };
     match request.format {
         ProfileFormat::Svg => {
-            body = FlameGraph::on_cpu(subject).draw(&folded).map_err(|source| {
-                SourceError::Failed { context: "draw the profile".into(), source: Box::new(source) }
-            })?;
+            body = FlameGraph::on_cpu(subject)
+                .draw(&folded)
+                .map_err(|source| SourceError::Failed {
+                    context: "draw the profile".into(),
+                    source: Box::new(source),
+                })?;
         }
         ProfileFormat::Folded => folded.write_text(&mut body).map_err(failed)?,
     }
-    Ok(RenderedProfile { body, samples: folded.samples, lost: raw.losses.total() })
+    Ok(RenderedProfile {
+        body,
+        samples: folded.samples,
+        lost: raw.losses.total(),
+    })
 }
 
 fn refused(error: BpfError) -> SourceError {

@@ -39,8 +39,14 @@ const MOST_PENDING: usize = 4_096;
 impl Tree {
     pub(super) fn new(cpu: Mount, block: Option<Mount>, ids: &HierarchyIds) -> Self {
         let id = |controller| ids.of_v1_controller(controller).unwrap_or(0);
-        let cpu = Watched { id: id("cpu"), mount: cpu };
-        let block = block.map(|mount| Watched { id: id("blkio"), mount });
+        let cpu = Watched {
+            id: id("cpu"),
+            mount: cpu,
+        };
+        let block = block.map(|mount| Watched {
+            id: id("blkio"),
+            mount,
+        });
         Self {
             cpu,
             block,
@@ -69,7 +75,11 @@ impl Tree {
     }
 
     fn is_watched(&self, hierarchy: u32) -> bool {
-        hierarchy == self.cpu.id || self.block.as_ref().is_some_and(|block| block.id == hierarchy)
+        hierarchy == self.cpu.id
+            || self
+                .block
+                .as_ref()
+                .is_some_and(|block| block.id == hierarchy)
     }
 
     /// Takes in one event. For a css that was seen, returns the owner that it has now.
@@ -80,8 +90,16 @@ impl Tree {
         now: Now,
     ) -> Option<u32> {
         match event {
-            KernelEvent::CssSeen { subsystem, css, cgroup_id, .. } => {
-                let key = CgroupKey { hierarchy: self.hierarchy(*subsystem), id: *cgroup_id };
+            KernelEvent::CssSeen {
+                subsystem,
+                css,
+                cgroup_id,
+                ..
+            } => {
+                let key = CgroupKey {
+                    hierarchy: self.hierarchy(*subsystem),
+                    id: *cgroup_id,
+                };
                 let owner = registry.css_seen(key, *subsystem, *css);
                 if owner.is_none() && self.pending.len() < MOST_PENDING {
                     self.pending.push((key, *subsystem, *css));
@@ -89,9 +107,18 @@ impl Tree {
                 }
                 owner
             }
-            KernelEvent::CgroupMade { hierarchy_id, cgroup_id, path, cpu, block } => {
+            KernelEvent::CgroupMade {
+                hierarchy_id,
+                cgroup_id,
+                path,
+                cpu,
+                block,
+            } => {
                 if self.is_watched(*hierarchy_id) {
-                    let key = CgroupKey { hierarchy: *hierarchy_id, id: *cgroup_id };
+                    let key = CgroupKey {
+                        hierarchy: *hierarchy_id,
+                        id: *cgroup_id,
+                    };
                     match path {
                         Some(path) => {
                             let css: Vec<_> = [(Subsystem::Cpu, cpu), (Subsystem::Block, block)]
@@ -105,8 +132,14 @@ impl Tree {
                 }
                 None
             }
-            KernelEvent::CgroupRemoved { hierarchy_id, cgroup_id } => {
-                let key = CgroupKey { hierarchy: *hierarchy_id, id: *cgroup_id };
+            KernelEvent::CgroupRemoved {
+                hierarchy_id,
+                cgroup_id,
+            } => {
+                let key = CgroupKey {
+                    hierarchy: *hierarchy_id,
+                    id: *cgroup_id,
+                };
                 registry.cgroup_removed(key, now);
                 None
             }
@@ -122,8 +155,9 @@ impl Tree {
     /// How long until a wanted walk may begin; `None` if none is wanted.
     pub(super) fn walk_due_in(&self) -> Option<Duration> {
         self.walk_wanted.then(|| {
-            self.last_walk
-                .map_or(Duration::ZERO, |last| WALK_INTERVAL.saturating_sub(last.elapsed()))
+            self.last_walk.map_or(Duration::ZERO, |last| {
+                WALK_INTERVAL.saturating_sub(last.elapsed())
+            })
         })
     }
 
@@ -160,7 +194,10 @@ impl Tree {
         self.truncated |= found.truncated;
         let mut there = HashSet::with_capacity(found.directories.len());
         for directory in &found.directories {
-            let key = CgroupKey { hierarchy: watched.id, id: directory.id };
+            let key = CgroupKey {
+                hierarchy: watched.id,
+                id: directory.id,
+            };
             there.insert(key);
             if registry.knows(key) {
                 continue;

@@ -1,0 +1,122 @@
+//! The daemon: an engine, an HTTP server over it, and an orderly end.
+
+use std::{io, net::SocketAddr, path::Path, sync::Arc, thread};
+
+use tokio::{
+    net::TcpListener,
+    signal::unix::{SignalKind, signal},
+};
+
+use crate::{
+    config::Config,
+    engine::{Agent, EngineError, EngineOptions},
+    export::server::{ServerState, router, serve},
+    source::Source,
+};
+
+/// Why the daemon does not run.
+#[derive(Debug, thiserror::Error)]
+pub enum DaemonError {
+    /// The address cannot be bound.
+    #[error("cannot listen on {address}; choose another address with --listen ADDR:PORT")]
+    Listen {
+        /// Which.
+        address: SocketAddr,
+        /// Why.
+        #[source]
+        source: io::Error,
+    },
+    /// The engine does not start.
+    #[error(transparent)]
+    Engine(#[from] EngineError),
+    /// The file that was to get the address cannot be written.
+    #[error("cannot write the address to {path}")]
+    AddressFile {
+        /// Which.
+        path: String,
+        /// Why.
+        #[source]
+        source: io::Error,
+    },
+    /// The server's own metrics cannot be made, which is a defect.
+    #[error("set up the server's metrics")]
+    Metrics(#[source] prometheus::Error),
+    /// The runtime or the server failed.
+    #[error("serve HTTP")]
+    Serve(#[source] io::Error),
+}
+
+/// What the configuration says about the engine.
+#[must_use]
+pub fn engine_options(config: &Config) -> EngineOptions {
+    let defaults = EngineOptions::default();
+    EngineOptions {
+        proc_root: config.proc_root.clone(),
+        // The default is where mounts usually are, not a demand that they be there.
+        cgroup_root: (config.cgroup_root != Config::default().cgroup_root)
+            .then(|| config.cgroup_root.clone()),
+        btf: config.btf.clone().unwrap_or(defaults.btf),
+        max_containers: config.max_containers,
+        retention: config.retention,
+        interval: config.interval,
+    }
+}
+
+/// Runs until SIGINT or SIGTERM. The port is bound before anything is loaded into the kernel, so that a
+/// port that is taken costs nothing.
+///
+/// # Errors
+///
+/// Any [`DaemonError`].
+pub fn run(config: &Config) -> Result<(), DaemonError> {
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        // The work is on the engine's thread and on blocking threads; these two only pass it on.
+        .worker_threads(2)
+        .max_blocking_threads(32)
+        .enable_all()
+        .build()
+        .map_err(DaemonError::Serve)?;
+    runtime.block_on(async {
+        let listener = TcpListener::bind(config.listen)
+            .await
+            .map_err(|source| DaemonError::Listen { address: config.listen, source })?;
+        let mut interrupt = signal(SignalKind::interrupt()).map_err(DaemonError::Serve)?;
+        let mut terminate = signal(SignalKind::terminate()).map_err(DaemonError::Serve)?;
+        let address = listener.local_addr().map_err(DaemonError::Serve)?;
+        let agent = Arc::new(Agent::start(engine_options(config))?);
+        let source: Arc<dyn Source> = Arc::<Agent>::clone(&agent);
+        let state = ServerState::new(source).map_err(DaemonError::Metrics)?;
+        if let Some(path) = &config.address_file {
+            write_whole(path, &format!("{address}\n")).map_err(|source| {
+                DaemonError::AddressFile { path: path.display().to_string(), source }
+            })?;
+        }
+        tracing::info!(%address, version = env!("CARGO_PKG_VERSION"), "listening on http://{address}");
+        let ended = async move {
+            tokio::select! {
+                _ = interrupt.recv() => {}
+                _ = terminate.recv() => {}
+            }
+            tracing::info!("ending");
+        };
+        let served = serve(listener, router(state), ended).await.map_err(DaemonError::Serve);
+        if let Some(path) = &config.address_file {
+            let _ = std::fs::remove_file(path);
+        }
+        // The engine's end waits for its thread, which is no work for this one.
+        let ender = thread::spawn(move || drop(agent));
+        let _ = ender.join();
+        served
+    })
+}
+
+/// Writes a file so that no reader ever sees half of it.
+fn write_whole(path: &Path, text: &str) -> io::Result<()> {
+    let mut name = path.file_name().unwrap_or_default().to_owned();
+    name.push(format!(".{}", std::process::id()));
+    let beside = path.with_file_name(name);
+    std::fs::write(&beside, text)?;
+    std::fs::rename(&beside, path).inspect_err(|_| {
+        let _ = std::fs::remove_file(&beside);
+    })
+}
