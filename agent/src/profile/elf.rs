@@ -12,6 +12,8 @@ use std::{
     io,
     os::{fd::AsRawFd, unix::fs::FileExt},
     panic::{AssertUnwindSafe, catch_unwind},
+    sync::Arc,
+    time::Instant,
 };
 
 use blazesym::symbolize::{
@@ -25,6 +27,10 @@ use super::open_in_root::memory_file;
 const MAX_COPY_BYTES: u64 = 64 << 20;
 /// Bytes copied at a time.
 const CHUNK_BYTES: usize = 256 << 10;
+
+/// Addresses looked up between two looks at the clock: a table in which millions of symbols begin at
+/// one address makes each of them cost milliseconds.
+const BATCH: usize = 64;
 
 const EHDR_BYTES: usize = 64;
 const PHDR_BYTES: usize = 56;
@@ -50,16 +56,26 @@ pub(super) enum ElfError {
     Panicked,
 }
 
-/// Finds the functions at offsets into a file, `None` where there is none. Names are as they stand
-/// in the file, mangled.
+/// What may be spent on the files of a profile.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Budget {
+    /// Bytes of tables that may still be copied; tables that exceed it are left out.
+    pub(super) bytes: u64,
+    /// When to stop: addresses not looked up by then have no name.
+    pub(super) deadline: Instant,
+}
+
+/// Finds the functions at offsets into a file, `None` where there is none.
 ///
-/// Bytes copied are taken from `budget_bytes`; tables that exceed it are left out.
+/// `keep` makes the name to keep of each symbol, which is as it stands in the file: mangled, and of
+/// any length.
 pub(super) fn resolve(
     file: &File,
     offsets: &[u64],
-    budget_bytes: &mut u64,
-) -> Result<Vec<Option<String>>, ElfError> {
-    let copy = sparse_copy(file, budget_bytes)?;
+    budget: &mut Budget,
+    mut keep: impl FnMut(&str) -> Option<Arc<str>>,
+) -> Result<Vec<Option<Arc<str>>>, ElfError> {
+    let copy = sparse_copy(file, &mut budget.bytes)?;
     let source = Source::Elf(Elf {
         debug_syms: false,
         ..Elf::new(format!("/proc/self/fd/{}", copy.as_raw_fd()))
@@ -71,16 +87,21 @@ pub(super) fn resolve(
             .enable_inlined_fns(false)
             .enable_demangling(false)
             .build();
-        let symbols = symbolizer
-            .symbolize(&source, Input::FileOffset(offsets))
-            .map_err(ElfError::Symbolize)?;
-        Ok(symbols
-            .into_iter()
-            .map(|symbol| match symbol {
-                Symbolized::Sym(symbol) => Some(symbol.name.into_owned()),
+        let mut names = Vec::with_capacity(offsets.len());
+        for batch in offsets.chunks(BATCH) {
+            if Instant::now() >= budget.deadline {
+                break;
+            }
+            let symbols = symbolizer
+                .symbolize(&source, Input::FileOffset(batch))
+                .map_err(ElfError::Symbolize)?;
+            names.extend(symbols.into_iter().map(|symbol| match symbol {
+                Symbolized::Sym(symbol) => keep(&symbol.name),
                 Symbolized::Unknown(_) => None,
-            })
-            .collect())
+            }));
+        }
+        names.resize(offsets.len(), None);
+        Ok(names)
     }))
     .unwrap_or(Err(ElfError::Panicked))
 }
@@ -202,14 +223,23 @@ fn u64_at(bytes: &[u8], at: usize) -> u64 {
 
 #[cfg(test)]
 mod tests {
-    use std::io::Write;
+    use std::{io::Write, time::Duration};
 
     use super::*;
 
-    fn resolve_bytes(bytes: &[u8]) -> Result<Vec<Option<String>>, ElfError> {
+    fn resolve_file(file: &File, offsets: &[u64], bytes: u64) -> Result<Vec<bool>, ElfError> {
+        let mut budget = Budget {
+            bytes,
+            deadline: Instant::now() + Duration::from_secs(1),
+        };
+        let names = resolve(file, offsets, &mut budget, |name| Some(name.into()))?;
+        Ok(names.iter().map(Option::is_some).collect())
+    }
+
+    fn resolve_bytes(bytes: &[u8]) -> Result<Vec<bool>, ElfError> {
         let mut file = tempfile::tempfile().unwrap();
         file.write_all(bytes).unwrap();
-        resolve(&file, &[0, 0x1000, u64::MAX], &mut (1 << 30))
+        resolve_file(&file, &[0, 0x1000, u64::MAX], 1 << 30)
     }
 
     #[test]
@@ -237,7 +267,7 @@ mod tests {
                 bytes[at..at + width].fill(0xff);
                 file.set_len(0).unwrap();
                 file.write_all_at(&bytes, 0).unwrap();
-                let _ = resolve(&file, &[0, 0x1000, u64::MAX], &mut (1 << 30));
+                let _ = resolve_file(&file, &[0, 0x1000, u64::MAX], 1 << 30);
             }
         }
     }
@@ -245,9 +275,83 @@ mod tests {
     #[test]
     fn a_spent_budget_copies_no_table() {
         let file = File::open("/proc/self/exe").unwrap();
-        let mut budget = 0;
-        let found = resolve(&file, &[0x1000], &mut budget);
-        assert!(found.map_or(true, |names| names == [None]));
-        assert_eq!(budget, 0);
+        let found = resolve_file(&file, &[0x1000], 0);
+        assert!(found.map_or(true, |names| names == [false]));
+    }
+
+    /// An ELF file with one segment and a symbol table of `count` symbols, all at address 0x1000 and
+    /// one byte long, with names of `name_bytes`.
+    fn hostile(count: usize, name_bytes: usize) -> Vec<u8> {
+        let mut file = vec![0_u8; 0x400];
+        let mut put = |at: usize, bytes: &[u8]| file[at..at + bytes.len()].copy_from_slice(bytes);
+        let table_bytes = (count * 24) as u64;
+        put(0, b"\x7fELF\x02\x01\x01");
+        put(16, &[3, 0, 62, 0, 1]);
+        put(32, &64_u64.to_le_bytes());
+        put(40, &0x100_u64.to_le_bytes());
+        put(52, &[64, 0, 56, 0, 1, 0, 64, 0, 4, 0, 3, 0]);
+        put(64, &1_u32.to_le_bytes());
+        put(64 + 32, &0x10_0000_u64.to_le_bytes());
+        put(64 + 40, &0x10_0000_u64.to_le_bytes());
+        let sections = [
+            (1_u32, 2_u32, 0x400, table_bytes, 2_u32),
+            (9, 3, 0x400 + table_bytes, name_bytes as u64 + 2, 0),
+            (17, 3, 0x300, 27, 0),
+        ];
+        for (index, (name, kind, offset, size, link)) in sections.into_iter().enumerate() {
+            let at = 0x140 + index * 64;
+            put(at, &name.to_le_bytes());
+            put(at + 4, &kind.to_le_bytes());
+            put(at + 24, &offset.to_le_bytes());
+            put(at + 32, &size.to_le_bytes());
+            put(at + 40, &link.to_le_bytes());
+            put(at + 56, &24_u64.to_le_bytes());
+        }
+        put(0x300, b"\0.symtab\0.strtab\0.shstrtab\0");
+        let mut symbol = [0_u8; 24];
+        symbol[0] = 1;
+        symbol[4] = 2;
+        symbol[6] = 1;
+        symbol[8..16].copy_from_slice(&0x1000_u64.to_le_bytes());
+        symbol[16] = 1;
+        file.extend(symbol.repeat(count));
+        file.push(0);
+        file.extend(vec![b'x'; name_bytes]);
+        file.push(0);
+        file
+    }
+
+    fn resolve_at(bytes: &[u8], offsets: &[u64]) -> Result<Vec<bool>, ElfError> {
+        let mut file = tempfile::tempfile().unwrap();
+        file.write_all(bytes).unwrap();
+        resolve_file(&file, offsets, 1 << 30)
+    }
+
+    #[test]
+    fn a_table_that_makes_each_search_long_ends_at_the_deadline() {
+        assert_eq!(
+            resolve_at(&hostile(10, 5), &[0x1000, 0x1001]).unwrap(),
+            [true, false]
+        );
+        let offsets: Vec<u64> = (0x1001..0x9000).collect();
+        let begun = Instant::now();
+        let found = resolve_at(&hostile(1 << 18, 5), &offsets).unwrap();
+        assert_eq!(found.len(), offsets.len());
+        assert!(begun.elapsed() < Duration::from_secs(10));
+    }
+
+    #[test]
+    fn a_name_of_many_megabytes_is_not_copied() {
+        assert_eq!(
+            resolve_at(&hostile(1, 20 << 20), &[0x1000; 200])
+                .unwrap()
+                .len(),
+            200
+        );
+        // Tables that do not fit are left out.
+        assert_eq!(
+            resolve_at(&hostile(1, 65 << 20), &[0x1000]).unwrap_or(vec![false]),
+            [false]
+        );
     }
 }

@@ -132,3 +132,142 @@ pub fn fold(raw: &RawProfile, symbolizer: &mut Symbolizer) -> Folded {
     }
     folded
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::profile::RawSample;
+
+    #[inline(never)]
+    #[unsafe(no_mangle)]
+    extern "C" fn ctrscope_test_folded_function(n: u64) -> u64 {
+        std::hint::black_box(n).wrapping_mul(5)
+    }
+
+    fn sample(container: &str, tgid: u32, user: &[u64], kernel: &[u64], count: u64) -> RawSample {
+        RawSample {
+            container: container.into(),
+            tgid,
+            tid: tgid,
+            user: user.into(),
+            kernel: kernel.into(),
+            count,
+        }
+    }
+
+    fn text(folded: &Folded) -> String {
+        let mut out = Vec::new();
+        folded.write_text(&mut out).unwrap();
+        String::from_utf8(out).unwrap()
+    }
+
+    /// A symbolizer of two processes: this one, and 7, whose name is hostile.
+    fn symbolizer() -> (tempfile::TempDir, Symbolizer) {
+        let proc_root = tempfile::tempdir().unwrap();
+        let own = std::process::id();
+        std::os::unix::fs::symlink(
+            format!("/proc/{own}"),
+            proc_root.path().join(own.to_string()),
+        )
+        .unwrap();
+        let folder = proc_root.path().join("7");
+        std::fs::create_dir(&folder).unwrap();
+        let stat = "7 (x) S 1 7 7 0 -1 4194560 1 2 3 4 5 6 7 8 20 0 1 0 8123 9";
+        std::fs::write(folder.join("stat"), stat).unwrap();
+        std::fs::write(folder.join("comm"), "a;b\nc_[k]").unwrap();
+        std::fs::write(folder.join("status"), "").unwrap();
+        std::fs::write(
+            folder.join("maps"),
+            "1000-2000 r-xp 00000500 00:01 9 /srv/evil;name 1\n",
+        )
+        .unwrap();
+        std::fs::write(
+            proc_root.path().join("kallsyms"),
+            "ffffffff81000000 T do_syscall_64\nffffffff81000100 T vfs_read\n",
+        )
+        .unwrap();
+        let symbolizer = Symbolizer::with_proc(proc_root.path());
+        (proc_root, symbolizer)
+    }
+
+    #[test]
+    fn stacks_are_folded_root_first() {
+        let (_proc_root, mut symbolizer) = symbolizer();
+        let own = std::process::id();
+        let known = ctrscope_test_folded_function as *const () as u64 + 1;
+        let kernel = [0xffff_ffff_8100_0104, 0xffff_ffff_8100_0010];
+        let raw = RawProfile {
+            samples: vec![
+                sample("web", own, &[known, known], &kernel, 3),
+                sample("web", own, &[known, known], &kernel, 4),
+                sample("web", own, &[known, 0x10], &[], 2),
+                sample("web", 7, &[0x1010], &[], 1),
+                sample("web;\nx 5", 8, &[0x1010], &[], 1),
+                sample("web", 8, &[], &kernel[1..], 1),
+                sample("web", own, &[known], &[], 0),
+            ],
+            seconds: 2.0,
+            frequency: 99,
+            losses: ProfileLosses::default(),
+        };
+        let folded = fold(&raw, &mut symbolizer);
+        let comm = symbolizer.process_name(own);
+        let f = "ctrscope_test_folded_function";
+        let expected: BTreeMap<String, u64> = [
+            (
+                format!("web;{comm};{f};{f};do_syscall_64_[k];vfs_read_[k]"),
+                7,
+            ),
+            (format!("web;{comm};{BROKEN};{f}"), 2),
+            ("web;a:b c_(k);evil:name_1+0x510".to_owned(), 1),
+            ("web: x_5;[exited 8];[unknown]".to_owned(), 1),
+            ("web;[exited 8];do_syscall_64_[k]".to_owned(), 1),
+        ]
+        .into();
+        assert_eq!(folded.stacks, expected);
+        assert_eq!(folded.samples, 12);
+        assert_eq!(
+            folded.user_stacks,
+            StackCounts {
+                absent: 1,
+                complete: 8,
+                cut: 2,
+                truncated: 0,
+                unmapped: 1
+            }
+        );
+        // Each line read back: everything before the last space, and the count after it.
+        let read: BTreeMap<String, u64> = text(&folded)
+            .lines()
+            .map(|line| line.rsplit_once(' ').unwrap())
+            .map(|(stack, count)| (stack.to_owned(), count.parse().unwrap()))
+            .collect();
+        assert_eq!(read, expected);
+    }
+
+    #[test]
+    fn an_empty_profile_folds_to_nothing() {
+        let folded = fold(&RawProfile::default(), &mut Symbolizer::new());
+        assert_eq!(text(&folded), "");
+        assert_eq!(folded.symbol_ratio(), None);
+    }
+
+    #[test]
+    fn odd_samples_do_no_harm() {
+        let own = std::process::id();
+        let deep: Vec<u64> = (0..1000).map(|at| u64::MAX - at).collect();
+        let raw = RawProfile {
+            samples: vec![
+                sample("", own, &deep, &deep, u64::MAX),
+                sample("\0", 0, &[0], &[0], u64::MAX),
+                sample("x", u32::MAX, &[u64::MAX, 0, 1], &[1, 0], 1),
+            ],
+            seconds: f64::NAN,
+            ..RawProfile::default()
+        };
+        let folded = fold(&raw, &mut Symbolizer::new());
+        assert_eq!(folded.samples, u64::MAX);
+        assert_eq!(folded.stacks.len(), 3);
+        assert_eq!(text(&folded).lines().count(), 3);
+    }
+}

@@ -14,8 +14,8 @@ pub(super) struct Mapping {
     pub(super) end: u64,
     /// Where in the file it begins, bytes.
     pub(super) offset: u64,
-    /// Device, as the kernel writes it: `fe:00`.
-    pub(super) device: Arc<str>,
+    /// Device: major and minor number.
+    pub(super) device: (u32, u32),
     /// Inode; 0 is none.
     pub(super) inode: u64,
     /// Path, `[vdso]` and the like, or nothing.
@@ -26,6 +26,11 @@ impl Mapping {
     /// Whether bytes of a file are mapped.
     pub(super) fn is_file(&self) -> bool {
         self.inode != 0 && self.path.starts_with('/')
+    }
+
+    /// Memory it takes, bytes.
+    pub(super) fn bytes(&self) -> usize {
+        size_of::<Self>() + self.path.len()
     }
 
     /// What to call it in a frame: the file name.
@@ -56,13 +61,16 @@ fn parse_line(line: &str) -> Option<Mapping> {
         return None;
     }
     let offset = fields.next()?;
-    let device = fields.next()?;
+    let (major, minor) = fields.next()?.split_once(':')?;
     let inode = fields.next()?;
     Some(Mapping {
         start: u64::from_str_radix(start, 16).ok()?,
         end: u64::from_str_radix(end, 16).ok()?,
         offset: u64::from_str_radix(offset, 16).ok()?,
-        device: device.into(),
+        device: (
+            u32::from_str_radix(major, 16).ok()?,
+            u32::from_str_radix(minor, 16).ok()?,
+        ),
         inode: inode.parse().ok()?,
         path: fields.next().unwrap_or("").trim_start_matches(' ').into(),
     })
@@ -121,6 +129,7 @@ ffffffffff600000-ffffffffff601000 --xp 00000000 00:00 0                  [vsysca
             "1-2 r-xp 0 0 x",
             "zz-1 r-xp 0 0:0 0",
             "1 r-xp 0 0 0",
+            "1-2 r-xp 0 0 0",
         ] {
             assert_eq!(parse(text), [], "{text:?}");
         }

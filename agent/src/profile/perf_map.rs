@@ -21,6 +21,8 @@ const MAX_LINE_BYTES: usize = 1024;
 /// Most times an address is given a name, over all addresses: bounds the work that overlapping
 /// entries make.
 const MAX_MATCHES: usize = 1 << 20;
+/// Most bytes of names that are kept, those of entries replaced later included.
+const MAX_NAME_BYTES: usize = 8 << 20;
 
 /// Opens the perf map of a process.
 ///
@@ -50,6 +52,7 @@ pub(super) fn open(root: &Path, own_pid: u32) -> io::Result<File> {
 pub(super) fn resolve(map: impl Read, addresses: &[u64]) -> io::Result<Vec<Option<Arc<str>>>> {
     let mut names = vec![None; addresses.len()];
     let mut matches_left = MAX_MATCHES;
+    let mut name_bytes_left = MAX_NAME_BYTES;
     let mut reader = BufReader::with_capacity(64 << 10, map.take(MAX_BYTES));
     let mut line = Vec::with_capacity(MAX_LINE_BYTES);
     while read_line(&mut reader, &mut line)? {
@@ -61,10 +64,14 @@ pub(super) fn resolve(map: impl Read, addresses: &[u64]) -> io::Result<Vec<Optio
         if first == past {
             continue;
         }
-        let Some(left) = matches_left.checked_sub(past - first) else {
+        let (Some(matches), Some(bytes)) = (
+            matches_left.checked_sub(past - first),
+            name_bytes_left.checked_sub(name.len()),
+        ) else {
             break;
         };
-        matches_left = left;
+        matches_left = matches;
+        name_bytes_left = bytes;
         let name: Arc<str> = String::from_utf8_lossy(name).into();
         names[first..past].fill(Some(name));
     }

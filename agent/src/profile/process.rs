@@ -9,7 +9,7 @@ use std::{
 use super::maps::{self, Mapping};
 
 /// Largest file read below `/proc/PID`, bytes.
-const MAX_PROC_BYTES: u64 = 16 << 20;
+const MAX_PROC_BYTES: u64 = 8 << 20;
 
 /// A process that was alive when it was first seen.
 #[derive(Clone, Debug)]
@@ -49,9 +49,9 @@ impl Process {
         })
     }
 
-    /// Looks again: takes the mappings as they are now and keeps the earlier ones for addresses that
-    /// are in none of them.
-    pub(super) fn refresh(&mut self, proc_root: &Path, tgid: u32) {
+    /// Looks again: takes the mappings as they are now, if they take no more than `room_bytes`, and
+    /// keeps the earlier ones for addresses that are in none of them.
+    pub(super) fn refresh(&mut self, proc_root: &Path, tgid: u32, room_bytes: usize) {
         let folder = folder(proc_root, tgid);
         self.alive = start_ticks(&folder).is_ok_and(|ticks| ticks == self.start_ticks);
         if !self.alive {
@@ -59,17 +59,30 @@ impl Process {
         }
         // A zombie has no mappings left.
         match read_mappings(&folder) {
-            Ok(mappings) if !mappings.is_empty() && mappings != self.mappings => {
+            Ok(mappings)
+                if !mappings.is_empty()
+                    && mappings != self.mappings
+                    && bytes(&mappings) <= room_bytes =>
+            {
                 self.past_mappings = std::mem::replace(&mut self.mappings, mappings);
             }
             _ => {}
         }
     }
 
+    /// Memory that its mappings take, bytes.
+    pub(super) fn mapping_bytes(&self) -> usize {
+        bytes(&self.mappings) + bytes(&self.past_mappings)
+    }
+
     /// The executable mapping that covers an address.
     pub(super) fn mapping(&self, address: u64) -> Option<&Mapping> {
         maps::find(&self.mappings, address).or_else(|| maps::find(&self.past_mappings, address))
     }
+}
+
+fn bytes(mappings: &[Mapping]) -> usize {
+    mappings.iter().map(Mapping::bytes).sum()
 }
 
 /// `/proc/PID`.
@@ -86,7 +99,8 @@ fn read_bounded(path: &Path) -> io::Result<String> {
     File::open(path)?
         .take(MAX_PROC_BYTES)
         .read_to_end(&mut bytes)?;
-    Ok(String::from_utf8_lossy(&bytes).into_owned())
+    Ok(String::from_utf8(bytes)
+        .unwrap_or_else(|error| String::from_utf8_lossy(error.as_bytes()).into_owned()))
 }
 
 fn start_ticks(folder: &Path) -> io::Result<u64> {
@@ -139,10 +153,10 @@ mod tests {
                 .mapping(parse_start_ticks as *const () as u64)
                 .is_some()
         );
-        process.refresh(proc_root, pid);
+        process.refresh(proc_root, pid, usize::MAX);
         assert!(process.alive);
         process.start_ticks += 1;
-        process.refresh(proc_root, pid);
+        process.refresh(proc_root, pid, usize::MAX);
         assert!(!process.alive, "a reused PID is another process");
         assert!(Process::read(proc_root, u32::MAX).is_err());
     }

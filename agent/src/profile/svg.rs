@@ -195,3 +195,107 @@ fn escape(text: &str) -> String {
         .replace('<', "&lt;")
         .replace('>', "&gt;")
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::profile::{ProfileLosses, StackCounts};
+
+    fn folded(stacks: &[(&str, u64)]) -> Folded {
+        Folded {
+            stacks: stacks.iter().map(|&(s, n)| (s.to_owned(), n)).collect(),
+            samples: stacks.iter().map(|&(_, n)| n).sum(),
+            user_stacks: StackCounts {
+                cut: 12,
+                ..StackCounts::default()
+            },
+            symbol_hits: 9,
+            symbol_misses: 1,
+            seconds: 10.0,
+            frequency: 99,
+            losses: ProfileLosses {
+                samples: 3,
+                stacks: 0,
+            },
+        }
+    }
+
+    fn draw(subject: &str, folded: &Folded) -> String {
+        String::from_utf8(FlameGraph::on_cpu(subject).draw(folded).unwrap()).unwrap()
+    }
+
+    #[test]
+    fn the_titles_say_what_was_measured() {
+        let svg = draw(
+            "web",
+            &folded(&[("web;nginx;main;read_[k]", 1234), ("web;nginx;x", 1)]),
+        );
+        for part in [
+            ">web — on-CPU, 99 Hz, 10 s<",
+            ">1,235 samples, 3 lost, 90 % of addresses named, 12 broken (no frame pointers)<",
+            "total_samples=\"1235\"",
+            "main (1,234 samples, 99.92%)",
+        ] {
+            assert!(svg.contains(part), "{part} is missing");
+        }
+    }
+
+    #[test]
+    fn names_are_escaped() {
+        let svg = draw(
+            "<script>alert(1)</script>",
+            &folded(&[("<script>alert(2)</script>;a&b;\"<x onload='y'>", 1)]),
+        );
+        assert!(!svg.contains("<script>alert"));
+        assert!(!svg.contains("<x "));
+        assert!(svg.contains("&lt;script&gt;alert(1)"));
+        let empty = draw("<script>alert(1)</script>\u{1}", &folded(&[]));
+        assert!(!empty.contains("<script>") && !empty.contains('\u{1}'));
+    }
+
+    #[test]
+    fn the_same_profile_gives_the_same_bytes() {
+        let profile = folded(&[("a;b;c::d;e_[k]", 5), ("a;b;c::d;f_[j]", 6)]);
+        assert_eq!(draw("a", &profile), draw("a", &profile));
+    }
+
+    #[test]
+    fn a_profile_without_samples_says_so() {
+        for stacks in [&[][..], &[("a;b", 0)]] {
+            let svg = draw("web", &folded(stacks));
+            assert!(svg.contains("No sample was taken (3 were lost)"));
+            assert!(svg.contains("web — on-CPU") && svg.ends_with("</svg>\n"));
+        }
+    }
+
+    #[test]
+    fn odd_profiles_can_be_drawn() {
+        let deep = vec!["f"; 300].join(";");
+        let many: Vec<(String, u64)> = (0..5000).map(|i| (format!("a;b;f{i}"), 1)).collect();
+        let many: Vec<(&str, u64)> = many.iter().map(|(s, n)| (s.as_str(), *n)).collect();
+        for stacks in [&[(";;", 1)][..], &[(&deep, 1)], &[("é 𝄞;…", 2)], &many] {
+            let svg = draw("x", &folded(stacks));
+            assert!(svg.trim_end().ends_with("</svg>"));
+        }
+    }
+
+    #[test]
+    fn kinds_of_code_have_colours_of_their_own() {
+        let names = [
+            "main",
+            "a::b",
+            "f_[j]",
+            "f_[k]",
+            "libc.so.6+0x1f",
+            "[kernel]+0x1_[k]",
+        ];
+        let colors = names.map(|name| color(2, name));
+        for (index, color) in colors[..5].iter().enumerate() {
+            assert!(!colors[..index].contains(color), "{}", names[index]);
+        }
+        assert_ne!(color(0, "main"), colors[0]);
+        assert_eq!(thousands(1), "1");
+        assert_eq!(thousands(1_234_567), "1,234,567");
+        assert_eq!((round(10.0).as_str(), round(2.25).as_str()), ("10", "2.2"));
+    }
+}

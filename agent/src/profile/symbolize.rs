@@ -25,6 +25,7 @@ use std::{
     os::unix::fs::FileExt,
     path::{Path, PathBuf},
     sync::Arc,
+    time::{Duration, Instant},
 };
 
 use ctrscope_ebpf::profile::MAX_FRAMES;
@@ -43,15 +44,17 @@ use super::{
 };
 
 /// Most processes remembered; later ones are shown as exited.
-const MAX_PROCESSES: usize = 8_192;
-/// Most executable mappings remembered, over all processes.
-const MAX_MAPPINGS: usize = 1 << 18;
+const MAX_PROCESSES: usize = 4_096;
+/// Most bytes of executable mappings remembered, over all processes.
+const MAX_MAPPING_BYTES: usize = 8 << 20;
 /// Most distinct addresses that are named; later ones are shown as offsets.
-const MAX_ADDRESSES: usize = 1 << 18;
+const MAX_ADDRESSES: usize = 1 << 16;
 /// Most bytes of distinct names; later ones are shown as offsets.
-const MAX_NAME_BYTES: usize = 16 << 20;
+const MAX_NAME_BYTES: usize = 8 << 20;
 /// Most bytes of symbol tables read for a profile.
 const MAX_TABLE_BYTES: u64 = 1 << 30;
+/// Longest that symbol tables are searched for a profile.
+const MAX_TABLE_TIME: Duration = Duration::from_secs(20);
 /// Most bytes of perf maps read for a profile.
 const MAX_PERF_MAP_BYTES: u64 = 256 << 20;
 /// Ways to open a file that are tried: its mappings in that many processes.
@@ -63,14 +66,14 @@ const MAX_VDSO_BYTES: u64 = 1 << 20;
 ///
 /// Made when a recording begins and dropped with it; nothing outlives it. It blocks on files, so it
 /// belongs on a thread of its own. Its caches have no eviction: each is bounded
-/// (8,192 processes with 262,144 mappings, 262,144 addresses, 16 MiB of names), and what does not
+/// (4,096 processes with 8 MiB of mappings, 65,536 addresses, 8 MiB of names), and what does not
 /// fit is shown as if it could not be named, and counted as a miss. Symbol tables and perf maps are
 /// read one file at a time and dropped.
 #[derive(Debug)]
 pub struct Symbolizer {
     proc_root: PathBuf,
     processes: HashMap<u32, Process>,
-    mapping_count: usize,
+    mapping_bytes: usize,
 }
 
 /// A user stack that was judged.
@@ -140,7 +143,7 @@ fn lookup_address(index: usize, address: u64) -> u64 {
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 enum Module {
     /// A file, by device and inode.
-    File(Arc<str>, u64),
+    File((u32, u32), u64),
     /// The vDSO: one for all processes.
     Vdso,
     /// Generated code of a process.
@@ -183,7 +186,7 @@ impl Symbolizer {
         Self {
             proc_root: proc_root.into(),
             processes: HashMap::new(),
-            mapping_count: 0,
+            mapping_bytes: 0,
         }
     }
 
@@ -194,12 +197,12 @@ impl Symbolizer {
         if self.processes.contains_key(&tgid) {
             return true;
         }
-        if self.processes.len() >= MAX_PROCESSES || self.mapping_count >= MAX_MAPPINGS {
+        if self.processes.len() >= MAX_PROCESSES || self.mapping_bytes >= MAX_MAPPING_BYTES {
             return false;
         }
         match Process::read(&self.proc_root, tgid) {
             Ok(process) => {
-                self.mapping_count += process.mappings.len();
+                self.mapping_bytes += process.mapping_bytes();
                 self.processes.insert(tgid, process);
                 true
             }
@@ -266,7 +269,10 @@ impl Symbolizer {
                 && self.remember(sample.tgid)
                 && let Some(process) = self.processes.get_mut(&sample.tgid)
             {
-                process.refresh(&self.proc_root, sample.tgid);
+                let before = process.mapping_bytes();
+                let room = MAX_MAPPING_BYTES.saturating_sub(self.mapping_bytes);
+                process.refresh(&self.proc_root, sample.tgid, room);
+                self.mapping_bytes = (self.mapping_bytes + process.mapping_bytes()) - before;
             }
         }
         let mut interner = Interner::default();
@@ -303,7 +309,10 @@ impl Symbolizer {
             }
         }
 
-        let mut budget_bytes = MAX_TABLE_BYTES;
+        let mut budget = elf::Budget {
+            bytes: MAX_TABLE_BYTES,
+            deadline: Instant::now() + MAX_TABLE_TIME,
+        };
         for (module, wanted) in &mut wanted {
             let file = match module {
                 Module::File(..) => self.open_module(&wanted.openers),
@@ -311,13 +320,14 @@ impl Symbolizer {
                 Module::Anonymous(_) => continue,
             };
             let offsets: Vec<u64> = wanted.offsets.keys().copied().collect();
+            let keep = |name: &str| interner.symbol(&demangle(name), "");
             let found = file
                 .map_err(elf::ElfError::from)
-                .and_then(|file| elf::resolve(&file, &offsets, &mut budget_bytes));
+                .and_then(|file| elf::resolve(&file, &offsets, &mut budget, keep));
             match found {
                 Ok(found) => {
                     for (slot, symbol) in wanted.offsets.values_mut().zip(found) {
-                        *slot = symbol.and_then(|name| interner.symbol(&demangle(&name), ""));
+                        *slot = symbol;
                     }
                 }
                 Err(error) => {
@@ -448,7 +458,7 @@ fn place(tgid: u32, address: u64, mapping: &Mapping, interner: &mut Interner) ->
     let in_mapping = address.saturating_sub(mapping.start);
     let (module, offset) = if mapping.is_file() {
         (
-            Module::File(Arc::clone(&mapping.device), mapping.inode),
+            Module::File(mapping.device, mapping.inode),
             in_mapping.wrapping_add(mapping.offset),
         )
     } else if &*mapping.path == "[vdso]" {
@@ -515,5 +525,260 @@ impl Interner {
         self.bytes += name.len();
         self.names.insert(Arc::clone(&name));
         name
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::{
+        io::{BufRead, BufReader},
+        process::{Child, Command, Stdio},
+    };
+
+    use super::*;
+
+    const CHILD: &str = "CTRSCOPE_TEST_CHILD";
+
+    #[inline(never)]
+    #[unsafe(no_mangle)]
+    extern "C" fn ctrscope_test_known_function(n: u64) -> u64 {
+        std::hint::black_box(n).wrapping_mul(3)
+    }
+
+    fn known_address() -> u64 {
+        ctrscope_test_known_function as *const () as u64
+    }
+
+    fn sample(tgid: u32, user: &[u64], kernel: &[u64]) -> RawSample {
+        RawSample {
+            container: "web".into(),
+            tgid,
+            tid: tgid,
+            user: user.into(),
+            kernel: kernel.into(),
+            count: 1,
+        }
+    }
+
+    fn profile(samples: Vec<RawSample>) -> RawProfile {
+        RawProfile {
+            samples,
+            seconds: 1.0,
+            frequency: 99,
+            losses: super::super::ProfileLosses::default(),
+        }
+    }
+
+    fn name(symbolizer: &mut Symbolizer, tgid: u32, address: u64) -> String {
+        let names = symbolizer.resolve(&profile(vec![sample(tgid, &[address], &[])]));
+        names.user(tgid, 0, address).to_owned()
+    }
+
+    #[test]
+    fn functions_of_this_process_are_named() {
+        let pid = std::process::id();
+        let mut symbolizer = Symbolizer::new();
+        assert_eq!(
+            name(&mut symbolizer, pid, known_address()),
+            "ctrscope_test_known_function"
+        );
+        let rust = name(&mut symbolizer, pid, own_vdso as *const () as u64);
+        assert!(rust.ends_with("profile::symbolize::own_vdso"), "{rust}");
+        // A libc without a symbol there would still be `libc.so.6+0x…`.
+        let libc = name(&mut symbolizer, pid, libc::getppid as *const () as u64);
+        assert!(libc.contains("getppid"), "{libc}");
+        assert!(!symbolizer.process_name(pid).is_empty());
+    }
+
+    #[test]
+    fn a_return_address_is_looked_up_one_byte_before() {
+        let pid = std::process::id();
+        let known = known_address();
+        let raw = profile(vec![sample(pid, &[known, known + 1], &[])]);
+        let names = Symbolizer::new().resolve(&raw);
+        assert_eq!(
+            names.user(pid, 1, known + 1),
+            "ctrscope_test_known_function"
+        );
+    }
+
+    #[test]
+    fn functions_of_the_vdso_are_named() {
+        let pid = std::process::id();
+        let text = std::fs::read_to_string("/proc/self/maps").unwrap();
+        let mappings = super::super::maps::parse(&text);
+        let vdso = mappings.iter().find(|mapping| &*mapping.path == "[vdso]");
+        let Some(vdso) = vdso else {
+            println!("skipped: no vDSO");
+            return;
+        };
+        let addresses: Vec<u64> = (vdso.start..vdso.end).step_by(64).collect();
+        let samples = addresses.iter().map(|&at| sample(pid, &[at], &[]));
+        let names = Symbolizer::new().resolve(&profile(samples.collect()));
+        let found: Vec<_> = addresses.iter().map(|&at| names.user(pid, 0, at)).collect();
+        assert!(
+            found.iter().any(|name| name.contains("gettime")),
+            "{found:?}"
+        );
+    }
+
+    #[test]
+    fn stacks_are_cut_where_they_leave_the_code() {
+        let pid = std::process::id();
+        let mut symbolizer = Symbolizer::new();
+        assert!(symbolizer.remember(pid));
+        let code = known_address() + 1;
+        for (user, state, kept) in [
+            (vec![], StackState::Absent, 0),
+            (vec![0, 0], StackState::Absent, 0),
+            (vec![code], StackState::Complete, 1),
+            (vec![code, code, 0, 0], StackState::Complete, 2),
+            (vec![code, 0x10, code], StackState::Cut, 1),
+            (vec![0x10, code], StackState::Cut, 0),
+            (vec![code, u64::MAX], StackState::Cut, 1),
+            (vec![code; MAX_FRAMES], StackState::Truncated, MAX_FRAMES),
+        ] {
+            let sample = sample(pid, &user, &[]);
+            let judged = symbolizer.user_stack(&sample);
+            assert_eq!(
+                (judged.state, judged.frames.len()),
+                (state, kept),
+                "{user:x?}"
+            );
+        }
+        let gone = sample(u32::MAX, &[code], &[]);
+        assert_eq!(symbolizer.user_stack(&gone).state, StackState::Unmapped);
+        assert_eq!(symbolizer.process_name(u32::MAX), "[exited 4294967295]");
+    }
+
+    #[test]
+    fn kernel_functions_are_named_from_kallsyms() {
+        let proc_root = tempfile::tempdir().unwrap();
+        let address = 0xffff_ffff_8123_4568;
+        let raw = profile(vec![sample(1, &[], &[address, address])]);
+        let mut symbolizer = Symbolizer::with_proc(proc_root.path());
+        let unreadable = symbolizer.resolve(&raw);
+        assert_eq!(unreadable.kernel(0, address), "[kernel]+0x34568_[k]");
+        assert_eq!(unreadable.symbol_misses, 2);
+        let kallsyms = proc_root.path().join("kallsyms");
+        std::fs::write(&kallsyms, "0000000000000000 T a\n").unwrap();
+        assert_eq!(
+            symbolizer.resolve(&raw).kernel(0, address),
+            "[kernel]+0x34568_[k]"
+        );
+        std::fs::write(&kallsyms, "ffffffff81234560 T vfs_read\n").unwrap();
+        let names = symbolizer.resolve(&raw);
+        assert_eq!(names.kernel(0, address), "vfs_read_[k]");
+        assert_eq!(names.kernel(1, address), "vfs_read_[k]");
+    }
+
+    #[test]
+    fn generated_code_is_named_by_the_perf_map_of_the_own_pid() {
+        // Only what is read of a process, as files: generated code at 0x7000, own PID 1.
+        let proc_root = tempfile::tempdir().unwrap();
+        let folder = proc_root.path().join("4711");
+        std::fs::create_dir_all(folder.join("root/tmp")).unwrap();
+        let stat = "4711 (java) S 1 7 7 0 -1 4194560 1 2 3 4 5 6 7 8 20 0 1 0 8123 9";
+        std::fs::write(folder.join("stat"), stat).unwrap();
+        std::fs::write(folder.join("comm"), "java\n").unwrap();
+        std::fs::write(folder.join("status"), "NSpid:\t4711\t1\n").unwrap();
+        std::fs::write(folder.join("maps"), "7000-9000 r-xp 00000000 00:00 0 \n").unwrap();
+        std::fs::write(folder.join("root/tmp/perf-1.map"), "7000 100 Lapp;run\n").unwrap();
+        let raw = profile(vec![
+            sample(4711, &[0x7010], &[]),
+            sample(4711, &[0x8000], &[]),
+        ]);
+        let names = Symbolizer::with_proc(proc_root.path()).resolve(&raw);
+        assert_eq!(names.user(4711, 0, 0x7010), "Lapp:run_[j]");
+        assert_eq!(names.user(4711, 0, 0x8000), "[anon]");
+        assert_eq!((names.symbol_hits, names.symbol_misses), (1, 1));
+    }
+
+    #[test]
+    fn a_name_survives_its_process() {
+        let mut child = Command::new("sleep").arg("60").spawn().unwrap();
+        let mut symbolizer = Symbolizer::new();
+        assert!(symbolizer.remember(child.id()));
+        child.kill().unwrap();
+        child.wait().unwrap();
+        let raw = profile(vec![sample(child.id(), &[0x10], &[])]);
+        symbolizer.resolve(&raw);
+        assert_eq!(symbolizer.process_name(child.id()), "sleep");
+        assert_eq!(
+            symbolizer.user_stack(&raw.samples[0]).state,
+            StackState::Cut
+        );
+    }
+
+    /// Ends a child with the test.
+    struct Guard(Child);
+
+    impl Drop for Guard {
+        fn drop(&mut self) {
+            let _ = self.0.kill();
+            let _ = self.0.wait();
+        }
+    }
+
+    /// Not a test: what `a_program_in_another_mount_namespace_is_named` starts.
+    #[test]
+    fn child_waits() {
+        if std::env::var_os(CHILD).is_some() {
+            println!("\nready {:#x}", known_address());
+            let _ = io::stdin().read_line(&mut String::new());
+        }
+    }
+
+    #[test]
+    fn a_program_in_another_mount_namespace_is_named() {
+        let folder = tempfile::tempdir().unwrap();
+        // The program exists in the new namespace alone.
+        let script = "mount -t tmpfs none \"$0\" && cp /proc/$PPID/exe \"$0/program\" \
+                      && exec \"$0/program\" --exact --nocapture \
+                      profile::symbolize::tests::child_waits";
+        let child = Command::new("unshare")
+            .args(["--mount", "sh", "-c", script])
+            .arg(folder.path())
+            .env(CHILD, "1")
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::null())
+            .spawn();
+        let Ok(child) = child else {
+            println!("skipped: no unshare");
+            return;
+        };
+        let mut child = Guard(child);
+        let output = BufReader::new(child.0.stdout.take().unwrap());
+        let ready = output
+            .lines()
+            .map_while(Result::ok)
+            .find_map(|line| line.strip_prefix("ready 0x").map(str::to_owned));
+        let Some(ready) = ready else {
+            println!("skipped: needs root");
+            return;
+        };
+        let address = u64::from_str_radix(&ready, 16).unwrap();
+        assert!(!folder.path().join("program").exists());
+        assert_eq!(
+            name(&mut Symbolizer::new(), child.0.id(), address),
+            "ctrscope_test_known_function"
+        );
+        // Without `map_files`: the path inside the root of the process.
+        let symbolizer = &mut Symbolizer::new();
+        symbolizer.remember(child.0.id());
+        let mapping = symbolizer.processes[&child.0.id()]
+            .mapping(address)
+            .unwrap()
+            .clone();
+        let elsewhere = Mapping {
+            start: 1,
+            end: 2,
+            ..mapping
+        };
+        let file = symbolizer
+            .open_module(&[(child.0.id(), elsewhere)])
+            .unwrap();
+        assert!(file.metadata().unwrap().len() > 1 << 20);
     }
 }
