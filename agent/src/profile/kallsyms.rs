@@ -1,7 +1,7 @@
 //! Names of kernel functions from `/proc/kallsyms`.
 //!
 //! The file has some 200,000 lines. It is read as a stream and only the symbols of the addresses
-//! asked for are kept: about 40 ms, and memory in proportion to the addresses. BPF programs and
+//! asked for are kept: about 45 ms, and memory in proportion to the addresses. BPF programs and
 //! modules are in it. With `kernel.kptr_restrict` set, or without CAP_SYSLOG, every address in it is
 //! zero, and nothing is found.
 

@@ -29,7 +29,7 @@ pub(super) struct Process {
 }
 
 impl Process {
-    /// Looks at a process. 50 to 200 µs, most of it for the mappings.
+    /// Looks at a process. Median 31 µs, at most 120 µs on a virtual machine with 70 processes.
     ///
     /// # Errors
     ///

@@ -119,7 +119,7 @@ impl FlameGraph {
 <svg version="1.1" width="1200" height="120" viewBox="0 0 1200 120" xmlns="http://www.w3.org/2000/svg">
 <rect width="100%" height="100%" fill="#fafaf8"/>
 <text id="title" x="50%" y="36" text-anchor="middle" font-family="monospace" font-size="17">{}</text>
-<text x="50%" y="76" text-anchor="middle" font-family="monospace" font-size="13" fill="#606060">No sample was taken{lost}: nothing of it ran on a CPU in this time.</text>
+<text x="50%" y="76" text-anchor="middle" font-family="monospace" font-size="13" fill="#606060">No sample was taken{lost}.</text>
 </svg>
 "##,
             escape(title),
@@ -130,6 +130,8 @@ impl FlameGraph {
 /// A colour for every frame.
 fn palette(folded: &Folded) -> PaletteMap {
     let mut map = PaletteMap::default();
+    // The row below all, which has no name.
+    map.insert("", color(0, ""));
     let mut seen = HashSet::new();
     for stack in folded.stacks.keys() {
         for (depth, name) in stack.split(';').enumerate() {

@@ -10,13 +10,17 @@
 //!
 //! A file of a container is reached through `/proc/PID/map_files`, which is the very file that is
 //! mapped, deleted or not (CAP_SYS_ADMIN or CAP_CHECKPOINT_RESTORE); else by its path inside
-//! `/proc/PID/root` ([`open_in_root`](super::open_in_root)). Nothing is looked up by a container's
+//! `/proc/PID/root` (`open_in_root.rs`). Nothing is looked up by a container's
 //! path on the host.
 //!
 //! An unnamed kernel address is shown by its low 21 bits only: they are the same on every boot, so
 //! they tell functions apart and nothing about where the kernel is.
 //!
-//! Cost, one core of a small virtual machine: see `docs` of [`Symbolizer`].
+//! Cost on a virtual machine of two CPUs, release build: 45 ms for the kernel, whatever the number of
+//! addresses (most of it is the kernel writing `/proc/kallsyms`, 122,000 lines); 25 to 40 µs a user
+//! address, reading the tables included (725 addresses in node, its perf map, python3, libc and a
+//! C++ program: 26 ms; 1,218 in rustc, whose library has 150 MB: 28 ms). Memory rises by 8 to 12 MB
+//! while the largest table is looked at; 1.2 MB of it are left after the profile was folded.
 
 use std::{
     collections::{BTreeMap, BTreeSet, HashMap, HashSet},
@@ -191,8 +195,8 @@ impl Symbolizer {
     }
 
     /// Remembers the name, the PID and the mappings of a process, so that its stacks can be judged
-    /// and its name be shown when it is gone. Call it when a process is first seen; later calls cost
-    /// a look-up. Returns whether it is known.
+    /// and its name be shown when it is gone. Call it when a process is first seen; the first call
+    /// costs some 30 µs, later ones a look-up. Returns whether it is known.
     pub fn remember(&mut self, tgid: u32) -> bool {
         if self.processes.contains_key(&tgid) {
             return true;
