@@ -1,0 +1,251 @@
+use std::{
+    io::{BufRead, BufReader},
+    process::{Child, Command, Stdio},
+};
+
+use super::*;
+
+const CHILD: &str = "CTRSCOPE_TEST_CHILD";
+
+#[inline(never)]
+#[unsafe(no_mangle)]
+extern "C" fn ctrscope_test_known_function(n: u64) -> u64 {
+    std::hint::black_box(n).wrapping_mul(3)
+}
+
+fn known_address() -> u64 {
+    ctrscope_test_known_function as *const () as u64
+}
+
+fn sample(tgid: u32, user: &[u64], kernel: &[u64]) -> RawSample {
+    RawSample {
+        container: "web".into(),
+        tgid,
+        tid: tgid,
+        user: user.into(),
+        kernel: kernel.into(),
+        count: 1,
+    }
+}
+
+fn profile(samples: Vec<RawSample>) -> RawProfile {
+    RawProfile {
+        samples,
+        seconds: 1.0,
+        frequency: 99,
+        losses: super::super::ProfileLosses::default(),
+    }
+}
+
+fn name(symbolizer: &mut Symbolizer, tgid: u32, address: u64) -> String {
+    let names = symbolizer.resolve(&profile(vec![sample(tgid, &[address], &[])]));
+    names.user(tgid, 0, address).to_owned()
+}
+
+#[test]
+fn functions_of_this_process_are_named() {
+    let pid = std::process::id();
+    let mut symbolizer = Symbolizer::new();
+    assert_eq!(
+        name(&mut symbolizer, pid, known_address()),
+        "ctrscope_test_known_function"
+    );
+    let rust = name(&mut symbolizer, pid, own_vdso as *const () as u64);
+    assert!(rust.ends_with("profile::symbolize::own_vdso"), "{rust}");
+    // A libc without a symbol there would still be `libc.so.6+0x…`.
+    let libc = name(&mut symbolizer, pid, libc::getppid as *const () as u64);
+    assert!(libc.contains("getppid"), "{libc}");
+    assert!(!symbolizer.process_name(pid).is_empty());
+}
+
+#[test]
+fn a_return_address_is_looked_up_one_byte_before() {
+    let pid = std::process::id();
+    let known = known_address();
+    let raw = profile(vec![sample(pid, &[known, known + 1], &[])]);
+    let names = Symbolizer::new().resolve(&raw);
+    assert_eq!(
+        names.user(pid, 1, known + 1),
+        "ctrscope_test_known_function"
+    );
+}
+
+#[test]
+fn functions_of_the_vdso_are_named() {
+    let pid = std::process::id();
+    let text = std::fs::read_to_string("/proc/self/maps").unwrap();
+    let mappings = super::super::maps::parse(&text);
+    let vdso = mappings.iter().find(|mapping| &*mapping.path == "[vdso]");
+    let Some(vdso) = vdso else {
+        println!("skipped: no vDSO");
+        return;
+    };
+    let addresses: Vec<u64> = (vdso.start..vdso.end).step_by(64).collect();
+    let samples = addresses.iter().map(|&at| sample(pid, &[at], &[]));
+    let names = Symbolizer::new().resolve(&profile(samples.collect()));
+    let found: Vec<_> = addresses.iter().map(|&at| names.user(pid, 0, at)).collect();
+    assert!(
+        found.iter().any(|name| name.contains("gettime")),
+        "{found:?}"
+    );
+}
+
+#[test]
+fn stacks_are_cut_where_they_leave_the_code() {
+    let pid = std::process::id();
+    let mut symbolizer = Symbolizer::new();
+    assert!(symbolizer.remember(pid));
+    let code = known_address() + 1;
+    for (user, state, kept) in [
+        (vec![], StackState::Absent, 0),
+        (vec![0, 0], StackState::Absent, 0),
+        (vec![code], StackState::Complete, 1),
+        (vec![code, code, 0, 0], StackState::Complete, 2),
+        (vec![code, 0x10, code], StackState::Cut, 1),
+        (vec![0x10, code], StackState::Cut, 0),
+        (vec![code, u64::MAX], StackState::Cut, 1),
+        (vec![code; MAX_FRAMES], StackState::Truncated, MAX_FRAMES),
+    ] {
+        let sample = sample(pid, &user, &[]);
+        let judged = symbolizer.user_stack(&sample);
+        assert_eq!(
+            (judged.state, judged.frames.len()),
+            (state, kept),
+            "{user:x?}"
+        );
+    }
+    let gone = sample(u32::MAX, &[code], &[]);
+    assert_eq!(symbolizer.user_stack(&gone).state, StackState::Unmapped);
+    assert_eq!(symbolizer.process_name(u32::MAX), "[exited 4294967295]");
+}
+
+#[test]
+fn kernel_functions_are_named_from_kallsyms() {
+    let proc_root = tempfile::tempdir().unwrap();
+    let address = 0xffff_ffff_8123_4568;
+    let raw = profile(vec![sample(1, &[], &[address, address])]);
+    let mut symbolizer = Symbolizer::with_proc(proc_root.path());
+    let unreadable = symbolizer.resolve(&raw);
+    assert_eq!(unreadable.kernel(0, address), "[kernel]+0x34568_[k]");
+    assert_eq!(unreadable.symbol_misses, 2);
+    let kallsyms = proc_root.path().join("kallsyms");
+    std::fs::write(&kallsyms, "0000000000000000 T a\n").unwrap();
+    assert_eq!(
+        symbolizer.resolve(&raw).kernel(0, address),
+        "[kernel]+0x34568_[k]"
+    );
+    std::fs::write(&kallsyms, "ffffffff81234560 T vfs_read\n").unwrap();
+    let names = symbolizer.resolve(&raw);
+    assert_eq!(names.kernel(0, address), "vfs_read_[k]");
+    assert_eq!(names.kernel(1, address), "vfs_read_[k]");
+}
+
+#[test]
+fn generated_code_is_named_by_the_perf_map_of_the_own_pid() {
+    // Only what is read of a process, as files: generated code at 0x7000, own PID 1.
+    let proc_root = tempfile::tempdir().unwrap();
+    let folder = proc_root.path().join("4711");
+    std::fs::create_dir_all(folder.join("root/tmp")).unwrap();
+    let stat = "4711 (java) S 1 7 7 0 -1 4194560 1 2 3 4 5 6 7 8 20 0 1 0 8123 9";
+    std::fs::write(folder.join("stat"), stat).unwrap();
+    std::fs::write(folder.join("comm"), "java\n").unwrap();
+    std::fs::write(folder.join("status"), "NSpid:\t4711\t1\n").unwrap();
+    std::fs::write(folder.join("maps"), "7000-9000 r-xp 00000000 00:00 0 \n").unwrap();
+    std::fs::write(folder.join("root/tmp/perf-1.map"), "7000 100 Lapp;run\n").unwrap();
+    let raw = profile(vec![
+        sample(4711, &[0x7010], &[]),
+        sample(4711, &[0x8000], &[]),
+    ]);
+    let names = Symbolizer::with_proc(proc_root.path()).resolve(&raw);
+    assert_eq!(names.user(4711, 0, 0x7010), "Lapp:run_[j]");
+    assert_eq!(names.user(4711, 0, 0x8000), "[anon]");
+    assert_eq!((names.symbol_hits, names.symbol_misses), (1, 1));
+}
+
+#[test]
+fn a_name_survives_its_process() {
+    let mut child = Command::new("sleep").arg("60").spawn().unwrap();
+    let mut symbolizer = Symbolizer::new();
+    assert!(symbolizer.remember(child.id()));
+    child.kill().unwrap();
+    child.wait().unwrap();
+    let raw = profile(vec![sample(child.id(), &[0x10], &[])]);
+    symbolizer.resolve(&raw);
+    assert_eq!(symbolizer.process_name(child.id()), "sleep");
+    assert_eq!(
+        symbolizer.user_stack(&raw.samples[0]).state,
+        StackState::Cut
+    );
+}
+
+/// Ends a child with the test.
+struct Guard(Child);
+
+impl Drop for Guard {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
+/// Not a test: what `a_program_in_another_mount_namespace_is_named` starts.
+#[test]
+fn child_waits() {
+    if std::env::var_os(CHILD).is_some() {
+        println!("\nready {:#x}", known_address());
+        let _ = io::stdin().read_line(&mut String::new());
+    }
+}
+
+#[test]
+fn a_program_in_another_mount_namespace_is_named() {
+    let folder = tempfile::tempdir().unwrap();
+    // The program exists in the new namespace alone.
+    let script = "mount -t tmpfs none \"$0\" && cp /proc/$PPID/exe \"$0/program\" \
+                  && exec \"$0/program\" --exact --nocapture \
+                  profile::symbolize::tests::child_waits";
+    let child = Command::new("unshare")
+        .args(["--mount", "sh", "-c", script])
+        .arg(folder.path())
+        .env(CHILD, "1")
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::null())
+        .spawn();
+    let Ok(child) = child else {
+        println!("skipped: no unshare");
+        return;
+    };
+    let mut child = Guard(child);
+    let output = BufReader::new(child.0.stdout.take().unwrap());
+    let ready = output
+        .lines()
+        .map_while(Result::ok)
+        .find_map(|line| line.strip_prefix("ready 0x").map(str::to_owned));
+    let Some(ready) = ready else {
+        println!("skipped: needs root");
+        return;
+    };
+    let address = u64::from_str_radix(&ready, 16).unwrap();
+    assert!(!folder.path().join("program").exists());
+    assert_eq!(
+        name(&mut Symbolizer::new(), child.0.id(), address),
+        "ctrscope_test_known_function"
+    );
+    // Without `map_files`: the path inside the root of the process.
+    let symbolizer = &mut Symbolizer::new();
+    symbolizer.remember(child.0.id());
+    let mapping = symbolizer.processes[&child.0.id()]
+        .mapping(address)
+        .unwrap()
+        .clone();
+    let elsewhere = Mapping {
+        start: 1,
+        end: 2,
+        ..mapping
+    };
+    let file = symbolizer
+        .open_module(&[(child.0.id(), elsewhere)])
+        .unwrap();
+    assert!(file.metadata().unwrap().len() > 1 << 20);
+}
