@@ -15,8 +15,8 @@ use crate::snapshot::Snapshot;
 
 /// Where snapshots and profiles come from.
 pub trait Source: Send + Sync {
-    /// Takes a snapshot, or returns the last one if it is younger than the source's shortest
-    /// interval (1 s). Blocks for the time of a collection.
+    /// Takes a snapshot, or returns the last one if it is young (100 ms, or more where a collection
+    /// is expensive). Blocks for the time of a collection.
     ///
     /// # Errors
     ///

@@ -11,8 +11,9 @@ use crate::observe::{group, wait_seen};
 const PATIENCE: Duration = Duration::from_secs(60);
 /// Size of the file and bytes moved each way.
 const BYTES: u64 = 64 << 20;
-/// One operation: below every device's limit, so that one write is one request.
-const BLOCK: u64 = 64 << 10;
+/// One block of the file system, which lies in one piece: a larger one may lie in two that touch, which
+/// are two bios, as the kernel counts, but one request, as the agent does.
+const BLOCK: u64 = 4096;
 
 fn of(stats: &BlockStats, operation: Operation) -> (u64, u64) {
     let found = &stats.operations[operation as usize];

@@ -31,6 +31,9 @@ use crate::{
 /// Name of the entry that sums everything without one of its own.
 const OTHER_NAME: &str = "_other";
 
+/// Snapshots younger than this are not taken anew.
+const SHORTEST_INTERVAL: Duration = Duration::from_millis(100);
+
 /// How often a pod's container is looked at to see whether it is the sandbox.
 const SANDBOX_LOOKS: u8 = 3;
 
@@ -249,10 +252,12 @@ impl Engine {
         );
     }
 
-    /// A snapshot that is at most `max_age` old.
-    pub(super) fn snapshot(&mut self, max_age: Duration) -> Arc<Snapshot> {
+    /// The last snapshot if it is young, else a new one. How young depends on what a collection
+    /// costs here: asked without pause, it takes at most a twentieth of a CPU.
+    pub(super) fn snapshot(&mut self) -> Arc<Snapshot> {
         if let Some((taken, snapshot)) = &self.last
-            && taken.elapsed() < max_age
+            && taken.elapsed()
+                < SHORTEST_INTERVAL.max(Duration::from_nanos(snapshot.agent.collection_ns) * 20)
         {
             return Arc::clone(snapshot);
         }
@@ -296,6 +301,14 @@ impl Engine {
             self.pump();
         }
         let now = self.now();
+        for entity in self.registry.entities_mut() {
+            if let Some(slot) = entity.slot {
+                read_slot(&self.kernel, slot, &mut entity.stats);
+            }
+        }
+        read_slot(&self.kernel, slot::OTHER, self.registry.other_mut());
+        // After the counters: a slice that ends between the two readings is then missing until the
+        // next snapshot. The other way round it would be counted twice, for ever.
         let running = self.running_slices();
         let sched_runs = self.is_attached("sched_switch");
         let block_runs =
@@ -305,9 +318,6 @@ impl Engine {
         let mut rows: Vec<(Container, Option<u32>)> = Vec::new();
         let mut kept_files = HashMap::with_capacity(self.file_samples.len());
         for entity in self.registry.entities_mut() {
-            if let Some(slot) = entity.slot {
-                read_slot(&self.kernel, slot, &mut entity.stats);
-            }
             if !entity.is_visible() {
                 continue;
             }
@@ -357,7 +367,6 @@ impl Engine {
         let running_other = running.get(&slot::OTHER).copied().unwrap_or(0);
         let first_seen_other = self.first_seen_other;
         let other = self.registry.other_mut();
-        read_slot(&self.kernel, slot::OTHER, other);
         rows.push((
             Container {
                 identity: Identity {

@@ -25,8 +25,6 @@ use crate::{
     source::{Cancel, ProfileRequest, RenderedProfile, Source, SourceError},
 };
 
-/// Youngest age at which a snapshot is taken anew.
-const SHORTEST_INTERVAL: Duration = Duration::from_secs(1);
 /// Longest that somebody waits for the engine's thread.
 const PATIENCE: Duration = Duration::from_secs(30);
 /// Commands that may wait.
@@ -196,7 +194,7 @@ fn run(mut engine: Engine, inbox: &Receiver<Command>, mut woken: PipeReader) {
         loop {
             match inbox.try_recv() {
                 Ok(Command::Snapshot(reply)) => {
-                    let _ = reply.try_send(engine.snapshot(SHORTEST_INTERVAL));
+                    let _ = reply.try_send(engine.snapshot());
                 }
                 Ok(Command::Target(query, reply)) => {
                     let _ = reply.try_send(target(&mut engine, &query));
@@ -213,7 +211,7 @@ fn run(mut engine: Engine, inbox: &Receiver<Command>, mut woken: PipeReader) {
 }
 
 fn target(engine: &mut Engine, query: &str) -> Result<(u32, String), SourceError> {
-    let snapshot = engine.snapshot(SHORTEST_INTERVAL);
+    let snapshot = engine.snapshot();
     let index = resolve_container(&snapshot, query)?;
     let name = snapshot
         .containers
