@@ -128,7 +128,7 @@ fn try_sched_switch(ctx: &BtfTracePointContext) -> Option<()> {
     // The slice that was running when the programs were attached has no known start: skip it.
     if prev_pid != 0 && on_cpu_since != 0 {
         // It may have been dispatched before its cgroup was known.
-        if slot::slot(prev_owner) == slot::OTHER {
+        if slot::kind(prev_owner) == slot::KIND_UNKNOWN {
             prev_owner = kernel::owner(
                 &CPU_SLOTS,
                 slot::SUBSYSTEM_CPU,
