@@ -3,7 +3,11 @@
 /// Declares the counters: their indexes in the per-CPU array `COUNTERS`, and their label values.
 macro_rules! counters {
     ($($(#[$meta:meta])* $constant:ident = $name:literal $kind:literal,)*) => {
-        #[allow(non_camel_case_types, reason = "the variants only number the constants")]
+        #[allow(
+            non_camel_case_types,
+            clippy::upper_case_acronyms,
+            reason = "the variants only number the constants"
+        )]
         enum Index { $($constant,)* }
 
         $($(#[$meta])* pub const $constant: u32 = Index::$constant as u32;)*

@@ -1,5 +1,4 @@
-//! Events that cross one by one: a cgroup made or removed, a css seen for the first time, a
-//! container's process gone.
+//! Events that cross one by one: a cgroup made or removed, a css seen for the first time.
 
 /// A css ran or did I/O for the first time, or under a reused id.
 pub const CSS_SEEN: u32 = 1;
@@ -7,8 +6,6 @@ pub const CSS_SEEN: u32 = 1;
 pub const CGROUP_MADE: u32 = 2;
 /// A cgroup was removed.
 pub const CGROUP_REMOVED: u32 = 3;
-/// The last thread of a container's process ended.
-pub const PROCESS_EXITED: u32 = 4;
 
 /// Most bytes of a cgroup path that an event carries, its terminating zero included. Longer paths
 /// are cut; user space then looks the cgroup up by its id.
@@ -27,12 +24,11 @@ shared! {
 }
 
 shared! {
-    /// Start of every event, and the whole of [`CSS_SEEN`] and [`PROCESS_EXITED`].
+    /// Start of every event, and the whole of [`CSS_SEEN`].
     pub struct Event [64] {
         /// `CSS_SEEN` and so on.
         pub kind: u32,
-        /// `slot::SUBSYSTEM_*` for `CSS_SEEN`; hierarchy id for cgroup events; tgid for
-        /// `PROCESS_EXITED`.
+        /// `slot::SUBSYSTEM_*` for `CSS_SEEN`; hierarchy id for cgroup events.
         pub argument: u32,
         /// Kernfs id (inode of the cgroup's directory).
         pub cgroup_id: u64,
@@ -40,7 +36,7 @@ shared! {
         pub css: Css,
         /// `CSS_SEEN`: the css's parent. Cgroup events: its block css.
         pub second: Css,
-        /// Owner of the process that exited; how the css is counted meanwhile.
+        /// `CSS_SEEN`: how the css is counted meanwhile.
         pub owner: u32,
         /// Bytes of path that follow, its terminating zero included.
         pub path_bytes: u32,

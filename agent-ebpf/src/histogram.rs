@@ -85,7 +85,7 @@ pub const fn bucket(ns: u64) -> usize {
     let quarter = (mantissa >= QUARTERS[0]) as u32
         + (mantissa >= QUARTERS[1]) as u32
         + (mantissa >= QUARTERS[2]) as u32;
-    let octave = (log2 + dropped) as i32 - 30 - FIRST_BOUND_LOG2;
+    let octave = (log2 + dropped).cast_signed() - 30 - FIRST_BOUND_LOG2;
     (1 + ((octave as u32) << SCHEMA) + quarter) as usize
 }
 

@@ -103,7 +103,8 @@ pub fn cgroup_id(cgroup: Kernel) -> u64 {
 }
 
 /// Owner of a css by a slot table. A css that its entry was not written for is reported and counts
-/// as its parent, if that is known, until user space has decided.
+/// as its parent, if that is known, until user space has decided. One whose entry asks for it is
+/// reported, once.
 #[inline(always)]
 pub fn owner(table: &Array<u64>, subsystem: u32, css: Kernel, switches: u32) -> u32 {
     let id: u32 = load(css, layout!(css_id));
@@ -114,10 +115,10 @@ pub fn owner(table: &Array<u64>, subsystem: u32, css: Kernel, switches: u32) -> 
     };
     // SAFETY: the pointer comes from the map; one aligned word, which both sides replace whole.
     let known = unsafe { core::ptr::read_volatile(entry) };
-    if slot::entry_serial(known) == serial {
+    if slot::is_settled(known, serial) {
         return slot::entry_owner(known);
     }
-    seen_first(table, subsystem, css, entry, switches)
+    seen_first(table, subsystem, css, entry, known, switches)
 }
 
 /// The cold path of [`owner`].
@@ -127,13 +128,17 @@ fn seen_first(
     subsystem: u32,
     css: Kernel,
     entry: *mut u64,
+    known: u64,
     switches: u32,
 ) -> u32 {
     let this = self::css(css);
     let parent_css: Kernel = load(css, layout!(css_parent));
     let parent = self::css(parent_css);
     let mut owner = slot::owner(slot::OTHER, slot::KIND_UNKNOWN);
-    if parent.serial != 0
+    if slot::entry_serial(known) == this.serial {
+        // User space has decided, and only wants to be told.
+        owner = slot::entry_owner(known);
+    } else if parent.serial != 0
         && let Some(parent_entry) = table.get_ptr(parent.id)
     {
         // SAFETY: as in `owner`.

@@ -38,7 +38,7 @@ shared! {
         pub voluntary: u32,
         /// Context switches in which the task was still runnable.
         pub involuntary: u32,
-        /// Processes (thread groups) that ended.
+        /// Processes whose first thread ended.
         pub process_exits: u32,
         /// Room for what is to come; zero.
         pub reserved: [u32; 7],

@@ -32,8 +32,11 @@ pub const SUBSYSTEM_CPU: u32 = 0;
 pub const SUBSYSTEM_BLOCK: u32 = 1;
 
 const SLOT_BITS: u32 = 16;
-const KIND_BITS: u32 = 4;
+const KIND_BITS: u32 = 3;
 const OWNER_BITS: u32 = SLOT_BITS + KIND_BITS;
+/// Between owner and serial: the css is to be reported when it is next seen.
+const REPORT_BIT: u32 = OWNER_BITS;
+const SERIAL_SHIFT: u32 = REPORT_BIT + 1;
 
 /// Packs a slot and its kind: the low bits of a table entry.
 #[inline(always)]
@@ -56,13 +59,27 @@ pub const fn kind(owner: u32) -> u32 {
 /// Packs a table entry.
 #[inline(always)]
 pub const fn entry(serial: u64, owner: u32) -> u64 {
-    (serial << OWNER_BITS) | (owner & ((1 << OWNER_BITS) - 1)) as u64
+    (serial << SERIAL_SHIFT) | (owner & ((1 << OWNER_BITS) - 1)) as u64
+}
+
+/// The same entry, with the wish that the css be reported when it is next seen. Until then, and after,
+/// it counts as its owner.
+#[inline(always)]
+pub const fn reported_when_seen(entry: u64) -> u64 {
+    entry | 1 << REPORT_BIT
+}
+
+/// Whether an entry was written for this serial and wants no report: the one comparison of the hot
+/// path.
+#[inline(always)]
+pub const fn is_settled(entry: u64, serial: u64) -> bool {
+    entry >> REPORT_BIT == serial << 1
 }
 
 /// The serial that an entry was written for.
 #[inline(always)]
 pub const fn entry_serial(entry: u64) -> u64 {
-    entry >> OWNER_BITS
+    entry >> SERIAL_SHIFT
 }
 
 /// The owner in an entry.
@@ -85,6 +102,11 @@ mod tests {
         ] {
             let packed = entry(serial, owner(slot_, kind_));
             assert_eq!(entry_serial(packed), serial);
+            assert!(is_settled(packed, serial) && !is_settled(packed, serial + 1));
+            let wanted = reported_when_seen(packed);
+            assert!(!is_settled(wanted, serial));
+            assert_eq!(entry_serial(wanted), serial);
+            assert_eq!(entry_owner(wanted), owner(slot_, kind_));
             assert_eq!(slot(entry_owner(packed)), slot_);
             assert_eq!(kind(entry_owner(packed)), kind_);
         }

@@ -14,9 +14,7 @@ use aya_ebpf::{
     programs::{BtfTracePointContext, RawTracePointContext},
 };
 use ctrscope_ebpf::{
-    counter,
-    event::{self, Event},
-    histogram,
+    counter, histogram,
     sched::{
         BUCKET_MASK, BY_CONTAINER, BY_KERNEL, BY_SELF, BY_SYSTEM, DEPARTED_DISK, DEPARTED_NOT,
         DEPARTED_PREEMPTED, DEPARTED_SLEEP, SchedSlot,
@@ -26,7 +24,7 @@ use ctrscope_ebpf::{
 
 use crate::{
     kernel::{self, Kernel, layout, load},
-    maps::{CPU_SLOTS, CPUS, EVENTS, SCHED, TASKS, count},
+    maps::{CPU_SLOTS, CPUS, SCHED, TASKS, count},
 };
 
 /// `TASK_UNINTERRUPTIBLE` and `TASK_NOLOAD`, `include/linux/sched.h`: the second marks kernel
@@ -283,21 +281,6 @@ fn try_sched_process_exit(ctx: &BtfTracePointContext) -> Option<()> {
     // lose one count.
     let stats = sched_slot(cpu, owner)?;
     add_one!(stats, process_exits);
-    if slot::kind(owner) != slot::KIND_CONTAINER {
-        return Some(());
-    }
-    let Some(mut reserved) = EVENTS.reserve::<Event>(0) else {
-        count(counter::EVENT_RING_FULL);
-        return None;
-    };
-    reserved.write(Event {
-        kind: event::PROCESS_EXITED,
-        argument: tgid,
-        owner,
-        cpu,
-        ..Event::ZERO
-    });
-    reserved.submit(0);
     Some(())
 }
 

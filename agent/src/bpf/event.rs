@@ -55,8 +55,6 @@ pub(crate) enum KernelEvent {
     },
     /// A cgroup was removed.
     CgroupRemoved { hierarchy_id: u32, cgroup_id: u64 },
-    /// The last thread of a container's process ended.
-    ProcessExited { tgid: u32 },
 }
 
 impl KernelEvent {
@@ -92,9 +90,6 @@ impl KernelEvent {
                 hierarchy_id: event.argument,
                 cgroup_id: event.cgroup_id,
             }),
-            event::PROCESS_EXITED => Some(Self::ProcessExited {
-                tgid: event.argument,
-            }),
             _ => None,
         }
     }
@@ -110,7 +105,7 @@ fn css(css: Css) -> Option<CssId> {
 /// The path of a cgroup event; `None` if it filled its field, for then it may have been cut.
 fn path(event: &CgroupEvent) -> Option<String> {
     let bytes = event.event.path_bytes as usize;
-    if bytes < 2 || bytes >= event::PATH_BYTES {
+    if !(2..event::PATH_BYTES).contains(&bytes) {
         return None;
     }
     Some(String::from_utf8_lossy(event.path.get(..bytes - 1)?).into_owned())

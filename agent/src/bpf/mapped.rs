@@ -41,7 +41,7 @@ impl<T: Pod> MappedArray<T> {
             assert!(
                 size_of::<T>().is_multiple_of(8),
                 "the kernel rounds values up to 8 bytes"
-            )
+            );
         };
         let entries = entries as usize;
         let page = page_size();

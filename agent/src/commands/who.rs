@@ -83,8 +83,13 @@ fn answer(pid: u32, process: Process, snapshot: Option<&Snapshot>) -> Answer {
     let identity = process
         .cgroups
         .iter()
-        .map(|membership| identify(&membership.path))
-        .filter(|identity| identity.kind != Kind::Other)
+        .filter_map(|membership| {
+            let identity = identify(&membership.path);
+            // Without an id a cgroup is what the cpu controller sees of it: that is what is counted.
+            let counts = membership.hierarchy == 0 || membership.has_v1_controller("cpu");
+            let says = identity.container_id.is_some() || counts;
+            (says && identity.kind != Kind::Other).then_some(identity)
+        })
         .max_by_key(|identity| {
             (
                 identity.container_id.is_some(),

@@ -47,6 +47,8 @@ pub(crate) struct SlotWrite {
     /// [`slot::owner`]; `None` takes the entry back, so that the css is reported anew when it is
     /// next seen.
     pub(crate) owner: Option<u32>,
+    /// Whether the kernel side shall report the css when it is next seen.
+    pub(crate) report: bool,
 }
 
 /// Limits.
@@ -130,6 +132,7 @@ pub(crate) struct Registry {
     next_id: EntityId,
     other: Accumulated,
     refused: u64,
+    unremembered: u64,
     writes: Vec<SlotWrite>,
 }
 
@@ -146,6 +149,7 @@ impl Registry {
             next_id: 1,
             other: Accumulated::default(),
             refused: 0,
+            unremembered: 0,
             writes: Vec::new(),
         }
     }
@@ -161,6 +165,7 @@ impl Registry {
     ) {
         if !self.cgroups.contains_key(&key) {
             if self.cgroups.len() >= self.limits.cgroups {
+                self.unremembered += 1;
                 return;
             }
             let member = self.member_of(path, now);
@@ -229,20 +234,19 @@ impl Registry {
         }
         if entity.primary == 0 && (in_primary || entity.others == 0) && entity.exited.is_none() {
             entity.exited = Some(now);
-            if !entity.is_visible() {
-                self.remove_entity(id, now);
-            }
         }
     }
 
-    /// Takes out what has outlived its retention.
+    /// Takes out what has outlived its retention, and what ended without ever having run anything. To
+    /// be called when the slots have been read.
     pub(crate) fn expire(&mut self, now: Now) {
         let expired: Vec<EntityId> = self
             .entities
             .iter()
             .filter(|(_, entity)| {
                 entity.exited.is_some_and(|exited| {
-                    now.ns.saturating_sub(exited.ns) >= self.limits.retention_ns
+                    !entity.is_visible()
+                        || now.ns.saturating_sub(exited.ns) >= self.limits.retention_ns
                 })
             })
             .map(|(&id, _)| id)
@@ -292,6 +296,11 @@ impl Registry {
         self.refused
     }
 
+    /// Times that a cgroup was not remembered because there are too many.
+    pub(crate) fn unremembered(&self) -> u64 {
+        self.unremembered
+    }
+
     fn mark_populated(&mut self, key: CgroupKey) {
         if let Some(Member::Entity(id)) = self.cgroups.get(&key)
             && let Some(entity) = self.entities.get_mut(id)
@@ -303,6 +312,7 @@ impl Registry {
     /// Writes the owner of a cgroup's css.
     fn claim(&mut self, key: CgroupKey, subsystem: Subsystem, css: CssId) -> u32 {
         let member = self.cgroups.get(&key).copied().unwrap_or(Member::System);
+        let mut report = false;
         let owner = match member {
             Member::Entity(id) => match self.entities.get_mut(&id) {
                 Some(entity) => {
@@ -314,9 +324,14 @@ impl Registry {
                                 subsystem,
                                 css,
                                 owner: None,
+                                report: false,
                             });
                         }
                     }
+                    // Whether a plain cgroup runs tasks itself decides whose its children are.
+                    report = entity.identity.kind == Kind::Cgroup
+                        && !entity.populated
+                        && subsystem == Subsystem::Cpu;
                     entity.owner()
                 }
                 None => slot::owner(slot::OTHER, slot::KIND_UNKNOWN),
@@ -328,6 +343,7 @@ impl Registry {
             subsystem,
             css,
             owner: Some(owner),
+            report,
         });
         owner
     }
@@ -397,17 +413,18 @@ impl Registry {
                 None
             }
         };
-        if let Some(slot) = slot {
-            if let Some(entity) = self.entities.get_mut(&id) {
-                entity.slot = Some(slot);
-                let owner = Some(entity.owner());
-                for &(subsystem, css) in &entity.css {
-                    self.writes.push(SlotWrite {
-                        subsystem,
-                        css,
-                        owner,
-                    });
-                }
+        if let Some(slot) = slot
+            && let Some(entity) = self.entities.get_mut(&id)
+        {
+            entity.slot = Some(slot);
+            let owner = Some(entity.owner());
+            for &(subsystem, css) in &entity.css {
+                self.writes.push(SlotWrite {
+                    subsystem,
+                    css,
+                    owner,
+                    report: false,
+                });
             }
         }
     }
@@ -457,6 +474,7 @@ impl Registry {
                 subsystem,
                 css,
                 owner: None,
+                report: false,
             });
         }
         self.slots.give_back(slot, now.ns);

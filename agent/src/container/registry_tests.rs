@@ -118,6 +118,7 @@ fn a_container_exits_with_its_last_cgroup_and_goes_after_its_retention() {
         subsystem: Subsystem::Cpu,
         css: css(3, 30),
         owner: None,
+        report: false,
     };
     assert_eq!(registry.take_writes(), [forgotten]);
     assert_eq!(registry.slot_to_clear(at(311)), None);
@@ -205,4 +206,47 @@ fn a_css_of_an_unknown_cgroup_is_asked_for_again() {
             .css_seen(cpu(9), Subsystem::Cpu, css(1, 1))
             .is_some()
     );
+}
+
+#[test]
+fn a_plain_cgroup_is_reported_when_it_first_runs_and_claims_its_children_from_then_on() {
+    let mut registry = registry(10, 10);
+    let outer = css(3, 30);
+    registry.cgroup_made(cpu(1), "/outer", false, &[(Subsystem::Cpu, outer)], at(0));
+    assert!(registry.take_writes()[0].report);
+    registry.css_seen(cpu(1), Subsystem::Cpu, outer);
+    assert!(!registry.take_writes()[0].report);
+    registry.cgroup_made(
+        cpu(2),
+        "/outer/inner",
+        false,
+        &[(Subsystem::Cpu, css(4, 40))],
+        at(1),
+    );
+    assert_eq!(names(&registry), ["outer"]);
+    assert!(!registry.take_writes()[0].report);
+}
+
+#[test]
+fn a_cgroup_that_lived_between_two_readings_is_kept_until_its_slot_was_read() {
+    let mut registry = registry(10, 10);
+    registry.cgroup_made(cpu(1), "/short", false, &[], at(0));
+    registry.cgroup_removed(cpu(1), at(1));
+    let mut slot = ctrscope_ebpf::sched::SchedSlot::ZERO;
+    slot.on_cpu_ns = 5;
+    let mut reading = super::super::RawSched::default();
+    reading.add(&slot);
+    registry
+        .entities_mut()
+        .next()
+        .unwrap()
+        .stats
+        .update_sched(reading);
+    registry.expire(at(2));
+    assert_eq!(names(&registry), ["short"]);
+    // One in which nothing ran goes at once.
+    registry.cgroup_made(cpu(2), "/empty", false, &[], at(2));
+    registry.cgroup_removed(cpu(2), at(3));
+    registry.expire(at(3));
+    assert_eq!(names(&registry), ["short"]);
 }

@@ -3,7 +3,10 @@
 use std::{
     collections::HashMap,
     fs,
-    sync::{Arc, atomic::Ordering},
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
     time::{Duration, Instant, SystemTime, UNIX_EPOCH},
 };
 
@@ -37,6 +40,9 @@ const SHORTEST_INTERVAL: Duration = Duration::from_millis(100);
 /// How often a pod's container is looked at to see whether it is the sandbox.
 const SANDBOX_LOOKS: u8 = 3;
 
+/// What ended profile sessions lost, by the index of the kernel side's counters.
+pub(super) type ProfileLossTotals = Arc<[AtomicU64]>;
+
 /// Kernel side, registry and files.
 pub(super) struct Engine {
     kernel: KernelSide,
@@ -47,6 +53,7 @@ pub(super) struct Engine {
     sandbox_looks: HashMap<String, u8>,
     options: EngineOptions,
     resolved: Arc<Resolved>,
+    profile_losses: ProfileLossTotals,
     host: Host,
     online_cpus: Vec<u32>,
     started: Instant,
@@ -106,7 +113,11 @@ impl Engine {
         };
         let kernel = KernelSide::load(&options.btf, &resolved, sizes)?;
         let programs = kernel.programs();
-        if programs.iter().all(|program| !program.attached) {
+        // The reader of clocks measures nothing by itself.
+        if programs
+            .iter()
+            .all(|program| !program.attached || program.name == "read_clock")
+        {
             let reasons: Vec<_> = programs
                 .iter()
                 .map(|p| format!("{}: {}", p.name, p.reason))
@@ -141,6 +152,7 @@ impl Engine {
             },
             options,
             resolved,
+            profile_losses: (0..counter::COUNT).map(|_| AtomicU64::new(0)).collect(),
             online_cpus: online,
             started: Instant::now(),
             first_seen_other: Now::default(),
@@ -161,6 +173,11 @@ impl Engine {
     /// What the kernel's type information says.
     pub(super) fn resolved(&self) -> &Arc<Resolved> {
         &self.resolved
+    }
+
+    /// Where profile sessions add what they lost.
+    pub(super) fn profile_losses(&self) -> &ProfileLossTotals {
+        &self.profile_losses
     }
 
     /// CPUs that were online at the start.
@@ -211,7 +228,8 @@ impl Engine {
     }
 
     /// Gives the slice that was under way when its cgroup was first seen to its owner. If the CPU
-    /// has switched since, there is nothing to correct: at the switch the owner was looked up again.
+    /// has switched since, the slice has ended: under its owner if nothing was known of it, for then
+    /// the kernel side looked again, and under its parent's if that was known.
     fn correct_running(&self, first_run: &FirstRun, owner: u32) {
         let Some(running) = self.kernel.cpus().word(first_run.cpu as usize, 0) else {
             return;
@@ -245,8 +263,16 @@ impl Engine {
             Ordering::Relaxed,
             Ordering::Relaxed,
             |current| match write.owner {
-                Some(owner) => (slot::entry_serial(current) <= serial)
-                    .then(|| slot::entry(write.css.serial, owner)),
+                Some(owner) => (slot::entry_serial(current) <= serial).then(|| {
+                    let entry = slot::entry(write.css.serial, owner);
+                    // What has run already was reported, or is being reported.
+                    let ran = slot::entry_serial(current) == serial;
+                    if write.report && !ran {
+                        slot::reported_when_seen(entry)
+                    } else {
+                        entry
+                    }
+                }),
                 None => (slot::entry_serial(current) == serial).then_some(0),
             },
         );
@@ -339,13 +365,15 @@ impl Engine {
                 .and_then(|slot| running.get(&slot))
                 .copied()
                 .unwrap_or(0);
+            // Without a slot it is counted elsewhere, and nothing is known of it that is not old.
+            let counted = entity.slot.is_some() || entity.stats.was_active();
             rows.push((
                 Container {
                     identity: entity.identity.clone(),
                     first_seen_unix_ms: entity.first_seen.unix_ms,
                     exited_at_unix_ms: entity.exited.map(|exited| exited.unix_ms),
-                    sched: sched_runs.then(|| entity.stats.sched(running_ns)),
-                    block: block_runs.then(|| entity.stats.block().clone()),
+                    sched: (sched_runs && counted).then(|| entity.stats.sched(running_ns)),
+                    block: (block_runs && counted).then(|| entity.stats.block().clone()),
                     cpu: files.cpu.clone(),
                     memory: files.memory.clone(),
                     pressure: files.pressure.clone(),
@@ -507,8 +535,18 @@ impl Engine {
             reason: profile.err().unwrap_or_default(),
         });
         let mut losses = losses;
+        // Sessions count on their own; these are the sums of those that have ended.
+        for (loss, ended) in losses.iter_mut().zip(self.profile_losses.iter()) {
+            loss.count += ended.load(Ordering::Relaxed);
+        }
+        losses.retain(|loss| loss.kind != "taken");
         for (kind, reason, count) in [
             ("lost", "container_limit", self.registry.refused()),
+            (
+                "lost",
+                "cgroup_not_remembered",
+                self.registry.unremembered(),
+            ),
             ("lost", "cgroup_file_unreadable", self.files.failures()),
             (
                 "lost",

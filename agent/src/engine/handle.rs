@@ -69,6 +69,7 @@ impl Agent {
                         proc_root,
                         resolved: Arc::clone(engine.resolved()),
                         slots: Arc::clone(engine.kernel().cpu_slots()),
+                        losses: Arc::clone(engine.profile_losses()),
                         cpus: engine.online_cpus().to_vec(),
                     };
                     let _ = started.send(Ok(parts));

@@ -3,12 +3,13 @@
 use std::{
     collections::{HashMap, HashSet},
     path::PathBuf,
-    sync::Arc,
+    sync::{Arc, atomic::Ordering},
     time::{Duration, Instant},
 };
 
 use ctrscope_ebpf::counter;
 
+use super::core::ProfileLossTotals;
 use crate::{
     bpf::{BpfError, ProfileSession, SharedSlots, layout::Resolved},
     profile::{FlameGraph, ProfileLosses, RawProfile, RawSample, Symbolizer, fold},
@@ -23,6 +24,7 @@ pub(super) struct SessionParts {
     pub(super) proc_root: PathBuf,
     pub(super) resolved: Arc<Resolved>,
     pub(super) slots: SharedSlots,
+    pub(super) losses: ProfileLossTotals,
     pub(super) cpus: Vec<u32>,
 }
 
@@ -74,6 +76,9 @@ pub(super) fn record(
     session.stop();
     let seconds = began.elapsed().as_secs_f64();
     let losses = session.losses();
+    for (total, loss) in parts.losses.iter().zip(&losses) {
+        total.fetch_add(loss.count, Ordering::Relaxed);
+    }
     let loss = |index: u32| {
         losses
             .get(index as usize)

@@ -143,7 +143,6 @@ impl Tree {
                 registry.cgroup_removed(key, now);
                 None
             }
-            KernelEvent::ProcessExited { .. } => None,
         }
     }
 

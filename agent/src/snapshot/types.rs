@@ -143,7 +143,7 @@ pub struct SchedStats {
     pub preemptions: [u64; 4],
     /// Run queue latency after preemptions by [`PreemptedBy`], nanoseconds.
     pub preempted_wait_ns: [u64; 4],
-    /// Processes that ended.
+    /// Processes whose main thread ended.
     pub process_exits: u64,
 }
 

@@ -268,7 +268,7 @@ metrics! {
         "Run queue latency after a preemption, by who took the CPU."
         "`sched_switch`" Read::Number(|c, i| c.sched.as_ref()?.preempted_wait_ns.get(i).copied().map(Value::Nanoseconds));
     "ctrscope_container_process_exits_total" Counter
-        "Processes that ended."
+        "Processes whose main thread ended."
         "`sched_process_exit`" Read::Number(|c, _| sched(c, |s| Value::Count(s.process_exits)));
     "ctrscope_container_cpu_periods_total" Counter
         "CFS bandwidth enforcement periods that elapsed."
