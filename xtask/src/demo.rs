@@ -1,7 +1,6 @@
 //! `demo`: the agent and real containers that suffer in different ways, for half a minute.
 //!
-//! Everything that is started is a guard. SIGINT and SIGTERM only set a flag, so that an interrupted
-//! demo returns, and its guards clean up, like one that ran to its end.
+//! Everything that is started is a guard, and signals only set a flag (see [`interrupt`]).
 
 use std::{
     fs,
@@ -9,10 +8,7 @@ use std::{
     net::SocketAddr,
     path::Path,
     process::ExitCode,
-    sync::{
-        Arc,
-        atomic::{AtomicBool, Ordering},
-    },
+    sync::Arc,
     thread,
     time::{Duration, Instant},
 };
@@ -23,16 +19,12 @@ use ctrscope_tests::{Agent, Container, ContainerSpec, Group, http};
 use serde_json::Value;
 use tempfile::TempDir;
 
-use crate::{build, setup, step};
+use crate::{build, interrupt, setup, step};
 
-/// What the shell expects of a program that ended on SIGINT.
-const INTERRUPTED: u8 = 130;
 /// Container whose flame graph is recorded.
 const FLAME_CONTAINER: &str = "bully";
 /// Length of its recording.
 const FLAME_SECONDS: u64 = 10;
-
-static STOP: AtomicBool = AtomicBool::new(false);
 
 /// Show ctrscope at work: start it and six real containers, and print what each of them suffered.
 ///
@@ -71,33 +63,8 @@ pub(crate) fn run(arguments: &Arguments) -> Result<ExitCode> {
     unsafe { std::env::set_var("CTRSCOPE_BIN", &built.agent) };
     // SAFETY: as above.
     unsafe { std::env::set_var("CTRSCOPE_WORKLOAD", &built.workload) };
-    catch_signals();
-    match show(Duration::from_secs(arguments.seconds)) {
-        Err(_) if STOP.load(Ordering::Relaxed) => {
-            println!("\ninterrupted; everything that was started has been ended");
-            Ok(ExitCode::from(INTERRUPTED))
-        }
-        result => result.map(|()| ExitCode::SUCCESS),
-    }
-}
-
-extern "C" fn stop(_signal: libc::c_int) {
-    STOP.store(true, Ordering::Relaxed);
-}
-
-fn catch_signals() {
-    for signal in [libc::SIGINT, libc::SIGTERM, libc::SIGHUP] {
-        let handler: extern "C" fn(libc::c_int) = stop;
-        // SAFETY: the handler only stores to an atomic, which is safe in a signal handler.
-        unsafe { libc::signal(signal, handler as libc::sighandler_t) };
-    }
-}
-
-fn check_interrupted() -> Result<()> {
-    if STOP.load(Ordering::Relaxed) {
-        bail!("interrupted");
-    }
-    Ok(())
+    interrupt::catch();
+    interrupt::exit_code(show(Duration::from_secs(arguments.seconds)))
 }
 
 fn show(duration: Duration) -> Result<()> {
@@ -107,7 +74,7 @@ fn show(duration: Duration) -> Result<()> {
     let data = TempDir::with_prefix_in("data-", &output)?;
     let agent = step::timed("start the agent", || Agent::start(&[]))?;
     println!("    http://{}/metrics", agent.address());
-    check_interrupted()?;
+    interrupt::check()?;
 
     let group = Arc::new(Group::new("ctrscope-demo")?);
     let containers = step::timed("start the containers", || start(&group, data.path()))?;
@@ -167,7 +134,7 @@ fn start(group: &Arc<Group>, data: &Path) -> Result<Vec<Container>> {
     cast(data)
         .iter()
         .map(|(spec, _)| {
-            check_interrupted()?;
+            interrupt::check()?;
             Container::start(group, spec)
         })
         .collect()
@@ -187,7 +154,7 @@ fn watch(agent: &Agent, group: &Arc<Group>, data: &Path, duration: Duration) -> 
     let recording = thread::spawn(move || record(address, &cgroup));
     let mut progress = Progress::new(duration);
     while start.elapsed() < duration || !recording.is_finished() {
-        check_interrupted()?;
+        interrupt::check()?;
         if short.as_ref().is_some_and(|short| !short.is_alive()) {
             short = None;
         }

@@ -1,8 +1,10 @@
 //! Every repeatable chore of this repository, one file per command.
 
+mod bench;
 mod build;
 mod ci;
 mod demo;
+mod interrupt;
 mod setup;
 mod step;
 mod test;
@@ -25,6 +27,7 @@ enum Command {
     Build(build::Arguments),
     Demo(demo::Arguments),
     Test(test::Arguments),
+    Bench(bench::Arguments),
     Ci(ci::Arguments),
 }
 
@@ -34,6 +37,7 @@ fn main() -> ExitCode {
         Command::Build(arguments) => build::run(&arguments),
         Command::Demo(arguments) => demo::run(&arguments),
         Command::Test(arguments) => test::run(&arguments),
+        Command::Bench(arguments) => bench::run(&arguments),
         Command::Ci(arguments) => ci::run(&arguments),
     };
     match result {

@@ -1,0 +1,288 @@
+//! Memory and CPU time of the agent, and the time of a scrape, by the number of cgroups.
+
+use std::{
+    fs,
+    time::{Duration, Instant},
+};
+
+use anyhow::{Context as _, Result, bail};
+use ctrscope_tests::{Agent, wait_until};
+use serde_json::Value;
+
+use super::{
+    Effort,
+    cgroups::Cgroups,
+    programs,
+    report::{Section, Table, Target, median, number},
+};
+use crate::{interrupt, step};
+
+/// Numbers of cgroups.
+const COUNTS: [usize; 3] = [0, 100, 1_000];
+/// `--max-containers`: room for the host's own beside the thousand.
+const LIMIT: &str = "1100";
+/// As Prometheus scrapes by default in many a set-up.
+const SCRAPE_INTERVAL: Duration = Duration::from_secs(15);
+/// Between two scrapes that shall both collect. A snapshot is shared while it is young.
+const COLLECTING_INTERVAL: Duration = Duration::from_millis(1_500);
+/// For the agent to find all cgroups.
+const DISCOVERY_PATIENCE: Duration = Duration::from_secs(60);
+const MB: f64 = 1e6;
+
+/// What was measured with one number of cgroups.
+struct Footprint {
+    cgroups: usize,
+    containers: u64,
+    memory: Memory,
+    map_bytes: f64,
+    cpu_ms_a_minute: f64,
+    collecting_ms: Vec<f64>,
+    cached_ms: Vec<f64>,
+    bytes: usize,
+    series: usize,
+    switch_ns: f64,
+}
+
+/// Of `/proc/<pid>/status`, bytes.
+struct Memory {
+    resident: f64,
+    anonymous: f64,
+    file: f64,
+    shared: f64,
+    peak: f64,
+}
+
+pub(super) fn measure(effort: &Effort) -> Result<Vec<Section>> {
+    let mut footprints = Vec::new();
+    for count in COUNTS {
+        let what = format!("agent with {count} cgroups: memory, CPU, scrapes");
+        footprints.push(step::timed(&what, || measure_with(effort, count))?);
+    }
+    Ok(vec![
+        memory_section(effort, &footprints),
+        scrape_section(&footprints),
+    ])
+}
+
+fn measure_with(effort: &Effort, count: usize) -> Result<Footprint> {
+    let mut cgroups = Cgroups::new()?;
+    let agent = Agent::start(&["--max-containers", LIMIT])?;
+    // The agent meets them one by one, as in life.
+    cgroups.grow_to(count)?;
+    let prefix = format!("{}/", cgroups.path());
+    wait_until(DISCOVERY_PATIENCE, "discovery of all cgroups", || {
+        interrupt::check()?;
+        let snapshot = agent.snapshot_json()?;
+        let found = snapshot["containers"].as_array().map_or(0, |list| {
+            list.iter()
+                .filter_map(|entry| entry["identity"]["cgroup"].as_str())
+                .filter(|cgroup| cgroup.starts_with(&prefix))
+                .count()
+        });
+        Ok((found >= cgroups.len()).then_some(()))
+    })?;
+
+    let cpu_ms_a_minute = cpu_ms_a_minute(effort, &agent)?;
+    let (mut collecting_ms, mut cached_ms) = (Vec::new(), Vec::new());
+    let (mut bytes, mut series) = (0, 0);
+    for _ in 0..effort.scrapes {
+        interrupt::pause(COLLECTING_INTERVAL)?;
+        let (ms, text) = scrape(&agent)?;
+        collecting_ms.push(ms);
+        bytes = text.len();
+        series = text.lines().filter(|line| !line.starts_with('#')).count();
+        cached_ms.push(scrape(&agent)?.0);
+    }
+    let memory = memory_of(agent.pid())?;
+    let status = status(&agent)?;
+    let map_bytes: u64 = status["agent"]["maps"]
+        .as_array()
+        .into_iter()
+        .flatten()
+        .filter_map(|map| map["bytes"].as_u64())
+        .sum();
+    let (first, second) = (cgroups.make("first")?, cgroups.make("second")?);
+    let switch_ns = programs::switch_beyond_ns(effort, agent.pid(), &first, &second)?;
+    Ok(Footprint {
+        cgroups: count,
+        containers: status["containers"].as_u64().unwrap_or(0),
+        memory,
+        map_bytes: map_bytes as f64,
+        cpu_ms_a_minute,
+        collecting_ms,
+        cached_ms,
+        bytes,
+        series,
+        switch_ns,
+    })
+}
+
+/// `/status`.
+pub(super) fn status(agent: &Agent) -> Result<Value> {
+    let answer = agent.get("/status")?;
+    if answer.status != 200 {
+        bail!("/status: {} {}", answer.status, answer.text());
+    }
+    Ok(serde_json::from_slice(&answer.body)?)
+}
+
+fn scrape(agent: &Agent) -> Result<(f64, String)> {
+    let start = Instant::now();
+    let answer = agent.get("/metrics")?;
+    let ms = start.elapsed().as_secs_f64() * 1e3;
+    if answer.status != 200 {
+        bail!("/metrics: {} {}", answer.status, answer.text());
+    }
+    Ok((ms, answer.text()))
+}
+
+/// CPU time that the agent needs a minute, scraped each 15 s.
+fn cpu_ms_a_minute(effort: &Effort, agent: &Agent) -> Result<f64> {
+    let start = Instant::now();
+    let before = cpu_time(agent.pid())?;
+    let mut next = SCRAPE_INTERVAL;
+    while next <= effort.cpu_window {
+        interrupt::pause(next.saturating_sub(start.elapsed()))?;
+        scrape(agent)?;
+        next += SCRAPE_INTERVAL;
+    }
+    let used = cpu_time(agent.pid())?.saturating_sub(before);
+    Ok(used.as_secs_f64() * 1e3 * 60.0 / start.elapsed().as_secs_f64())
+}
+
+/// CPU time of a process, its ended threads included, to the nanosecond.
+fn cpu_time(pid: u32) -> Result<Duration> {
+    let mut clock = 0;
+    // SAFETY: a valid pointer to write to.
+    let error = unsafe { libc::clock_getcpuclockid(pid.cast_signed(), &raw mut clock) };
+    if error != 0 {
+        return Err(std::io::Error::from_raw_os_error(error)).context("no CPU clock of the agent");
+    }
+    let mut time = libc::timespec {
+        tv_sec: 0,
+        tv_nsec: 0,
+    };
+    // SAFETY: as above.
+    if unsafe { libc::clock_gettime(clock, &raw mut time) } != 0 {
+        return Err(std::io::Error::last_os_error()).context("cannot read the agent's CPU clock");
+    }
+    Ok(Duration::new(
+        time.tv_sec.cast_unsigned(),
+        u32::try_from(time.tv_nsec)?,
+    ))
+}
+
+fn memory_of(pid: u32) -> Result<Memory> {
+    let status = fs::read_to_string(format!("/proc/{pid}/status")).context("the agent has gone")?;
+    let bytes = |name: &str| -> Result<f64> {
+        let line = status
+            .lines()
+            .find_map(|line| line.strip_prefix(name)?.strip_prefix(':'))
+            .with_context(|| format!("no {name} in /proc/<pid>/status"))?;
+        let kib: f64 = line.trim().trim_end_matches(" kB").parse()?;
+        Ok(kib * 1024.0)
+    };
+    Ok(Memory {
+        resident: bytes("VmRSS")?,
+        anonymous: bytes("RssAnon")?,
+        file: bytes("RssFile")?,
+        shared: bytes("RssShmem")?,
+        peak: bytes("VmHWM")?,
+    })
+}
+
+fn memory_section(effort: &Effort, footprints: &[Footprint]) -> Section {
+    let mut table = Table::new(&[
+        "cgroups made",
+        "containers seen",
+        "RSS MB",
+        "anonymous",
+        "file",
+        "shared",
+        "peak RSS",
+        "kernel maps MB",
+        "CPU ms a minute",
+        "% of a CPU",
+        "ns a switch",
+    ]);
+    let mut targets = Vec::new();
+    for footprint in footprints {
+        let memory = &footprint.memory;
+        table.row([
+            footprint.cgroups.to_string(),
+            footprint.containers.to_string(),
+            number(memory.resident / MB),
+            number(memory.anonymous / MB),
+            number(memory.file / MB),
+            number(memory.shared / MB),
+            number(memory.peak / MB),
+            number(footprint.map_bytes / MB),
+            number(footprint.cpu_ms_a_minute),
+            number(footprint.cpu_ms_a_minute / 600.0),
+            number(footprint.switch_ns),
+        ]);
+        let limit = match footprint.cgroups {
+            100 => 40.0,
+            1_000 => 80.0,
+            _ => continue,
+        };
+        let what = format!("RSS with {} cgroups", footprint.cgroups);
+        targets.push(Target::at_most(&what, limit, memory.resident / MB, "MB"));
+    }
+    Section {
+        title: "Memory and CPU time of the agent",
+        method: format!(
+            "`--max-containers {LIMIT}` in all three, so that a thousand cgroups fit beside the host's own; all \
+             else at its default. The cgroups are plain ones, made while the agent runs, in each hierarchy that it \
+             reads, and each has run a task. CPU time over {} s with a scrape each 15 s (and the agent's own \
+             collections each 5 s); RSS after it and after the scrapes below. Maps that the agent maps into its memory \
+             count in *file* or *shared* as well as in *kernel maps*, which is what the kernel holds for all of \
+             them. *ns a switch*: `sched_switch` beyond an empty program, across two of the cgroups.",
+            effort.cpu_window.as_secs()
+        ),
+        tables: vec![table],
+        targets,
+    }
+}
+
+fn scrape_section(footprints: &[Footprint]) -> Section {
+    let mut table = Table::new(&[
+        "cgroups made",
+        "collecting, ms",
+        "least",
+        "most",
+        "young snapshot, ms",
+        "MB",
+        "series",
+    ]);
+    let mut targets = Vec::new();
+    for footprint in footprints {
+        let collecting = &footprint.collecting_ms;
+        table.row([
+            footprint.cgroups.to_string(),
+            number(median(collecting)),
+            number(collecting.iter().copied().fold(f64::INFINITY, f64::min)),
+            number(collecting.iter().copied().fold(0.0, f64::max)),
+            number(median(&footprint.cached_ms)),
+            number(footprint.bytes as f64 / MB),
+            footprint.series.to_string(),
+        ]);
+        if footprint.cgroups == 1_000 {
+            let what = "scrape with 1000 cgroups, from connection to last byte";
+            targets.push(Target::at_most(what, 50.0, median(collecting), "ms"));
+        }
+    }
+    Section {
+        title: "Scrapes",
+        method: format!(
+            "`GET /metrics` over loopback, from the connection to the last byte. {} scrapes, {} s apart, so that \
+             each collects; right after each another one, which is answered from the snapshot that is still young.",
+            footprints
+                .first()
+                .map_or(0, |footprint| footprint.collecting_ms.len()),
+            COLLECTING_INTERVAL.as_secs_f64(),
+        ),
+        tables: vec![table],
+        targets,
+    }
+}
