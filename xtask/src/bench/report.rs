@@ -117,7 +117,9 @@ pub(super) fn text(sections: &[Section]) -> String {
             let _ = writeln!(text, "{}", table.render());
         }
     }
-    let _ = writeln!(text, "Targets\n\n{}", targets(sections).render());
+    if sections.iter().any(|section| !section.targets.is_empty()) {
+        let _ = writeln!(text, "Targets\n\n{}", targets(sections).render());
+    }
     text
 }
 
