@@ -50,7 +50,9 @@ shared! {
         pub owner: u32,
         /// Operation, an index into the above.
         pub operation: u32,
+        /// Bytes of it when it was issued.
+        pub bytes: u32,
         /// Bytes completed so far by partial completions.
-        pub bytes: u64,
+        pub completed_bytes: u32,
     }
 }

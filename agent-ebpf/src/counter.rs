@@ -33,6 +33,8 @@ counters! {
     REQUESTS_FULL = "block_requests_full" "lost",
     /// A request completed before it was issued, by clocks of two CPUs.
     BLOCK_NEGATIVE = "block_latency_negative" "discarded",
+    /// A request's completion was not seen: its operation and bytes are counted, its latency is not.
+    COMPLETION_UNSEEN = "block_completion_unseen" "lost",
     /// A stack found the table of stacks full.
     STACKS_FULL = "profile_stacks_full" "lost",
     /// A sample found the table of samples full.

@@ -52,8 +52,8 @@ pub static TASKS: Array<TaskState> = Array::with_max_entries(1, 0);
 pub static BLOCK: Array<BlockSlot> = Array::with_max_entries(1, BPF_F_MMAPABLE);
 
 /// Request address → request at the device. A request that finds it full is not counted, but in
-/// `REQUESTS_FULL`. An entry whose completion was never seen is replaced when its address is used
-/// again.
+/// `REQUESTS_FULL`. An entry whose completion was never seen is counted, without latency, when its
+/// address is used again, and in `COMPLETION_UNSEEN`.
 #[map]
 pub static REQUESTS: HashMap<u64, InFlight> = HashMap::with_max_entries(16_384, 0);
 
