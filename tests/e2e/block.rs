@@ -3,12 +3,14 @@
 use std::{fs::File, io::Write as _, time::Duration};
 
 use ctrscope::snapshot::{BlockStats, Operation};
-use ctrscope_tests::{Agent, Container, ContainerSpec, skip};
+use ctrscope_tests::{Agent, Container, ContainerSpec, skip, wait_until};
 use tempfile::TempDir;
 
-use crate::observe::{group, wait_seen};
+use crate::observe::{group, snapshot, wait_seen};
 
 const PATIENCE: Duration = Duration::from_secs(60);
+/// From the end of the work until both have counted all of it.
+const SETTLED_PATIENCE: Duration = Duration::from_secs(5);
 /// Size of the file and bytes moved each way.
 const BYTES: u64 = 64 << 20;
 /// One block of the file system, which lies in one piece: a larger one may lie in two that touch, which
@@ -18,6 +20,15 @@ const BLOCK: u64 = 4096;
 fn of(stats: &BlockStats, operation: Operation) -> (u64, u64) {
     let found = &stats.operations[operation as usize];
     (found.bytes, found.count)
+}
+
+/// Requests of the whole host whose completion no tracepoint showed; they have no latency.
+fn unseen_completions(agent: &Agent) -> u64 {
+    let losses = snapshot(agent).agent.losses;
+    let mut unseen = losses
+        .iter()
+        .filter(|loss| loss.reason == "block_completion_unseen");
+    unseen.next().expect("the loss is exported").count
 }
 
 #[test]
@@ -52,6 +63,7 @@ fn direct_io_is_charged_to_the_byte() {
     let before = wait_seen(&agent, &container)
         .block
         .expect("block collector");
+    let unseen_before = unseen_completions(&agent);
     let account_before = container.block_accounts().unwrap();
     container.open_gate().unwrap();
     container.wait_report(PATIENCE).unwrap();
@@ -60,8 +72,6 @@ fn direct_io_is_charged_to_the_byte() {
         skip("this kernel counts no block I/O for the cgroup");
         return;
     }
-    let after = wait_seen(&agent, &container).block.unwrap();
-
     let kernel = [
         (
             Operation::Read,
@@ -74,21 +84,34 @@ fn direct_io_is_charged_to_the_byte() {
             account.writes - account_before.writes,
         ),
     ];
+    let added = |stats: &BlockStats, operation| {
+        let (new, old) = (of(stats, operation), of(&before, operation));
+        (new.0 - old.0, new.1 - old.1)
+    };
+    // A completion that no tracepoint showed counts when its request is used again.
+    let after = wait_until(SETTLED_PATIENCE, "the last request is counted", || {
+        let after = wait_seen(&agent, &container).block.unwrap();
+        let equal = |&(operation, bytes, count)| added(&after, operation) == (bytes, count);
+        if !kernel.iter().all(equal) {
+            file.write_all(&[2; 4096])?;
+            file.sync_all()?;
+            return Ok(None);
+        }
+        Ok(Some(after))
+    })
+    .unwrap_or_else(|_| wait_seen(&agent, &container).block.unwrap());
+    let unseen = unseen_completions(&agent) - unseen_before;
+    println!("completions unseen on the whole host: {unseen}");
     for (operation, bytes, count) in kernel {
-        let (new, old) = (of(&after, operation), of(&before, operation));
+        let (agent_bytes, agent_count) = added(&after, operation);
         println!(
-            "{operation:?}: agent {} B in {}, kernel {bytes} B in {count}",
-            new.0 - old.0,
-            new.1 - old.1
+            "{operation:?}: agent {agent_bytes} B in {agent_count}, kernel {bytes} B in {count}"
         );
-        assert_eq!(
-            (new.0 - old.0, new.1 - old.1),
-            (bytes, count),
-            "{operation:?}"
-        );
+        assert_eq!((agent_bytes, agent_count), (bytes, count), "{operation:?}");
     }
     let latency = after.latency().since(&before.latency());
-    assert_eq!(latency.count(), kernel[0].2 + kernel[1].2);
+    let operations = kernel[0].2 + kernel[1].2;
+    assert!(latency.count() <= operations && latency.count() + unseen >= operations);
     assert!(latency.sum_ns() > 0);
 }
 

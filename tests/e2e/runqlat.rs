@@ -8,7 +8,7 @@ use std::{
 use ctrscope::snapshot::{Histogram, Snapshot};
 use ctrscope_tests::{Agent, Container, ContainerSpec, skip};
 
-use crate::observe::{group, snapshot};
+use crate::observe::{group, snapshot, wait_seen};
 
 /// What the issue allows, of the count and of the rank of the median.
 const TOLERANCE: f64 = 0.05;
@@ -41,13 +41,19 @@ fn whole_host(snapshot: &Snapshot) -> Histogram {
 fn the_whole_host_agrees_with_runqlat() {
     let agent = Agent::start(&[]).unwrap();
     let group = group();
-    // Enough switches, at a steady rate, that the edges of the ten seconds do not count.
-    let pingpong = ContainerSpec::new("pingpong", &["pingpong", "--cpu", "0"]);
-    let burn = ContainerSpec::new("burn", &["burn", "--threads", "2", "--cpu", "1"]);
-    let _containers = [
-        Container::start(&group, &pingpong).unwrap(),
-        Container::start(&group, &burn).unwrap(),
-    ];
+    // Enough switches, at a steady rate, that the edges of the ten seconds do not count; and waits of
+    // milliseconds. The one or two microseconds of a wakeup on an idle CPU are no test: there either
+    // tool's own time, and where in the switch it reads the clock, is most of what it sees.
+    let containers: Vec<Container> = (0..2)
+        .map(|cpu| {
+            let (name, cpu) = (format!("crowd{cpu}"), cpu.to_string());
+            let crowd = ["many-threads", "--threads", "400", "--cpu", &cpu];
+            Container::start(&group, &ContainerSpec::new(&name, &crowd)).unwrap()
+        })
+        .collect();
+    for container in &containers {
+        wait_seen(&agent, container);
+    }
     let started = Command::new("stdbuf")
         .args(["-oL", "runqlat", "10", "1"])
         .stdout(Stdio::piped())

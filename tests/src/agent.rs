@@ -178,8 +178,8 @@ impl Agent {
         http::get(self.address, path, patience)
     }
 
-    /// `/api/v1/containers`: a snapshot as JSON, taken after this call began (the agent may answer
-    /// with a snapshot up to one second old).
+    /// `/api/v1/containers`: a snapshot as JSON, taken after this call began. The agent may answer with
+    /// one that is 100 ms old (older where a collection takes long), so it is asked until it is newer.
     ///
     /// # Errors
     ///
