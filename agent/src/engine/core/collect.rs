@@ -1,0 +1,237 @@
+//! One collection: the counters, the slices that run, the files, and what is due for recycling.
+
+use std::{
+    collections::{HashMap, HashSet},
+    sync::{Arc, atomic::Ordering},
+    time::Instant,
+};
+
+use ctrscope_ebpf::{block::OPERATIONS, counter, slot};
+
+use super::{Engine, OTHER_NAME};
+use crate::{
+    bpf::KernelSide,
+    cgroup::{is_pause, processes},
+    container::{Accumulated, Now, RawSched},
+    engine::{EngineOptions, files::FileCollector},
+    snapshot::{Container, Identity, Kind, Snapshot},
+};
+
+/// How often a pod's container is looked at to see whether it is the sandbox.
+const SANDBOX_LOOKS: u8 = 3;
+
+impl Engine {
+    pub(super) fn collect(&mut self) -> Arc<Snapshot> {
+        let began = Instant::now();
+        self.pump();
+        let losses = self.kernel.losses();
+        let lost_events = losses
+            .get(counter::EVENT_RING_FULL as usize)
+            .map_or(0, |counter| counter.count);
+        if lost_events > self.lost_events {
+            self.lost_events = lost_events;
+            self.tree.want_walk();
+            self.pump();
+        }
+        let now = self.now();
+        for entity in self.registry.entities_mut() {
+            if let Some(slot) = entity.slot {
+                read_slot(&self.kernel, slot, &mut entity.stats);
+            }
+        }
+        read_slot(&self.kernel, slot::OTHER, self.registry.other_mut());
+        // After the counters: a slice that ends between the two readings is then missing until the
+        // next snapshot. The other way round it would be counted twice, for ever.
+        let running = self.running_slices();
+        let sched_runs = self.is_attached("sched_switch");
+        let block_runs =
+            self.is_attached("block_rq_issue") && self.is_attached("block_rq_complete");
+        let read_files = self.files.is_due();
+
+        let mut rows: Vec<(Container, Option<u32>)> = Vec::new();
+        let mut kept_files = HashMap::with_capacity(self.file_samples.len());
+        for entity in self.registry.entities_mut() {
+            if !entity.is_visible() {
+                continue;
+            }
+            let mut files = self
+                .file_samples
+                .remove(&entity.owner_path)
+                .unwrap_or_default();
+            if read_files && entity.exited.is_none() {
+                self.files.read(&entity.owner_path, &mut files);
+                look_for_sandbox(
+                    &mut self.files,
+                    &self.options,
+                    &mut self.sandbox_looks,
+                    &mut entity.identity,
+                );
+            }
+            let running_ns = entity
+                .slot
+                .and_then(|slot| running.get(&slot))
+                .copied()
+                .unwrap_or(0);
+            // Without a slot it is counted elsewhere, and nothing is known of it that is not old.
+            let counted = entity.slot.is_some() || entity.stats.was_active();
+            rows.push((
+                Container {
+                    identity: entity.identity.clone(),
+                    first_seen_unix_ms: entity.first_seen.unix_ms,
+                    exited_at_unix_ms: entity.exited.map(|exited| exited.unix_ms),
+                    sched: (sched_runs && counted).then(|| entity.stats.sched(running_ns)),
+                    block: (block_runs && counted).then(|| entity.stats.block().clone()),
+                    cpu: files.cpu.clone(),
+                    memory: files.memory.clone(),
+                    pressure: files.pressure.clone(),
+                },
+                entity.slot,
+            ));
+            kept_files.insert(entity.owner_path.clone(), files);
+        }
+        self.file_samples = kept_files;
+        let live: HashSet<&str> = rows
+            .iter()
+            .map(|(row, _)| row.identity.cgroup.as_str())
+            .collect();
+        self.sandbox_looks
+            .retain(|cgroup, _| live.contains(cgroup.as_str()));
+        if read_files {
+            self.files.finish_round(began);
+        }
+        let running_other = running.get(&slot::OTHER).copied().unwrap_or(0);
+        let first_seen_other = self.first_seen_other;
+        let other = self.registry.other_mut();
+        rows.push((
+            Container {
+                identity: Identity {
+                    container: OTHER_NAME.into(),
+                    kind: Kind::Other,
+                    ..Identity::default()
+                },
+                first_seen_unix_ms: first_seen_other.unix_ms,
+                sched: sched_runs.then(|| other.sched(running_other)),
+                block: block_runs.then(|| other.block().clone()),
+                ..Container::default()
+            },
+            Some(slot::OTHER),
+        ));
+        rows.sort_by(|(a, _), (b, _)| name_key(&a.identity).cmp(&name_key(&b.identity)));
+        self.recycle(now);
+
+        let (containers, slots) = rows.into_iter().unzip();
+        self.last_slots = slots;
+        let snapshot = Arc::new(Snapshot {
+            taken_at_unix_ms: now.unix_ms,
+            taken_at_ns: now.ns,
+            host: self.host.clone(),
+            containers,
+            agent: self.health(losses, began),
+        });
+        self.last = Some((began, Arc::clone(&snapshot)));
+        snapshot
+    }
+
+    /// Ends what is due: retention, resting slots.
+    fn recycle(&mut self, now: Now) {
+        self.registry.expire(now);
+        while let Some(slot) = self.registry.slot_to_clear(now) {
+            let sizes = self.kernel.sizes();
+            for cpu in 0..sizes.cpus {
+                self.kernel
+                    .sched()
+                    .zero((cpu * sizes.slots + slot) as usize);
+            }
+            for operation in 0..OPERATIONS {
+                self.kernel
+                    .block()
+                    .zero(slot as usize * OPERATIONS + operation);
+            }
+            self.registry.slot_cleared(slot);
+        }
+        self.registry.fill_slots(now);
+        self.apply_writes();
+    }
+
+    /// Nanoseconds that the slices now running have lasted, by slot.
+    fn running_slices(&self) -> HashMap<u32, u64> {
+        let mut running = HashMap::new();
+        if !self.kernel.clock_readable() {
+            return running;
+        }
+        if let Err(error) = self.kernel.read_clocks() {
+            tracing::debug!(%error, "clocks not read");
+            return running;
+        }
+        let cpus = self.kernel.cpus();
+        for cpu in 0..cpus.len() {
+            let Some(state) = cpus.read(cpu) else {
+                continue;
+            };
+            let switched = cpus.word(cpu, 0).map(|word| word.load(Ordering::Relaxed));
+            let slot = slot::slot(state.running as u32);
+            // A switch between the two readings has ended the slice; it is in the counters then.
+            if switched != Some(state.running) || slot == slot::IDLE || state.on_cpu_since == 0 {
+                continue;
+            }
+            *running.entry(slot).or_default() += state.clock.saturating_sub(state.on_cpu_since);
+        }
+        running
+    }
+}
+
+fn name_key(identity: &Identity) -> (bool, &str, &str, &str, &str) {
+    (
+        identity.kind == Kind::Other,
+        &identity.namespace,
+        &identity.pod,
+        &identity.container,
+        &identity.container_id,
+    )
+}
+
+fn read_slot(kernel: &KernelSide, slot: u32, stats: &mut Accumulated) {
+    let sizes = kernel.sizes();
+    let mut sum = RawSched::default();
+    for cpu in 0..sizes.cpus {
+        if let Some(counted) = kernel.sched().read((cpu * sizes.slots + slot) as usize) {
+            sum.add(&counted);
+        }
+    }
+    stats.update_sched(sum);
+    for operation in 0..OPERATIONS {
+        if let Some(counted) = kernel.block().read(slot as usize * OPERATIONS + operation) {
+            stats.update_block(operation, &counted);
+        }
+    }
+}
+
+/// A pod's sandbox runs nothing but `pause`. A container is looked at a few times after it appeared:
+/// at first its only process may still be the runtime's.
+fn look_for_sandbox(
+    files: &mut FileCollector,
+    options: &EngineOptions,
+    looks: &mut HashMap<String, u8>,
+    identity: &mut Identity,
+) {
+    if identity.kind != Kind::Container || identity.pod_uid.is_empty() {
+        return;
+    }
+    let taken = looks.entry(identity.cgroup.clone()).or_default();
+    if *taken >= SANDBOX_LOOKS {
+        return;
+    }
+    *taken += 1;
+    let mount = files
+        .hierarchies()
+        .cpu
+        .clone()
+        .or_else(|| files.hierarchies().unified.clone());
+    let Some(directory) = mount.and_then(|mount| mount.directory(&identity.cgroup)) else {
+        return;
+    };
+    let pids = processes(files.reader(), &directory, 2).unwrap_or_default();
+    if is_pause(files.reader(), &options.proc_root, &pids) {
+        identity.kind = Kind::Sandbox;
+    }
+}
