@@ -25,6 +25,8 @@ counters! {
     OFF_CPU_NEGATIVE = "off_cpu_negative" "discarded",
     /// A task took over another task's entry in `TASKS`.
     TASK_COLLISION = "task_table_collision" "evicted",
+    /// A task left a CPU on which it had not been seen to arrive: the tracepoint passed over a switch.
+    SWITCH_UNSEEN = "switch_unseen" "lost",
     /// A css id beyond the slot table: counted as other.
     SLOT_TABLE_FULL = "slot_table_full" "lost",
     /// An event found the ring buffer full.

@@ -89,7 +89,9 @@ shared! {
         pub profile_slot: u32,
         /// CPUs of `CPUS`.
         pub cpus: u32,
+        /// `task_struct.se.sum_exec_runtime`
+        pub task_sum_exec: u32,
         /// Room for what is to come; zero.
-        pub reserved: [u32; 8],
+        pub reserved: [u32; 7],
     }
 }

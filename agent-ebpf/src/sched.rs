@@ -24,7 +24,7 @@ shared! {
         pub run_queue_buckets: [u32; BUCKETS],
         /// Sum of the run queue latencies.
         pub run_queue_ns: u64,
-        /// Time on the CPU, by the clock that `cpuacct` charges with.
+        /// Time on the CPU, as the scheduler itself charged it to the tasks.
         pub on_cpu_ns: u64,
         /// Time switched out and not runnable, interruptible.
         pub off_cpu_sleep_ns: u64,
@@ -62,8 +62,14 @@ shared! {
         pub rq: u64,
         /// `rq->clock_task` as the program `read_clock` last saw it.
         pub clock: u64,
+        /// `se.sum_exec_runtime` of the running task when it was dispatched.
+        pub sum_exec_ns: u64,
+        /// The kernel's pid of the running task; 0 is the idle task.
+        pub pid: u32,
+        /// Zero.
+        pub reserved: u32,
         /// Room for what is to come; zero.
-        pub reserved: [u64; 4],
+        pub reserved2: [u64; 2],
     }
 }
 

@@ -47,6 +47,16 @@ fn frequent_switches_agree_with_the_kernel() {
     compare(&[ContainerSpec::new("pingpong", &pingpong)]);
 }
 
+/// Threads that sleep after each byte, free to use all CPUs: a CPU often goes idle after one of them,
+/// and the time in which it first looks for work elsewhere is nobody's.
+#[test]
+fn a_container_that_sleeps_often_agrees_with_the_kernel() {
+    compare(&[ContainerSpec::new(
+        "sleepy",
+        &["pingpong", "--seconds", "10"],
+    )]);
+}
+
 /// More threads than CPUs, unpinned: the load balancer moves waiting tasks.
 #[test]
 fn migrated_waiters_lose_none_of_their_wait() {

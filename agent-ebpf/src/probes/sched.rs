@@ -95,7 +95,7 @@ fn try_sched_switch(ctx: &BtfTracePointContext) -> Option<()> {
     let rq: Kernel = load(cfs_rq, layout!(cfs_rq_rq));
     let now: u64 = load(rq, layout!(rq_clock));
     // The clock that `update_curr` charges CPU time with: less what interrupts and the hypervisor
-    // took, where the kernel accounts for those. On-CPU time thus equals `cpuacct.usage`.
+    // took, where the kernel accounts for those.
     let on_cpu_now: u64 = load(rq, layout!(rq_clock_task));
     let cpu = unsafe { bpf_get_smp_processor_id() };
     let state = CPUS.get_ptr_mut(cpu)?;
@@ -103,7 +103,14 @@ fn try_sched_switch(ctx: &BtfTracePointContext) -> Option<()> {
     let prev_pid = kernel::task_pid(prev);
     let next_pid = kernel::task_pid(next);
     // SAFETY: `state` points into the map, and only this CPU writes this element.
-    let (running, on_cpu_since) = unsafe { ((*state).running, (*state).on_cpu_since) };
+    let (running, on_cpu_since, sum_exec_ns, seen_pid) = unsafe {
+        (
+            (*state).running,
+            (*state).on_cpu_since,
+            (*state).sum_exec_ns,
+            (*state).pid,
+        )
+    };
     let switches = ((running >> 32) as u32).wrapping_add(1);
     let mut prev_owner = running as u32;
     let next_owner = if next_pid != 0 {
@@ -120,18 +127,27 @@ fn try_sched_switch(ctx: &BtfTracePointContext) -> Option<()> {
     unsafe {
         (*state).running = u64::from(switches) << 32 | u64::from(next_owner);
         (*state).on_cpu_since = on_cpu_now;
+        (*state).sum_exec_ns = load(next, layout!(task_sum_exec));
+        (*state).pid = next_pid;
         (*state).rq = rq as u64;
     }
 
     // The slice that was running when the programs were attached has no known start: skip it.
     if prev_pid != 0 && on_cpu_since != 0 {
-        // It may have been dispatched before its cgroup was known.
-        if slot::kind(prev_owner) == slot::KIND_UNKNOWN {
+        // Kernels have been met that do not trace every switch. What the state says is then another
+        // task's: its owner must not be charged, nor this one for its time.
+        let is_seen = seen_pid == prev_pid;
+        if !is_seen {
+            count(counter::SWITCH_UNSEEN);
+        }
+        // Or it may have been dispatched before its cgroup was known.
+        if !is_seen || slot::kind(prev_owner) == slot::KIND_UNKNOWN {
             prev_owner = kernel::owner(
                 &CPU_SLOTS,
                 slot::SUBSYSTEM_CPU,
                 kernel::task_css(prev),
-                switches,
+                // The count that its slice ran under, so that no correction meets the next one's.
+                switches.wrapping_sub(1),
             );
         }
         let state: u32 = if layout!(switch_has_prev_state) != 0 {
@@ -140,9 +156,17 @@ fn try_sched_switch(ctx: &BtfTracePointContext) -> Option<()> {
             load(prev, layout!(task_state))
         };
         let stats = sched_slot(cpu, prev_owner)?;
-        if on_cpu_now > on_cpu_since {
-            add!(stats, on_cpu_ns, on_cpu_now - on_cpu_since);
-        }
+        // What the scheduler charged it with, which is what `cpuacct.usage` adds up. The clock may
+        // have gone on since: a CPU that is about to go idle first looks for work elsewhere
+        // (`sched_balance_newidle`), in nobody's time. So the clock is only the bound.
+        let on_cpu = if is_seen {
+            let elapsed = on_cpu_now.saturating_sub(on_cpu_since);
+            let charged = load::<u64>(prev, layout!(task_sum_exec)).wrapping_sub(sum_exec_ns);
+            charged.min(elapsed)
+        } else {
+            now.saturating_sub(load(prev, layout!(task_last_arrival)))
+        };
+        add!(stats, on_cpu_ns, on_cpu);
         // Argument 0 is `preempt`: the kernel counts such a switch as involuntary whatever the
         // state says (`switch_count`, `__schedule`). `TASK_REPORT_MAX`, which the text event shows
         // for it, is not in this argument: there the same bit is `TASK_WAKEKILL`.

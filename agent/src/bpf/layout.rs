@@ -162,6 +162,7 @@ pub fn resolve(btf: &Btf) -> Resolved {
     }
     let sched_task_group = kernel.field(&task, "sched_task_group", Load::Pointer);
     let se_cfs_rq = kernel.field(&task, "se.cfs_rq", Load::Pointer);
+    let sum_exec = kernel.field(&task, "se.sum_exec_runtime", Load::Long);
     let run_delay = kernel.field(&task, "sched_info.run_delay", Load::Long);
     let last_arrival = kernel.field(&task, "sched_info.last_arrival", Load::Long);
     let last_queued = kernel.field(&task, "sched_info.last_queued", Load::Long);
@@ -227,6 +228,7 @@ pub fn resolve(btf: &Btf) -> Resolved {
     layout.task_state = state.offset;
     layout.task_sched_task_group = sched_task_group.offset;
     layout.task_cfs_rq = se_cfs_rq.offset;
+    layout.task_sum_exec = sum_exec.offset;
     layout.task_run_delay = run_delay.offset;
     layout.task_last_arrival = last_arrival.offset;
     layout.task_last_queued = last_queued.offset;
@@ -285,7 +287,7 @@ pub fn resolve(btf: &Btf) -> Resolved {
     verdict.require(&seen);
     verdict.require(&cgroup_identity);
     verdict.require(&[&se_cfs_rq, &cfs_rq_rq, &clock, &clock_task]);
-    verdict.require(&[&run_delay, &last_arrival, &last_queued]);
+    verdict.require(&[&sum_exec, &run_delay, &last_arrival, &last_queued]);
 
     let verdict = &mut subjects.sched_process_exit;
     verdict.require(&[&exit.check(btf, &[TASK]), &pid, &tgid]);

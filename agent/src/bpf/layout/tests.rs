@@ -72,7 +72,11 @@ fn kernel(shape: &Shape) -> Btf {
     let rq = b.ptr(rq);
     let cfs_rq = composite(&mut b, "cfs_rq", &[("rq", rq)]);
     let cfs_rq = b.ptr(cfs_rq);
-    let entity = composite(&mut b, "sched_entity", &[("cfs_rq", cfs_rq)]);
+    let entity = composite(
+        &mut b,
+        "sched_entity",
+        &[("sum_exec_runtime", long), ("cfs_rq", cfs_rq)],
+    );
     let info = composite(
         &mut b,
         "sched_info",
@@ -182,8 +186,9 @@ fn a_new_kernel_runs_everything() {
     assert_eq!((layout.task_pid, layout.task_tgid), (24, 28));
     assert_eq!(
         (layout.task_cfs_rq, layout.task_last_queued),
-        (64 + 8, 512 + 24)
+        (64 + 16, 512 + 24)
     );
+    assert_eq!(layout.task_sum_exec, 64 + 8);
     assert_eq!((layout.css_cgroup, layout.css_id), (8, 16));
     assert_eq!(
         (layout.cgroup_cpu_css, layout.cgroup_block_css),
