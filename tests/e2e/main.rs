@@ -2,11 +2,19 @@
 //! runc and the binaries of `cargo xtask build`; `cargo xtask test` sees to all of that.
 
 mod block;
+mod churn;
+mod cli;
 mod container;
 mod daemon;
+mod deploy;
+mod exposition;
+mod hierarchy;
 mod input;
 mod lifecycle;
 mod observe;
+mod pids;
 mod profile;
 mod runqlat;
 mod sched;
+mod slots;
+mod symbols;

@@ -4,13 +4,28 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Result, bail};
 
+/// The repository.
+#[must_use]
+pub fn repository() -> &'static Path {
+    let manifest = Path::new(env!("CARGO_MANIFEST_DIR"));
+    manifest.parent().unwrap_or(manifest)
+}
+
 /// The static agent: `CTRSCOPE_BIN`, else the one that `cargo xtask build` left.
-pub(crate) fn agent() -> Result<PathBuf> {
+///
+/// # Errors
+///
+/// It is not there.
+pub fn agent() -> Result<PathBuf> {
     find("CTRSCOPE_BIN", "ctrscope")
 }
 
 /// The static workload: `CTRSCOPE_WORKLOAD`, else the one that `cargo xtask build` left.
-pub(crate) fn workload() -> Result<PathBuf> {
+///
+/// # Errors
+///
+/// It is not there.
+pub fn workload() -> Result<PathBuf> {
     find("CTRSCOPE_WORKLOAD", "ctrscope-workload")
 }
 

@@ -37,6 +37,7 @@ pub struct ContainerSpec {
     shares: Option<u64>,
     cpus: Option<String>,
     data: Option<PathBuf>,
+    binary: Option<PathBuf>,
     gated: bool,
     held: bool,
 }
@@ -78,6 +79,13 @@ impl ContainerSpec {
     #[must_use]
     pub fn data(mut self, directory: &Path) -> Self {
         self.data = Some(directory.to_owned());
+        self
+    }
+
+    /// A file of the host to run in place of the workload, such as a stripped copy of it.
+    #[must_use]
+    pub fn binary(mut self, path: &Path) -> Self {
+        self.binary = Some(path.to_owned());
         self
     }
 
@@ -452,13 +460,17 @@ fn read(path: &Path) -> Result<String> {
 
 fn write_bundle(bundle: &Path, spec: &ContainerSpec, cgroup: &str) -> Result<()> {
     let root = bundle.join("rootfs");
-    for directory in ["opt/app", "proc", "dev", "data", "control"] {
+    for directory in ["opt/app", "proc", "dev", "data", "control", "tmp"] {
         fs::create_dir_all(root.join(directory))?;
     }
     let control = bundle.join("control");
     fs::create_dir(&control)?;
     let workload = root.join(WORKLOAD_PATH.trim_start_matches('/'));
-    fs::copy(binaries::workload()?, &workload)?;
+    let binary = match &spec.binary {
+        Some(path) => path.clone(),
+        None => binaries::workload()?,
+    };
+    fs::copy(binary, &workload)?;
     fs::set_permissions(&workload, fs::Permissions::from_mode(0o755))?;
     let config = spec.config(&control, cgroup);
     fs::write(

@@ -6,6 +6,7 @@
 
 pub mod accounts;
 pub mod agent;
+pub mod binaries;
 pub mod cgroup;
 pub mod container;
 pub mod http;
@@ -13,7 +14,6 @@ pub mod metrics;
 pub mod wait;
 pub mod workload;
 
-mod binaries;
 mod skip;
 
 pub use agent::{Agent, AgentCommand};

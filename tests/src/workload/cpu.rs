@@ -70,7 +70,7 @@ pub(crate) fn pingpong(options: &ThreadOptions) -> Result<Vec<Worker>> {
     Ok(vec![caller, echo])
 }
 
-fn workers(options: &ThreadOptions, worker: impl Fn() -> Worker) -> Vec<Worker> {
+pub(crate) fn workers(options: &ThreadOptions, worker: impl Fn() -> Worker) -> Vec<Worker> {
     (0..options.threads.max(1))
         .map(|_| {
             let (cpu, work) = (options.cpu, worker());

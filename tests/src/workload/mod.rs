@@ -6,6 +6,8 @@
 mod block;
 mod cpu;
 pub mod hot;
+pub mod jit;
+pub mod mangled;
 mod signal;
 mod spawn;
 
@@ -73,6 +75,16 @@ pub enum Work {
         #[arg(long, default_value_t = 20)]
         pause_ms: u64,
     },
+    /// Fork children that end at once, one after the other: each takes a new pid
+    Fork {
+        /// How many
+        #[arg(long)]
+        count: u64,
+    },
+    /// Run code that was made at run time and is named in /tmp/perf-<own pid>.map
+    Jit(ThreadOptions),
+    /// Busy loops in two functions with mangled names: one of C++, one of Rust
+    Mangled(ThreadOptions),
     /// Many threads, each asleep most of the time
     ManyThreads(ThreadOptions),
 }
@@ -211,6 +223,9 @@ fn prepare(work: &Work) -> Result<(Option<f64>, Vec<Worker>)> {
                 Duration::from_millis(sleep_ms),
             ),
         ),
+        Work::Fork { count } => (None, spawn::fork(count)),
+        Work::Jit(options) => (options.seconds, jit::jit(&options)?),
+        Work::Mangled(options) => (options.seconds, mangled::mangled(&options)),
         Work::ManyThreads(options) => (
             options.seconds,
             cpu::sleep_burn(

@@ -1,0 +1,131 @@
+//! Many short-lived containers: the agent's memory, its slots, and what becomes of their numbers.
+
+use std::{
+    fs,
+    os::unix::process::CommandExt as _,
+    path::PathBuf,
+    process::{Command, Stdio},
+    sync::Arc,
+    time::Duration,
+};
+
+use ctrscope_tests::{
+    Agent, Container, ContainerSpec, Group, binaries, cgroup, metrics::Metrics, wait_until,
+};
+
+use crate::observe::{entry, group, snapshot};
+
+const PATIENCE: Duration = Duration::from_secs(20);
+/// Cgroups made and removed before memory is first read, so that caches have their size.
+const WARM_UP: usize = 100;
+const CHURN: usize = 300;
+/// What the resident memory may grow by: the share, and what an allocator keeps.
+const GROWTH: f64 = 0.10;
+const GROWTH_BYTES: f64 = 2e6;
+
+/// Runs the workload for ten milliseconds in a cgroup of its own, in every hierarchy that has
+/// controllers the agent looks at. Without runc, which takes longer than that to start.
+fn blink(group: &Group, name: &str) {
+    let path = format!("{}/{name}", group.path());
+    let mut directories: Vec<PathBuf> = ["cpu", "cpuacct", "blkio", "memory"]
+        .into_iter()
+        .filter_map(|controller| group.directory(controller, &path))
+        .collect();
+    directories.sort();
+    directories.dedup();
+    assert!(!directories.is_empty());
+    for directory in &directories {
+        fs::create_dir_all(directory).unwrap();
+    }
+    let files: Vec<PathBuf> = directories.iter().map(|d| d.join("cgroup.procs")).collect();
+    let mut command = Command::new(binaries::workload().unwrap());
+    command
+        .args(["burn", "--seconds", "0.01"])
+        .stdout(Stdio::null());
+    // SAFETY: only writes to files between fork and exec; this process allocates from one thread.
+    unsafe {
+        command.pre_exec(move || files.iter().try_for_each(|file| fs::write(file, "0")));
+    }
+    assert!(command.status().unwrap().success());
+    for directory in &directories {
+        cgroup::remove(directory).unwrap();
+    }
+}
+
+fn gauge(metrics: &Metrics, name: &str) -> f64 {
+    metrics.value(name, &[]).expect(name)
+}
+
+#[test]
+fn churn_leaves_no_memory_and_no_slot_behind() {
+    let agent = Agent::start(&["--retention", "1s"]).unwrap();
+    let group = Arc::new(Group::new("ctrscope-test").unwrap());
+    let slots_before = gauge(&agent.metrics().unwrap(), "ctrscope_slots_used");
+    let settled = || {
+        wait_until(PATIENCE, "slots are given back", || {
+            let metrics = agent.metrics()?;
+            let used = gauge(&metrics, "ctrscope_slots_used");
+            let listed = metrics.samples.iter().any(|sample| {
+                sample.name == "ctrscope_container_cpu_seconds_total"
+                    && sample.labels["container"].contains("/blink")
+            });
+            // The group's parent and what else came up on the host meanwhile may have one.
+            Ok((used <= slots_before + 2.0 && !listed).then_some(metrics))
+        })
+        .unwrap()
+    };
+    for index in 0..WARM_UP {
+        blink(&group, &format!("blink{index}"));
+    }
+    let before = settled();
+    for index in 0..CHURN {
+        blink(&group, &format!("blink{}", WARM_UP + index));
+    }
+    let after = settled();
+    let memory = "ctrscope_agent_resident_memory_bytes";
+    let (old, new) = (gauge(&before, memory), gauge(&after, memory));
+    println!(
+        "resident: {:.1} MB, after {CHURN} more {:.1} MB",
+        old / 1e6,
+        new / 1e6
+    );
+    assert!(new <= old * (1.0 + GROWTH) + GROWTH_BYTES, "{old} to {new}");
+    let refused = [("reason", "container_limit")];
+    assert_eq!(after.value("ctrscope_losses_total", &refused), Some(0.0));
+}
+
+#[test]
+fn a_container_that_lived_a_fifth_of_a_second_is_counted() {
+    let agent = Agent::start(&[]).unwrap();
+    let group = group();
+    let spec = ContainerSpec::new("brief", &["burn", "--seconds", "0.2"]);
+    let container = Container::start(&group, &spec).unwrap();
+    let report = container.wait_report(PATIENCE).unwrap();
+    container.wait_end().unwrap();
+    let own_ns: u64 = report["threads"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|thread| thread["on_cpu_ns"].as_u64().unwrap())
+        .sum();
+    // runc's part of it, before it became the workload, included.
+    let usage_ns = container.cpu_usage_ns().unwrap();
+    let path = container.cgroup().to_owned();
+    drop(container);
+
+    let seen = wait_until(PATIENCE, "its end is seen", || {
+        let snapshot = snapshot(&agent);
+        let seen = entry(&snapshot, &path).filter(|seen| seen.exited_at_unix_ms.is_some());
+        Ok(seen.cloned())
+    })
+    .unwrap();
+    let labels = [("container", seen.identity.container.as_str())];
+    let metrics = agent.metrics().unwrap();
+    let seconds = metrics.value("ctrscope_container_cpu_seconds_total", &labels);
+    let ns = seconds.expect("it is in /metrics") * 1e9;
+    println!("agent {ns} ns, kernel {usage_ns} ns, its own report {own_ns} ns");
+    assert!(ns + 3e6 >= own_ns as f64, "{ns} of {own_ns}");
+    assert!((ns - usage_ns as f64).abs() <= usage_ns as f64 * 0.01 + 5e6);
+    let exited = metrics.value("ctrscope_container_exited_timestamp_seconds", &labels);
+    assert!(exited.is_some());
+}

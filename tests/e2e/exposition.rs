@@ -1,0 +1,225 @@
+//! `/metrics`: what is there from the first, what is absent, and that counters only grow.
+
+use std::{
+    collections::BTreeMap,
+    io::Write as _,
+    process::{Command, Stdio},
+    time::Duration,
+};
+
+use ctrscope_tests::{
+    Agent, Container, ContainerSpec,
+    metrics::{Metrics, Sample},
+    skip, wait_until,
+};
+use tempfile::TempDir;
+
+use crate::observe::group;
+
+const PATIENCE: Duration = Duration::from_secs(10);
+const SCRAPES: u32 = 20;
+
+fn label(container: &Container) -> String {
+    container.cgroup().trim_start_matches('/').to_owned()
+}
+
+/// The first scrape that has the container.
+fn first_scrape(agent: &Agent, container: &Container) -> Metrics {
+    wait_until(PATIENCE, "the container in a scrape", || {
+        let metrics = agent.metrics()?;
+        let name = label(container);
+        let there = metrics.samples.iter().any(|sample| {
+            sample.name == "ctrscope_container_cpu_seconds_total"
+                && sample.labels["container"] == name
+        });
+        Ok(there.then_some(metrics))
+    })
+    .unwrap()
+}
+
+/// Not throttled is 0; not measured is no series.
+#[test]
+fn every_series_of_a_container_is_there_from_first_sight() {
+    let agent = Agent::start(&[]).unwrap();
+    let group = group();
+    let spec = ContainerSpec::new("idle", &["burn"]).gated();
+    let idle = Container::start(&group, &spec).unwrap();
+    let metrics = first_scrape(&agent, &idle);
+    let name = label(&idle);
+    let value = |metric: &str, label: Option<(&str, &str)>| {
+        let labels: Vec<(&str, &str)> = [("container", name.as_str())]
+            .into_iter()
+            .chain(label)
+            .collect();
+        metrics.value(&format!("ctrscope_container_{metric}"), &labels)
+    };
+    for (metric, label, values) in [
+        (
+            "preemptions_total",
+            "by",
+            &["self", "container", "system", "kernel"][..],
+        ),
+        (
+            "preempted_wait_seconds_total",
+            "by",
+            &["self", "container", "system", "kernel"],
+        ),
+        (
+            "context_switches_total",
+            "kind",
+            &["voluntary", "involuntary"],
+        ),
+        ("off_cpu_seconds_total", "state", &["sleep", "disk"]),
+    ] {
+        for known in values {
+            assert!(
+                value(metric, Some((label, known))).is_some(),
+                "{metric} {known}"
+            );
+        }
+    }
+    for operation in ["read", "write", "flush", "discard"] {
+        for metric in [
+            "block_io_bytes_total",
+            "block_io_operations_total",
+            "block_io_errors_total",
+            "block_io_queue_seconds_total",
+            "block_io_latency_seconds_count",
+            "block_io_latency_seconds_sum",
+        ] {
+            let found = value(metric, Some(("operation", operation)));
+            assert_eq!(found, Some(0.0), "{metric} {operation}");
+        }
+    }
+    for metric in [
+        "cpu_throttled_periods_total",
+        "cpu_throttled_seconds_total",
+        "cpu_periods_total",
+        "memory_oom_kills_total",
+    ] {
+        assert_eq!(value(metric, None), Some(0.0), "{metric}");
+    }
+    for metric in [
+        "run_queue_seconds_total",
+        "run_queue_latency_seconds_count",
+        "cpu_weight",
+        "process_exits_total",
+        "info",
+    ] {
+        assert!(value(metric, None).is_some(), "{metric}");
+    }
+    assert_eq!(value("cpu_quota_cores", None), None, "it has no quota");
+    assert_eq!(value("exited_timestamp_seconds", None), None, "it lives");
+
+    let spec = ContainerSpec::new("capped", &["burn"]).quota(30_000, 100_000);
+    let capped = Container::start(&group, &spec).unwrap();
+    wait_until(PATIENCE, "its quota and its throttled periods", || {
+        let (metrics, name) = (agent.metrics()?, label(&capped));
+        let labels = [("container", name.as_str())];
+        let value = |metric| metrics.value(metric, &labels);
+        let throttled = value("ctrscope_container_cpu_throttled_periods_total");
+        Ok((value("ctrscope_container_cpu_quota_cores") == Some(0.3)
+            && throttled.is_some_and(|periods| periods > 0.0))
+        .then_some(()))
+    })
+    .unwrap();
+}
+
+fn is_counter(sample: &Sample) -> bool {
+    ["_total", "_bucket", "_count", "_sum"]
+        .iter()
+        .any(|suffix| sample.name.ends_with(suffix))
+}
+
+fn key(sample: &Sample) -> String {
+    format!("{}{:?}", sample.name, sample.labels)
+}
+
+#[test]
+fn counters_never_go_backwards() {
+    let agent = Agent::start(&[]).unwrap();
+    let group = group();
+    let data = TempDir::new_in("/var/tmp").unwrap();
+    let work: [(&str, &[&str]); 4] = [
+        ("burn", &["burn", "--threads", "3"]),
+        ("pingpong", &["pingpong", "--cpu", "0"]),
+        ("spawn", &["spawn", "--pause-ms", "1"]),
+        (
+            "disk",
+            &[
+                "read-write-direct",
+                "--file",
+                "/data/file",
+                "--size",
+                "1048576",
+            ],
+        ),
+    ];
+    let _containers: Vec<Container> = work
+        .iter()
+        .map(|(name, arguments)| {
+            let spec = ContainerSpec::new(name, arguments).data(data.path());
+            Container::start(&group, &spec).unwrap()
+        })
+        .collect();
+    let mut last: BTreeMap<String, f64> = BTreeMap::new();
+    let mut grown = 0;
+    for scrape in 0..SCRAPES {
+        // Longer than the age at which a snapshot is taken anew, or the same one would be read.
+        std::thread::sleep(Duration::from_millis(150));
+        let metrics = agent.metrics().unwrap();
+        assert_eq!(metrics.malformed, Vec::<String>::new());
+        for sample in metrics.samples.iter().filter(|sample| is_counter(sample)) {
+            let key = key(sample);
+            if let Some(&old) = last.get(&key) {
+                assert!(
+                    sample.value >= old,
+                    "scrape {scrape}: {key}: {old} to {}",
+                    sample.value
+                );
+                grown += usize::from(sample.value > old);
+            }
+            last.insert(key, sample.value);
+        }
+        // Within one scrape: buckets are cumulative, and the last one is the count.
+        for count in metrics
+            .samples
+            .iter()
+            .filter(|s| s.name.ends_with("_seconds_count"))
+        {
+            let bucket = format!("{}_bucket", count.name.trim_end_matches("_count"));
+            let mut labels: Vec<(&str, &str)> = count
+                .labels
+                .iter()
+                .map(|(k, v)| (k.as_str(), v.as_str()))
+                .collect();
+            labels.push(("le", "+Inf"));
+            assert_eq!(
+                metrics.value(&bucket, &labels),
+                Some(count.value),
+                "{bucket}"
+            );
+        }
+    }
+    assert!(grown > 100, "only {grown} times did a counter grow");
+}
+
+#[test]
+fn promtool_has_nothing_to_say_about_a_scrape() {
+    let agent = Agent::start(&[]).unwrap();
+    let body = agent.get("/metrics").unwrap().body;
+    let started = Command::new("promtool")
+        .args(["check", "metrics"])
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn();
+    let Ok(mut promtool) = started else {
+        skip("promtool is not installed");
+        return;
+    };
+    promtool.stdin.take().unwrap().write_all(&body).unwrap();
+    let output = promtool.wait_with_output().unwrap();
+    let said = ctrscope_tests::agent::describe(&output);
+    assert!(output.status.success(), "{said}");
+}

@@ -1,0 +1,47 @@
+//! Functions with mangled names.
+
+use std::hint::black_box;
+
+use serde_json::json;
+
+use super::{ThreadOptions, Worker, cpu::workers};
+
+/// The C++ function as a reader expects to see it.
+pub const CPP_FUNCTION: &str = "shop::Cart::total(int)";
+/// The Rust function as a reader expects to see it.
+pub const RUST_FUNCTION: &str = "ctrscope_tests::workload::mangled::rust_function";
+
+const ROUNDS: u64 = 200_000;
+
+fn spin(seed: u64, multiplier: u64) -> u64 {
+    (0..ROUNDS).fold(seed | 1, |value, round| {
+        black_box(value.wrapping_mul(multiplier).rotate_left(13) ^ round)
+    })
+}
+
+// What a C++ compiler makes of `int shop::Cart::total(int)`.
+/// Computes for a while.
+// SAFETY: no other symbol of this program has the name.
+#[inline(never)]
+#[unsafe(export_name = "_ZN4shop4Cart5totalEi")]
+extern "C" fn cpp_function(seed: u64) -> u64 {
+    spin(seed, 0x9E37_79B9_7F4A_7C15)
+}
+
+#[inline(never)]
+fn rust_function(seed: u64) -> u64 {
+    spin(seed, 0xC2B2_AE3D_27D4_EB4F)
+}
+
+/// Calls both in turn.
+pub(crate) fn mangled(options: &ThreadOptions) -> Vec<Worker> {
+    workers(options, || {
+        Box::new(|until| {
+            let mut seed = 0;
+            while !until.is_over() {
+                seed = black_box(rust_function(cpp_function(seed)));
+            }
+            Ok(json!({}))
+        })
+    })
+}
