@@ -22,9 +22,12 @@ pub const LAST_BOUND_LOG2: i32 = 4;
 pub const BUCKETS: usize =
     2 + ((LAST_BOUND_LOG2 - FIRST_BOUND_LOG2) as usize) * (1 << SCHEMA as usize);
 
-/// Longest duration that is scaled without overflow, in nanoseconds (about 73 minutes); longer ones
-/// count as this one.
-const MAX_NS: u64 = 1 << 42;
+/// Below this many nanoseconds a scaled duration fits 32 bits.
+const SHORT_NS: u64 = 4_000_000_000;
+
+/// From this many nanoseconds on (68 s) a duration is beyond the last bound without being scaled,
+/// which could overflow.
+const LONG_NS: u64 = 1 << 36;
 
 /// `2^30 / 10^9` in 20-bit fixed point.
 const SCALE: u64 = 1_125_900;
@@ -35,7 +38,6 @@ const QUARTERS: [u32; 3] = [2_553_802_834, 3_037_000_500, 3_611_622_603];
 /// Converts nanoseconds to units of `2^-30` s.
 #[inline(always)]
 const fn scaled(ns: u64) -> u64 {
-    let ns = if ns > MAX_NS { MAX_NS } else { ns };
     (ns * SCALE) >> 20
 }
 
@@ -65,29 +67,42 @@ const fn log2(value: u32) -> u32 {
     log2 | (rest >> 1)
 }
 
-/// Returns the bucket of a duration in nanoseconds. Upper bounds are inclusive, as Prometheus' `le`.
+/// Returns the bucket of a duration in nanoseconds. Upper bounds are inclusive, as Prometheus' `le`, to
+/// the nanosecond.
 #[inline(always)]
 pub const fn bucket(ns: u64) -> usize {
-    let units = scaled(ns).saturating_sub(1);
-    if units < 1 << (30 + FIRST_BOUND_LOG2) {
+    if ns >= SHORT_NS {
+        return long_bucket(ns);
+    }
+    let units = scaled(ns) as u32;
+    if units <= 1 << (30 + FIRST_BOUND_LOG2) {
         return 0;
     }
-    // Beyond 4 s the value no longer fits 32 bits: drop four bits of its mantissa.
-    let (value, dropped) = if units >> 32 == 0 {
-        (units as u32, 0)
-    } else if units >> (30 + LAST_BOUND_LOG2) == 0 {
-        ((units >> 4) as u32, 4)
-    } else {
+    octave_bucket(units, 0)
+}
+
+/// [`bucket`] for durations of seconds: four bits of the mantissa are dropped to fit 32.
+const fn long_bucket(ns: u64) -> usize {
+    if ns >= LONG_NS || scaled(ns) >> (30 + LAST_BOUND_LOG2) != 0 {
         return BUCKETS - 1;
-    };
+    }
+    octave_bucket((scaled(ns) >> 4) as u32, 4)
+}
+
+/// The bucket of a value above the first bound; `dropped` low bits of it are missing.
+#[inline(always)]
+const fn octave_bucket(value: u32, dropped: u32) -> usize {
     let log2 = log2(value);
     let mantissa = value << (31 - log2);
     let quarter = (mantissa >= QUARTERS[0]) as u32
         + (mantissa >= QUARTERS[1]) as u32
         + (mantissa >= QUARTERS[2]) as u32;
-    let octave = (log2 + dropped).cast_signed() - 30 - FIRST_BOUND_LOG2;
-    (1 + ((octave as u32) << SCHEMA) + quarter) as usize
+    let octave = log2 + dropped - FIRST_BOUND_UNITS_LOG2;
+    (1 + (octave << SCHEMA) + quarter) as usize
 }
+
+/// The first bound in units of `2^-30` s, as a power of two.
+const FIRST_BOUND_UNITS_LOG2: u32 = (30 + FIRST_BOUND_LOG2).cast_unsigned();
 
 #[cfg(test)]
 mod tests {

@@ -61,9 +61,10 @@ macro_rules! add {
     }};
 }
 
+/// A container's counters on the CPU whose slots begin at `first`.
 #[inline(always)]
-fn sched_slot(cpu: u32, owner: u32) -> Option<*mut SchedSlot> {
-    SCHED.get_ptr_mut(cpu * layout!(slots) + slot::slot(owner))
+fn sched_slot(first: u32, owner: u32) -> Option<*mut SchedSlot> {
+    SCHED.get_ptr_mut(first + slot::slot(owner))
 }
 
 /// Who took the CPU: [`BY_SELF`] and so on.
@@ -99,6 +100,7 @@ fn try_sched_switch(ctx: &BtfTracePointContext) -> Option<()> {
     let on_cpu_now: u64 = load(rq, layout!(rq_clock_task));
     let cpu = unsafe { bpf_get_smp_processor_id() };
     let state = CPUS.get_ptr_mut(cpu)?;
+    let first_slot = cpu * layout!(slots);
 
     let prev_pid = kernel::task_pid(prev);
     let next_pid = kernel::task_pid(next);
@@ -155,7 +157,7 @@ fn try_sched_switch(ctx: &BtfTracePointContext) -> Option<()> {
         } else {
             load(prev, layout!(task_state))
         };
-        let stats = sched_slot(cpu, prev_owner)?;
+        let stats = sched_slot(first_slot, prev_owner)?;
         // What the scheduler charged it with, which is what `cpuacct.usage` adds up. The clock may
         // have gone on since: a CPU that is about to go idle first looks for work elsewhere
         // (`sched_balance_newidle`), in nobody's time. So the clock is only the bound.
@@ -200,14 +202,14 @@ fn try_sched_switch(ctx: &BtfTracePointContext) -> Option<()> {
     }
 
     if next_pid != 0 {
-        dispatch(cpu, next, next_pid, next_owner, now)?;
+        dispatch(first_slot, next, next_pid, next_owner, now)?;
     }
     Some(())
 }
 
 /// Counts the wait and the absence of a task that gets the CPU.
 #[inline(always)]
-fn dispatch(cpu: u32, next: Kernel, pid: u32, owner: u32, now: u64) -> Option<()> {
+fn dispatch(first_slot: u32, next: Kernel, pid: u32, owner: u32, now: u64) -> Option<()> {
     let last_queued: u64 = load(next, layout!(task_last_queued));
     if last_queued == 0 {
         return Some(());
@@ -223,7 +225,7 @@ fn dispatch(cpu: u32, next: Kernel, pid: u32, owner: u32, now: u64) -> Option<()
     let total = load::<u64>(next, layout!(task_run_delay)).wrapping_add(since_queued);
     let mut wait = since_queued;
 
-    let stats = sched_slot(cpu, owner)?;
+    let stats = sched_slot(first_slot, owner)?;
     let task = TASKS.get_ptr_mut(pid & layout!(task_mask))?;
     // SAFETY: as where the departure is written.
     unsafe {
@@ -303,7 +305,7 @@ fn try_sched_process_exit(ctx: &BtfTracePointContext) -> Option<()> {
     }
     // Preemption may be on here and another task's switch come between load and store: that can
     // lose one count.
-    let stats = sched_slot(cpu, owner)?;
+    let stats = sched_slot(cpu * layout!(slots), owner)?;
     add_one!(stats, process_exits);
     Some(())
 }
