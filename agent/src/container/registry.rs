@@ -134,6 +134,8 @@ pub(crate) struct Registry {
     refused: u64,
     unremembered: u64,
     writes: Vec<SlotWrite>,
+    /// Slots that were taken from entities and not read since.
+    released: Vec<(EntityId, u32)>,
 }
 
 impl Registry {
@@ -151,6 +153,7 @@ impl Registry {
             refused: 0,
             unremembered: 0,
             writes: Vec::new(),
+            released: Vec::new(),
         }
     }
 
@@ -269,6 +272,17 @@ impl Registry {
     /// Entries to be written into the slot tables since the last call.
     pub(crate) fn take_writes(&mut self) -> Vec<SlotWrite> {
         std::mem::take(&mut self.writes)
+    }
+
+    /// Has the slots read for the last time that entities lost since the last call. After
+    /// [`take_writes`](Self::take_writes), so that nothing more is counted there in their names.
+    pub(crate) fn read_released(&mut self, mut read: impl FnMut(u32, &mut Accumulated)) {
+        for (id, slot) in std::mem::take(&mut self.released) {
+            if let Some(entity) = self.entities.get_mut(&id) {
+                read(slot, &mut entity.stats);
+                entity.stats.detach();
+            }
+        }
     }
 
     /// All entities.
@@ -446,9 +460,9 @@ impl Registry {
         self.entities
             .iter()
             .filter(|(_, entity)| suits(entity))
-            .filter_map(|(&id, entity)| Some((entity.exited?.ns, id)))
+            .filter_map(|(&id, entity)| Some((entity.is_visible(), entity.exited?.ns, id)))
             .min()
-            .map(|(_, id)| id)
+            .map(|(.., id)| id)
     }
 
     fn forget_oldest_exited(&mut self, now: Now) -> bool {
@@ -468,7 +482,7 @@ impl Registry {
         let Some(slot) = entity.slot.take() else {
             return;
         };
-        entity.stats.detach();
+        self.released.push((id, slot));
         for (subsystem, css) in entity.css.drain(..) {
             self.writes.push(SlotWrite {
                 subsystem,

@@ -185,6 +185,47 @@ fn without_a_free_slot_an_exited_container_gives_its_own() {
     assert_eq!(registry.take_writes()[0].owner, owner);
 }
 
+fn ran(on_cpu_ns: u64) -> super::super::RawSched {
+    let mut slot = ctrscope_ebpf::sched::SchedSlot::ZERO;
+    slot.on_cpu_ns = on_cpu_ns;
+    let mut reading = super::super::RawSched::default();
+    reading.add(&slot);
+    reading
+}
+
+#[test]
+fn a_slot_that_is_taken_away_is_read_a_last_time() {
+    let mut registry = registry(10, 2);
+    registry.cgroup_made(cpu(1), "/a", true, &[], at(0));
+    registry.cgroup_removed(cpu(1), at(1));
+    registry.cgroup_made(cpu(2), "/b", true, &[], at(1));
+    registry.read_released(|slot, stats| {
+        assert_eq!(slot, 1);
+        stats.update_sched(ran(55));
+    });
+    let entity = registry.entities_mut().next().unwrap();
+    assert_eq!(entity.identity.container, "a");
+    assert_eq!(entity.stats.sched(0).on_cpu_ns, 55);
+}
+
+/// Its css is claimed when it is made, so nothing but its counters tells that it ran.
+#[test]
+fn a_plain_cgroup_that_came_and_went_between_two_readings_keeps_what_it_did() {
+    let mut registry = registry(10, 10);
+    registry.cgroup_made(cpu(1), "/job", false, &[(Subsystem::Cpu, css(3, 3))], at(0));
+    registry.cgroup_made(cpu(2), "/empty", false, &[], at(0));
+    registry.cgroup_removed(cpu(1), at(1));
+    registry.cgroup_removed(cpu(2), at(1));
+    for entity in registry.entities_mut() {
+        let on_cpu_ns = u64::from(entity.identity.container == "job") * 9;
+        entity.stats.update_sched(ran(on_cpu_ns));
+    }
+    registry.expire(at(2));
+    assert_eq!(names(&registry), ["job"]);
+    let job = registry.entities_mut().next().unwrap();
+    assert_eq!((job.is_visible(), job.stats.sched(0).on_cpu_ns), (true, 9));
+}
+
 #[test]
 fn slices_and_the_root_have_no_entry_of_their_own() {
     let mut registry = registry(10, 10);

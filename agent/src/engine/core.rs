@@ -245,6 +245,9 @@ impl Engine {
         for write in self.registry.take_writes() {
             self.write_slot(&write);
         }
+        let kernel = &self.kernel;
+        self.registry
+            .read_released(|slot, stats| collect::read_slot(kernel, slot, stats));
     }
 
     /// Writes an entry, unless the kernel side has already met a younger css under the same id.

@@ -190,7 +190,7 @@ fn name_key(identity: &Identity) -> (bool, &str, &str, &str, &str) {
     )
 }
 
-fn read_slot(kernel: &KernelSide, slot: u32, stats: &mut Accumulated) {
+pub(super) fn read_slot(kernel: &KernelSide, slot: u32, stats: &mut Accumulated) {
     let sizes = kernel.sizes();
     let mut sum = RawSched::default();
     for cpu in 0..sizes.cpus {
