@@ -120,6 +120,18 @@ impl Entity {
     }
 }
 
+/// A cgroup of a container over the limit.
+#[derive(Debug)]
+struct Waiting {
+    path: String,
+    populated: bool,
+    css: Vec<(Subsystem, CssId)>,
+}
+
+/// Css that are remembered of a cgroup over the limit: one of each controller, and the last ones
+/// where controllers come and go.
+const MOST_WAITING_CSS: usize = 8;
+
 /// All that is known of cgroups and containers.
 #[derive(Debug)]
 pub(crate) struct Registry {
@@ -133,6 +145,8 @@ pub(crate) struct Registry {
     other: Accumulated,
     refused: u64,
     unremembered: u64,
+    /// Cgroups of [`Member::Refused`], to be looked at again when there is room.
+    waiting: BTreeMap<CgroupKey, Waiting>,
     writes: Vec<SlotWrite>,
     /// Slots that were taken from entities and not read since.
     released: Vec<(EntityId, u32)>,
@@ -152,6 +166,7 @@ impl Registry {
             other: Accumulated::default(),
             refused: 0,
             unremembered: 0,
+            waiting: BTreeMap::new(),
             writes: Vec::new(),
             released: Vec::new(),
         }
@@ -180,6 +195,14 @@ impl Registry {
                 } else {
                     entity.others += 1;
                 }
+            }
+            if member == Member::Refused {
+                let waiting = Waiting {
+                    path: path.to_owned(),
+                    populated: false,
+                    css: Vec::new(),
+                };
+                self.waiting.insert(key, waiting);
             }
             self.cgroups.insert(key, member);
         }
@@ -223,6 +246,7 @@ impl Registry {
 
     /// A cgroup was removed.
     pub(crate) fn cgroup_removed(&mut self, key: CgroupKey, now: Now) {
+        self.waiting.remove(&key);
         let Some(Member::Entity(id)) = self.cgroups.remove(&key) else {
             return;
         };
@@ -256,6 +280,36 @@ impl Registry {
             .collect();
         for id in expired {
             self.remove_entity(id, now);
+        }
+    }
+
+    /// Takes in containers that were refused, as far as there is room now. Costs nothing while there
+    /// is none, else one look at each path.
+    pub(crate) fn admit_waiting(&mut self, now: Now) {
+        if self.waiting.is_empty() {
+            return;
+        }
+        // As for a new container, an exited one makes room.
+        let live = self
+            .entities
+            .values()
+            .filter(|entity| entity.exited.is_none())
+            .count();
+        let mut room = self.limits.entities.saturating_sub(live);
+        if room == 0 {
+            return;
+        }
+        for (key, waiting) in std::mem::take(&mut self.waiting) {
+            let is_known = self
+                .by_key
+                .contains_key(&identify(&waiting.path).entity_key);
+            if is_known || room > 0 {
+                room -= usize::from(!is_known);
+                self.cgroups.remove(&key);
+                self.cgroup_made(key, &waiting.path, waiting.populated, &waiting.css, now);
+            } else {
+                self.waiting.insert(key, waiting);
+            }
         }
     }
 
@@ -320,6 +374,8 @@ impl Registry {
             && let Some(entity) = self.entities.get_mut(id)
         {
             entity.populated = true;
+        } else if let Some(waiting) = self.waiting.get_mut(&key) {
+            waiting.populated = true;
         }
     }
 
@@ -351,7 +407,17 @@ impl Registry {
                 None => slot::owner(slot::OTHER, slot::KIND_UNKNOWN),
             },
             Member::System => slot::owner(slot::OTHER, slot::KIND_SYSTEM),
-            Member::Refused => slot::owner(slot::OTHER, slot::KIND_CONTAINER),
+            Member::Refused => {
+                if let Some(waiting) = self.waiting.get_mut(&key)
+                    && !waiting.css.contains(&(subsystem, css))
+                {
+                    if waiting.css.len() >= MOST_WAITING_CSS {
+                        waiting.css.remove(0);
+                    }
+                    waiting.css.push((subsystem, css));
+                }
+                slot::owner(slot::OTHER, slot::KIND_CONTAINER)
+            }
         };
         self.writes.push(SlotWrite {
             subsystem,

@@ -227,6 +227,34 @@ fn a_plain_cgroup_that_came_and_went_between_two_readings_keeps_what_it_did() {
 }
 
 #[test]
+fn a_container_over_the_limit_is_taken_in_when_there_is_room() {
+    let mut registry = registry(1, 10);
+    let path = format!("/docker/{ID}");
+    let child = format!("/docker/{ID}/init.scope");
+    registry.cgroup_made(cpu(1), "/a", true, &[], at(0));
+    registry.cgroup_made(cpu(2), &path, true, &[(Subsystem::Cpu, css(2, 2))], at(0));
+    registry.cgroup_made(cpu(3), &child, true, &[], at(0));
+    registry.css_seen(cpu(3), Subsystem::Cpu, css(3, 3));
+    registry.admit_waiting(at(1));
+    assert_eq!(names(&registry), ["a"]);
+    registry.cgroup_removed(cpu(1), at(1));
+    registry.take_writes();
+    registry.admit_waiting(at(400));
+    assert_eq!(names(&registry), ["0123456789ab"]);
+    let owner = Some(slot::owner(2, slot::KIND_CONTAINER));
+    let written: Vec<_> = registry
+        .take_writes()
+        .into_iter()
+        .map(|write| (write.css.id, write.owner))
+        .collect();
+    assert_eq!(written, [(2, owner), (3, owner)]);
+    registry.cgroup_removed(cpu(2), at(401));
+    assert!(registry.entities().next().unwrap().exited.is_none());
+    registry.cgroup_removed(cpu(3), at(402));
+    assert!(registry.entities().next().unwrap().exited.is_some());
+}
+
+#[test]
 fn slices_and_the_root_have_no_entry_of_their_own() {
     let mut registry = registry(10, 10);
     registry.cgroup_made(cpu(1), "/", true, &[(Subsystem::Cpu, css(1, 1))], at(0));

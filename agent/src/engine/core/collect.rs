@@ -149,6 +149,7 @@ impl Engine {
             }
             self.registry.slot_cleared(slot);
         }
+        self.registry.admit_waiting(now);
         self.registry.fill_slots(now);
         self.apply_writes();
     }

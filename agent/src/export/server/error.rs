@@ -101,6 +101,13 @@ impl IntoResponse for ApiError {
                 axum::http::HeaderValue::from_static("GET,HEAD"),
             );
         }
+        // A place may be free again in a second, and always is when the longest profile has ended.
+        if self.status == StatusCode::TOO_MANY_REQUESTS {
+            response.headers_mut().insert(
+                header::RETRY_AFTER,
+                axum::http::HeaderValue::from_static("1"),
+            );
+        }
         response
     }
 }
