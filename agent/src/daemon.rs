@@ -1,6 +1,6 @@
 //! The daemon: an engine, an HTTP server over it, and an orderly end.
 
-use std::{io, net::SocketAddr, path::Path, sync::Arc, thread};
+use std::{io, net::SocketAddr, path::Path, sync::Arc, thread, time::Duration};
 
 use tokio::{
     net::TcpListener,
@@ -38,6 +38,11 @@ pub enum DaemonError {
         #[source]
         source: io::Error,
     },
+    /// The collecting thread ended, which is a defect.
+    #[error(
+        "the collecting thread ended, so nothing is measured any more; the log says why, and a restart collects again"
+    )]
+    EngineEnded,
     /// The server's own metrics cannot be made, which is a defect.
     #[error("set up the server's metrics")]
     Metrics(#[source] prometheus::Error),
@@ -92,10 +97,13 @@ pub fn run(config: &Config) -> Result<(), DaemonError> {
             })?;
         }
         tracing::info!(%address, version = env!("CARGO_PKG_VERSION"), "listening on http://{address}");
+        let watched = Arc::clone(&agent);
         let ended = async move {
             tokio::select! {
                 _ = interrupt.recv() => {}
                 _ = terminate.recv() => {}
+                // Whoever supervises the daemon can start it again; alive and blind it would stay so.
+                () = end_of(&watched) => {}
             }
             tracing::info!("ending");
         };
@@ -103,11 +111,19 @@ pub fn run(config: &Config) -> Result<(), DaemonError> {
         if let Some(path) = &config.address_file {
             let _ = std::fs::remove_file(path);
         }
+        let served = if agent.is_running() { served } else { Err(DaemonError::EngineEnded) };
         // The engine's end waits for its thread, which is no work for this one.
         let ender = thread::spawn(move || drop(agent));
         let _ = ender.join();
         served
     })
+}
+
+/// Returns when the agent's thread has ended.
+async fn end_of(agent: &Agent) {
+    while agent.is_running() {
+        tokio::time::sleep(Duration::from_secs(1)).await;
+    }
 }
 
 /// Writes a file so that no reader ever sees half of it.

@@ -101,6 +101,14 @@ impl Agent {
         })
     }
 
+    /// Whether its thread still runs. It ends before it is told to only by a defect.
+    #[must_use]
+    pub fn is_running(&self) -> bool {
+        self.thread
+            .as_ref()
+            .is_some_and(|thread| !thread.is_finished())
+    }
+
     fn send(&self, command: Command) -> Result<(), SourceError> {
         self.commands
             .try_send(command)
