@@ -2,7 +2,50 @@
 
 use std::{fs, process::Command};
 
+use anyhow::{Context as _, Result};
+
 use super::{load, report::Table};
+
+/// What the CPUs have done since boot, in ticks.
+pub(super) struct CpuTimes {
+    idle: u64,
+    all: u64,
+}
+
+impl CpuTimes {
+    /// Reads `/proc/stat`.
+    pub(super) fn read() -> Result<Self> {
+        let stat = fs::read_to_string("/proc/stat").context("cannot read /proc/stat")?;
+        Self::parse(&stat).context("/proc/stat has no times")
+    }
+
+    fn parse(stat: &str) -> Option<Self> {
+        // user nice system idle iowait irq softirq steal; guest times are part of user and nice.
+        let times: Option<Vec<u64>> = stat
+            .lines()
+            .next()?
+            .strip_prefix("cpu ")?
+            .split_whitespace()
+            .take(8)
+            .map(|ticks| ticks.parse().ok())
+            .collect();
+        let times = times?;
+        Some(Self {
+            idle: times.get(3)? + times.get(4)?,
+            all: times.iter().sum(),
+        })
+    }
+
+    /// Share of the CPUs that was not idle since an earlier reading.
+    pub(super) fn busy_since(&self, earlier: &Self) -> f64 {
+        let all = self.all.saturating_sub(earlier.all);
+        let idle = self.idle.saturating_sub(earlier.idle);
+        if all == 0 {
+            return 0.0;
+        }
+        all.saturating_sub(idle) as f64 / all as f64
+    }
+}
 
 /// Machine, kernel, tools, day.
 pub(super) fn describe() -> Table {
@@ -70,4 +113,17 @@ pub(super) fn describe() -> Table {
         table.row([name.to_owned(), value]);
     }
     table
+}
+
+#[cfg(test)]
+mod tests {
+    use super::CpuTimes;
+
+    #[test]
+    fn waiting_for_a_disk_is_idle() {
+        let before = CpuTimes::parse("cpu  10 0 10 100 0 0 0 0 0 0\ncpu0 1\n").unwrap();
+        let after = CpuTimes::parse("cpu  12 0 13 110 5 0 0 0 0 0\n").unwrap();
+        assert!((after.busy_since(&before) - 0.25).abs() < 1e-9);
+        assert!(CpuTimes::parse("intr 1").is_none());
+    }
 }

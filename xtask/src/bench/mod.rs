@@ -97,9 +97,12 @@ const QUICK: Effort = Effort {
     patience: Duration::from_secs(30),
 };
 
-/// Measures when nobody else has tracing programs loaded, and again if somebody had them at the end.
+/// Measures when nobody else has tracing programs loaded and the CPUs are idle, and again if somebody
+/// had programs at the end.
 struct Quiet {
     left: Duration,
+    /// Busy share of the CPUs just before each measurement.
+    busy: Vec<f64>,
     measured: u32,
     repeated: u32,
     disturbed: u32,
@@ -109,6 +112,7 @@ impl Quiet {
     fn new(patience: Duration) -> Self {
         Self {
             left: patience,
+            busy: Vec::new(),
             measured: 0,
             repeated: 0,
             disturbed: 0,
@@ -136,26 +140,35 @@ impl Quiet {
 
     fn wait(&mut self, own: &[u32]) -> Result<bool> {
         const INTERVAL: Duration = Duration::from_millis(250);
+        const IDLE: f64 = 0.1;
         let start = Instant::now();
         loop {
-            if bpf::foreign(own)?.is_empty() {
-                self.left = self.left.saturating_sub(start.elapsed());
-                return Ok(true);
-            }
-            if start.elapsed() >= self.left {
-                self.left = Duration::ZERO;
-                return Ok(false);
-            }
+            let before = machine::CpuTimes::read()?;
             interrupt::pause(INTERVAL)?;
+            let busy = machine::CpuTimes::read()?.busy_since(&before);
+            let quiet = busy <= IDLE && bpf::foreign(own)?.is_empty();
+            // The look itself is no waiting.
+            let waited = start.elapsed().saturating_sub(INTERVAL);
+            if quiet || waited >= self.left {
+                self.left = self.left.saturating_sub(waited);
+                self.busy.push(busy);
+                return Ok(quiet);
+            }
         }
     }
 
     /// What came of it, a sentence.
     fn describe(&self) -> String {
         format!(
-            "Of {} measurements of context switches and block I/O, {} had tracing programs of other people on the \
-             machine at their beginning or end ({} more were thrown away for that and repeated).",
-            self.measured, self.disturbed, self.repeated
+            "Before each measurement of context switches and block I/O it waits until nobody else has tracing \
+             programs loaded and the CPUs are 90 % idle, but not for ever: {} of {} began or ended \
+             otherwise ({} more were repeated for that). Just before them the CPUs were busy to {} % (median; {} % \
+             at most).",
+            self.disturbed,
+            self.measured,
+            self.repeated,
+            report::number(report::median(&self.busy) * 100.0),
+            report::number(self.busy.iter().copied().fold(0.0, f64::max) * 100.0),
         )
     }
 }
