@@ -54,11 +54,11 @@ impl Engine {
             if !entity.is_visible() {
                 continue;
             }
-            let mut files = self
-                .file_samples
-                .remove(&entity.owner_path)
-                .unwrap_or_default();
-            if read_files && entity.exited.is_none() {
+            let known = self.file_samples.remove(&entity.owner_path);
+            // A container's series are all there from its first sight, not from the next round.
+            let read_now = read_files || known.is_none();
+            let mut files = known.unwrap_or_default();
+            if read_now && entity.exited.is_none() {
                 self.files.read(&entity.owner_path, &mut files);
                 look_for_sandbox(
                     &mut self.files,
