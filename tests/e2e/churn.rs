@@ -13,7 +13,7 @@ use ctrscope_tests::{
     Agent, Container, ContainerSpec, Group, binaries, cgroup, metrics::Metrics, wait_until,
 };
 
-use crate::observe::{entry, group, snapshot};
+use crate::observe::{entry, group, snapshot, wait_seen};
 
 const PATIENCE: Duration = Duration::from_secs(20);
 /// Cgroups made and removed before memory is first read, so that caches have their size.
@@ -22,6 +22,30 @@ const CHURN: usize = 300;
 /// What the resident memory may grow by: the share, and what an allocator keeps.
 const GROWTH: f64 = 0.10;
 const GROWTH_BYTES: f64 = 2e6;
+
+/// The default of `--max-containers`, and some more.
+const EMPTY: usize = 1_100;
+
+/// A host may have more cgroups in which nothing runs than the agent has places.
+#[test]
+fn empty_cgroups_take_no_place_from_a_container() {
+    let agent = Agent::start(&[]).unwrap();
+    let group = group();
+    for index in 0..EMPTY {
+        let directory = group.directory("cpu", &format!("{}/empty{index}", group.path()));
+        fs::create_dir_all(directory.unwrap()).unwrap();
+    }
+    let container = Container::start(&group, &ContainerSpec::new("real", &["burn"])).unwrap();
+    let seen = wait_seen(&agent, &container);
+    assert!(seen.sched.unwrap().on_cpu_ns > 0);
+    let refused = [("reason", "container_limit")];
+    let metrics = agent.metrics().unwrap();
+    assert_eq!(metrics.value("ctrscope_losses_total", &refused), Some(0.0));
+    // The same where they were there first.
+    drop(agent);
+    let agent = Agent::start(&[]).unwrap();
+    wait_seen(&agent, &container);
+}
 
 /// Runs the workload for ten milliseconds in a cgroup of its own, in every hierarchy that has
 /// controllers the agent looks at. Without runc, which takes longer than that to start.

@@ -78,7 +78,7 @@ fn every_series_of_a_container_is_there_from_first_sight() {
             );
         }
     }
-    // Those of flushes and discards come with the first such request, as docs/metrics.md says.
+    // Flushes and discards, which most containers never do, come with the first one.
     for operation in ["read", "write"] {
         for metric in [
             "block_io_bytes_total",
