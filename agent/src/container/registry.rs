@@ -186,7 +186,7 @@ impl Registry {
                 self.unremembered += 1;
                 return;
             }
-            let member = self.member_of(path, now);
+            let member = self.member_of(path, populated, now);
             if let Member::Entity(id) = member
                 && let Some(entity) = self.entities.get_mut(&id)
             {
@@ -296,15 +296,21 @@ impl Registry {
             .filter(|entity| entity.exited.is_none())
             .count();
         let mut room = self.limits.entities.saturating_sub(live);
-        if room == 0 {
+        if room == 0 && !self.waiting.values().any(|waiting| waiting.populated) {
             return;
         }
+        let mut has_empty = true;
         for (key, waiting) in std::mem::take(&mut self.waiting) {
             let is_known = self
                 .by_key
                 .contains_key(&identify(&waiting.path).entity_key);
-            if is_known || room > 0 {
-                room -= usize::from(!is_known);
+            let mut has_room = room > 0;
+            if !has_room && waiting.populated && has_empty {
+                has_empty = self.displace_empty(now);
+                has_room = has_empty;
+            }
+            if is_known || has_room {
+                room = room.saturating_sub(usize::from(!is_known));
                 self.cgroups.remove(&key);
                 self.cgroup_made(key, &waiting.path, waiting.populated, &waiting.css, now);
             } else {
@@ -429,7 +435,7 @@ impl Registry {
     }
 
     /// Who a path counts as; makes the entity if it is new.
-    fn member_of(&mut self, path: &str, now: Now) -> Member {
+    fn member_of(&mut self, path: &str, populated: bool, now: Now) -> Member {
         let found = identify(path);
         if found.groups_others || found.kind == Kind::Other {
             return Member::System;
@@ -450,8 +456,13 @@ impl Registry {
             return Member::Entity(id);
         }
         if self.entities.len() >= self.limits.entities && !self.forget_oldest_exited(now) {
-            self.refused += 1;
-            return Member::Refused;
+            // What may stay empty for ever takes no place from what runs; it is looked at again when
+            // it runs itself.
+            let may_be_empty = found.kind == Kind::Cgroup && !populated;
+            if may_be_empty || !self.displace_empty(now) {
+                self.refused += u64::from(!may_be_empty);
+                return Member::Refused;
+            }
         }
         let id = self.next_id;
         self.next_id += 1;
@@ -539,6 +550,31 @@ impl Registry {
             }
             None => false,
         }
+    }
+
+    /// Takes the place of a plain cgroup in which nothing has run. Its cgroups wait for room, and are
+    /// reported when something runs in them.
+    fn displace_empty(&mut self, now: Now) -> bool {
+        let empty = self.entities.iter().find(|(_, entity)| {
+            entity.identity.kind == Kind::Cgroup && !entity.is_visible() && entity.exited.is_none()
+        });
+        let Some((&id, entity)) = empty else {
+            return false;
+        };
+        let path = entity.owner_path.clone();
+        for (&key, member) in &mut self.cgroups {
+            if *member == Member::Entity(id) {
+                *member = Member::Refused;
+                let waiting = Waiting {
+                    path: path.clone(),
+                    populated: false,
+                    css: Vec::new(),
+                };
+                self.waiting.insert(key, waiting);
+            }
+        }
+        self.remove_entity(id, now);
+        true
     }
 
     fn release_slot(&mut self, id: EntityId, now: Now) {

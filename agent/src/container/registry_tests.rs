@@ -319,3 +319,39 @@ fn a_cgroup_that_lived_between_two_readings_is_kept_until_its_slot_was_read() {
     registry.expire(at(3));
     assert_eq!(names(&registry), ["short"]);
 }
+
+#[test]
+fn an_empty_cgroup_gives_its_place_to_what_runs_and_gets_one_when_it_runs_itself() {
+    let mut registry = registry(2, 10);
+    registry.cgroup_made(
+        cpu(1),
+        "/empty1",
+        false,
+        &[(Subsystem::Cpu, css(1, 1))],
+        at(0),
+    );
+    registry.cgroup_made(
+        cpu(2),
+        "/empty2",
+        false,
+        &[(Subsystem::Cpu, css(2, 2))],
+        at(0),
+    );
+    registry.cgroup_made(
+        cpu(3),
+        "/empty3",
+        false,
+        &[(Subsystem::Cpu, css(3, 3))],
+        at(0),
+    );
+    assert_eq!((names(&registry).len(), registry.refused()), (2, 0));
+    registry.cgroup_made(cpu(4), "/real", true, &[], at(1));
+    assert!(names(&registry).contains(&"real"));
+    // The one without an entry runs: it takes the place of the other empty one.
+    registry.css_seen(cpu(3), Subsystem::Cpu, css(3, 3));
+    registry.admit_waiting(at(2));
+    let mut now = names(&registry);
+    now.sort_unstable();
+    assert_eq!(now, ["empty3", "real"]);
+    assert_eq!(registry.refused(), 0);
+}
