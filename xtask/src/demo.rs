@@ -3,6 +3,7 @@
 //! Everything that is started is a guard, and signals only set a flag (see [`interrupt`]).
 
 use std::{
+    collections::BTreeMap,
     fs,
     io::{IsTerminal as _, Write as _},
     net::SocketAddr,
@@ -15,7 +16,7 @@ use std::{
 
 use anyhow::{Context as _, Result, bail};
 use ctrscope_ebpf::histogram::{BUCKETS, FIRST_BOUND_LOG2, SCHEMA};
-use ctrscope_tests::{Agent, Container, ContainerSpec, Group, http};
+use ctrscope_tests::{Agent, Container, ContainerSpec, Group, cgroup, http};
 use serde_json::Value;
 use tempfile::TempDir;
 
@@ -218,51 +219,183 @@ fn record(agent: SocketAddr, cgroup: &str) -> Result<Vec<u8>> {
     Ok(answer.body)
 }
 
+/// Names that the cgroup of the demo's containers ends in, in the order of the table.
+const ORDER: [&str; 6] = ["capped", "bully", "victim", "direct", "buffered", "short"];
+
+/// What was added to a container's numbers since the demo began.
+struct Suffered<'a> {
+    entry: &'a Value,
+    earlier: &'a Value,
+}
+
+impl<'a> Suffered<'a> {
+    fn find(after: &'a Value, before: &'a Value, cgroup: &str) -> Option<Self> {
+        let entry = list(after)
+            .iter()
+            .find(|entry| self::cgroup(entry) == cgroup)?;
+        let earlier = list(before)
+            .iter()
+            .find(|old| old["identity"] == entry["identity"]);
+        Some(Self {
+            entry,
+            earlier: earlier.unwrap_or(&Value::Null),
+        })
+    }
+
+    fn sum(&self, path: &str) -> u64 {
+        number(self.entry, path).saturating_sub(number(self.earlier, path))
+    }
+
+    fn seconds(&self, path: &str) -> f64 {
+        self.sum(path) as f64 / 1e9
+    }
+
+    fn over_operations(&self, field: &str) -> u64 {
+        (0..OPERATIONS)
+            .map(|operation| self.sum(&format!("/block/operations/{operation}/{field}")))
+            .sum()
+    }
+
+    fn disk_bytes(&self) -> u64 {
+        self.over_operations("bytes")
+    }
+
+    fn has_exited(&self) -> bool {
+        self.entry["exited_at_unix_ms"].is_u64()
+    }
+
+    fn run_queue_p99(&self) -> String {
+        self.p99(&["/sched/run_queue/buckets".to_owned()])
+    }
+
+    fn io_p99(&self) -> String {
+        let path = |operation| format!("/block/operations/{operation}/latency/buckets");
+        self.p99(&(0..OPERATIONS).map(path).collect::<Vec<_>>())
+    }
+
+    /// Upper bound of the bucket of the 99th percentile of some histograms together.
+    fn p99(&self, paths: &[String]) -> String {
+        let mut counts = BTreeMap::<u64, u64>::new();
+        for path in paths {
+            let old = buckets(self.earlier, path);
+            for (index, count) in buckets(self.entry, path) {
+                let before = old.get(&index).copied().unwrap_or(0);
+                *counts.entry(index).or_default() += count.saturating_sub(before);
+            }
+        }
+        let total: u64 = counts.values().sum();
+        let mut seen = 0;
+        for (index, count) in counts {
+            seen += count;
+            if total > 0 && seen * 100 >= total * 99 {
+                return duration(upper_bound_ns(index));
+            }
+        }
+        "-".to_owned()
+    }
+}
+
+/// Kinds of block operations.
+const OPERATIONS: usize = 4;
+
 /// One line for each container of the demo, of what was added since `before`.
 fn print_table(after: &Value, before: &Value, group: &str) {
     println!(
-        "{:10} {:>8} {:>10} {:>10} {:>10} {:>12} {:>9} {:>10} {:>10}",
-        "container",
-        "CPU s",
-        "waited s",
-        "wait p99",
-        "throttled",
-        "preempted",
-        "disk MB",
-        "I/O mean",
-        "blocked s"
+        "{:10} {:>7} {:>7} {:>9} {:>9} {:>12} {:>13} {:>9} {:>9}",
+        "", "", "CPU", "waited", "wait", "throttled", "preempted by", "disk", "I/O",
     );
-    let mut rows: Vec<&Value> = list(after)
-        .iter()
-        .filter(|entry| cgroup(entry).starts_with(group))
-        .collect();
-    rows.sort_by_key(|entry| cgroup(entry).to_owned());
-    for entry in rows {
-        let none = Value::Null;
-        let earlier = list(before)
-            .iter()
-            .find(|old| old["identity"] == entry["identity"])
-            .unwrap_or(&none);
-        let name = cgroup(entry).rsplit('/').next().unwrap_or_default();
-        let sum = |path: &str| number(entry, path).saturating_sub(number(earlier, path));
-        let seconds = |path: &str| sum(path) as f64 / 1e9;
-        let (bytes, latency_ns, operations) = block(entry, earlier);
-        let mean = if operations == 0 {
-            "-".to_owned()
-        } else {
-            duration(latency_ns / operations as f64)
+    println!(
+        "{:10} {:>7} {:>7} {:>9} {:>9} {:>12} {:>13} {:>9} {:>9}",
+        "container", "state", "s", "s", "p99", "s", "others, times", "MB", "p99",
+    );
+    let rows = ORDER.map(|name| {
+        let found = Suffered::find(after, before, &format!("{group}{name}"));
+        (name, found)
+    });
+    for (name, row) in &rows {
+        let Some(row) = row else {
+            println!("{name:10} {:>7}", "unseen");
+            continue;
         };
         println!(
-            "{name:10} {:>8.2} {:>10.2} {:>10} {:>10.2} {:>12} {:>9.1} {mean:>10} {:>10.2}",
-            seconds("/sched/on_cpu_ns"),
-            seconds("/sched/run_queue/sum_ns"),
-            p99(entry, earlier),
-            seconds("/cpu/throttled_ns"),
-            sum("/sched/involuntary"),
-            bytes as f64 / 1e6,
-            seconds("/sched/off_cpu_disk_ns"),
+            "{name:10} {:>7} {:>7.2} {:>9.2} {:>9} {:>12.2} {:>13} {:>9.1} {:>9}",
+            if row.has_exited() { "exited" } else { "live" },
+            row.seconds("/sched/on_cpu_ns"),
+            row.seconds("/sched/run_queue/sum_ns"),
+            row.run_queue_p99(),
+            row.seconds("/cpu/throttled_ns"),
+            row.sum(PREEMPTED_BY_CONTAINER),
+            row.disk_bytes() as f64 / 1e6,
+            row.io_p99(),
         );
     }
+    println!();
+    for (name, row) in rows {
+        if let Some(story) = row.and_then(|row| story(name, &row)) {
+            println!("{name:10}{story}");
+        }
+    }
+}
+
+/// Preemptions by tasks of other containers.
+const PREEMPTED_BY_CONTAINER: &str = "/sched/preemptions/1";
+
+/// What the numbers of a container say, in words.
+fn story(name: &str, row: &Suffered) -> Option<String> {
+    let on_cpu = row.seconds("/sched/on_cpu_ns");
+    let waited = row.seconds("/sched/run_queue/sum_ns");
+    Some(match name {
+        "capped" => format!(
+            "was throttled in {} of {} periods: its own quota holds it back (a thread that is \
+             throttled counts as waiting)",
+            row.sum("/cpu/throttled_periods"),
+            row.sum("/cpu/periods"),
+        ),
+        "bully" => "keeps its CPU busy: three threads that wait for each other, and for the victim"
+            .to_owned(),
+        "victim" => format!(
+            "ran {on_cpu:.1} s and waited {waited:.1} s to do so, of it {:.1} s preempted by other \
+             containers",
+            row.seconds("/sched/preempted_wait_ns/1"),
+        ),
+        "direct" => format!(
+            "moved {:.0} MB past the page cache; 99 of 100 requests took less than {}",
+            row.disk_bytes() as f64 / 1e6,
+            row.io_p99(),
+        ),
+        "buffered" if writeback_is_charged() => format!(
+            "wrote through the page cache: its writeback, {:.0} MB, is charged to it (cgroup v2)",
+            row.disk_bytes() as f64 / 1e6,
+        ),
+        "buffered" => format!(
+            "wrote {:.0} MB by fsync, on its own account; cgroup v1 charges other writeback to the host",
+            row.disk_bytes() as f64 / 1e6,
+        ),
+        "short" => format!(
+            "lived two seconds and ran {on_cpu:.1} of them; it stays listed for five minutes"
+        ),
+        _ => return None,
+    })
+}
+
+/// Whether the kernel knows who dirtied a page: where the io controller is on the v2 hierarchy.
+fn writeback_is_charged() -> bool {
+    cgroup::hierarchies().is_ok_and(|hierarchies| {
+        hierarchies.iter().all(|hierarchy| {
+            let controllers = hierarchy.controllers.as_deref().unwrap_or_default();
+            !controllers.iter().any(|name| name == "blkio")
+        })
+    })
+}
+
+fn buckets(entry: &Value, path: &str) -> BTreeMap<u64, u64> {
+    entry
+        .pointer(path)
+        .and_then(Value::as_array)
+        .into_iter()
+        .flatten()
+        .filter_map(|pair| Some((pair[0].as_u64()?, pair[1].as_u64()?)))
+        .collect()
 }
 
 fn list(snapshot: &Value) -> &[Value] {
@@ -275,45 +408,6 @@ fn cgroup(entry: &Value) -> &str {
 
 fn number(entry: &Value, path: &str) -> u64 {
     entry.pointer(path).and_then(Value::as_u64).unwrap_or(0)
-}
-
-/// Bytes, latency and number of all block operations since `earlier`.
-fn block(entry: &Value, earlier: &Value) -> (u64, f64, u64) {
-    let sum = |field: &str| -> u64 {
-        (0..4)
-            .map(|operation| {
-                let path = format!("/block/operations/{operation}/{field}");
-                number(entry, &path).saturating_sub(number(earlier, &path))
-            })
-            .sum()
-    };
-    (sum("bytes"), sum("latency/sum_ns") as f64, sum("count"))
-}
-
-/// Upper bound of the bucket of the 99th percentile of run queue latency.
-fn p99(entry: &Value, earlier: &Value) -> String {
-    let buckets = |entry: &Value| -> std::collections::BTreeMap<u64, u64> {
-        entry
-            .pointer("/sched/run_queue/buckets")
-            .and_then(Value::as_array)
-            .into_iter()
-            .flatten()
-            .filter_map(|pair| Some((pair[0].as_u64()?, pair[1].as_u64()?)))
-            .collect()
-    };
-    let (mut counts, old) = (buckets(entry), buckets(earlier));
-    for (index, count) in &mut counts {
-        *count = count.saturating_sub(old.get(index).copied().unwrap_or(0));
-    }
-    let total: u64 = counts.values().sum();
-    let mut seen = 0;
-    for (index, count) in counts {
-        seen += count;
-        if total > 0 && seen * 100 >= total * 99 {
-            return duration(upper_bound_ns(index));
-        }
-    }
-    "-".to_owned()
 }
 
 /// Upper bound of a bucket; the last has none, its lower bound then.
