@@ -66,7 +66,7 @@ const ALWAYS: [Requirement; 3] = [
     },
 ];
 
-const FOR_TEST: [Requirement; 3] = [
+const FOR_TEST: [Requirement; 5] = [
     Requirement {
         name: "bpftool",
         package: "bpftool",
@@ -76,6 +76,16 @@ const FOR_TEST: [Requirement; 3] = [
         name: "libbpf-tools (runqlat)",
         package: "libbpf-tools",
         present: || on_path("runqlat"),
+    },
+    Requirement {
+        name: "tmux",
+        package: "tmux",
+        present: || on_path("tmux"),
+    },
+    Requirement {
+        name: "strip",
+        package: "binutils",
+        present: || on_path("strip"),
     },
     Requirement {
         name: "python3 with venv",
