@@ -197,6 +197,15 @@ fn try_sched_switch(ctx: &BtfTracePointContext) -> Option<()> {
             if (*task).pid == prev_pid {
                 (*task).departed_at = now;
                 (*task).departure = departure;
+                // Its arrival was not seen, so neither was the wait before it; its total has it.
+                if !is_seen {
+                    let total: u64 = load(prev, layout!(task_run_delay));
+                    let missed = total.wrapping_sub((*task).run_delay_ns);
+                    if missed <= now {
+                        count_wait(stats, missed);
+                    }
+                    (*task).run_delay_ns = total;
+                }
             }
         }
     }
@@ -262,15 +271,23 @@ fn dispatch(first_slot: u32, next: Kernel, pid: u32, owner: u32, now: u64) -> Op
         }
         (*task).departure = DEPARTED_NOT;
         (*task).run_delay_ns = total;
+    }
+    count_wait(stats, wait);
+    Some(())
+}
 
-        let bucket = bounded(histogram::bucket(wait));
+/// Counts one wait.
+#[inline(always)]
+fn count_wait(stats: *mut SchedSlot, wait: u64) {
+    let bucket = bounded(histogram::bucket(wait));
+    // SAFETY: `stats` points into the map, the bucket is bounded, and only this CPU writes here.
+    unsafe {
         let counter = (&raw mut (*stats).run_queue_buckets)
             .cast::<u32>()
             .add(bucket);
         *counter = (*counter).wrapping_add(1);
     }
     add!(stats, run_queue_ns, wait);
-    Some(())
 }
 
 #[btf_tracepoint(function = "sched_process_exit")]

@@ -414,13 +414,15 @@ impl Registry {
             },
             Member::System => slot::owner(slot::OTHER, slot::KIND_SYSTEM),
             Member::Refused => {
-                if let Some(waiting) = self.waiting.get_mut(&key)
-                    && !waiting.css.contains(&(subsystem, css))
-                {
-                    if waiting.css.len() >= MOST_WAITING_CSS {
-                        waiting.css.remove(0);
+                if let Some(waiting) = self.waiting.get_mut(&key) {
+                    // What runs may take the place of what is empty.
+                    report = !waiting.populated && subsystem == Subsystem::Cpu;
+                    if !waiting.css.contains(&(subsystem, css)) {
+                        if waiting.css.len() >= MOST_WAITING_CSS {
+                            waiting.css.remove(0);
+                        }
+                        waiting.css.push((subsystem, css));
                     }
-                    waiting.css.push((subsystem, css));
                 }
                 slot::owner(slot::OTHER, slot::KIND_CONTAINER)
             }
