@@ -94,7 +94,7 @@ shared! {
         pub pid: u32,
         /// How it left: `DEPARTED_*`.
         pub departure: u32,
-        /// Room for what is to come; zero.
-        pub reserved: u64,
+        /// Scheduler clock when `run_delay_ns` was noted.
+        pub noted_at: u64,
     }
 }

@@ -1,8 +1,13 @@
 //! A real container: a runc bundle that holds nothing but the workload.
 
 use std::{
+    ffi::CString,
     fs::{self, File},
-    os::unix::fs::{MetadataExt as _, PermissionsExt as _},
+    io::Write as _,
+    os::unix::{
+        ffi::OsStrExt as _,
+        fs::{MetadataExt as _, PermissionsExt as _},
+    },
     path::{Path, PathBuf},
     process::{Command, Stdio},
     sync::Arc,
@@ -168,6 +173,8 @@ pub struct Container {
     name: String,
     cgroup: String,
     bundle: TempDir,
+    /// The FIFO, held open so that what is written stays until it is read.
+    gate: File,
     pid: u32,
 }
 
@@ -180,7 +187,7 @@ impl Container {
     pub fn start(group: &Arc<Group>, spec: &ContainerSpec) -> Result<Self> {
         let bundle = TempDir::with_prefix("ctrscope-bundle-").context("cannot make a bundle")?;
         let cgroup = format!("{}/{}", group.path(), spec.name);
-        write_bundle(bundle.path(), spec, &cgroup)
+        let gate = write_bundle(bundle.path(), spec, &cgroup)
             .with_context(|| format!("cannot write the bundle of {}", spec.name))?;
         // From here on a failure deletes what runc may have made.
         let mut container = Self {
@@ -188,6 +195,7 @@ impl Container {
             name: spec.name.clone(),
             cgroup,
             bundle,
+            gate,
             pid: 0,
         };
         container.run()?;
@@ -286,7 +294,7 @@ impl Container {
     ///
     /// The file could not be written.
     pub fn open_gate(&self) -> Result<()> {
-        fs::write(self.bundle.path().join("control/gate"), "").context("cannot open the gate")
+        (&self.gate).write_all(&[0]).context("cannot open the gate")
     }
 
     /// What the workload has written to its standard error.
@@ -458,7 +466,8 @@ fn read(path: &Path) -> Result<String> {
     fs::read_to_string(path).with_context(|| format!("cannot read {}", path.display()))
 }
 
-fn write_bundle(bundle: &Path, spec: &ContainerSpec, cgroup: &str) -> Result<()> {
+/// Writes the bundle; gives its gate, open.
+fn write_bundle(bundle: &Path, spec: &ContainerSpec, cgroup: &str) -> Result<File> {
     let root = bundle.join("rootfs");
     for directory in ["opt/app", "proc", "dev", "data", "control", "tmp"] {
         fs::create_dir_all(root.join(directory))?;
@@ -477,5 +486,12 @@ fn write_bundle(bundle: &Path, spec: &ContainerSpec, cgroup: &str) -> Result<()>
         bundle.join("config.json"),
         serde_json::to_vec_pretty(&config)?,
     )?;
-    Ok(())
+    let gate = control.join("gate");
+    let path = CString::new(gate.as_os_str().as_bytes())?;
+    // SAFETY: a valid path.
+    if unsafe { libc::mkfifo(path.as_ptr(), 0o600) } != 0 {
+        return Err(std::io::Error::last_os_error()).context("cannot make the gate");
+    }
+    // Read and write: neither waits for the other end (fifo(7)).
+    Ok(File::options().read(true).write(true).open(&gate)?)
 }

@@ -205,6 +205,7 @@ fn try_sched_switch(ctx: &BtfTracePointContext) -> Option<()> {
                         count_wait(stats, missed);
                     }
                     (*task).run_delay_ns = total;
+                    (*task).noted_at = now;
                 }
             }
         }
@@ -239,10 +240,12 @@ fn dispatch(first_slot: u32, next: Kernel, pid: u32, owner: u32, now: u64) -> Op
     // SAFETY: as where the departure is written.
     unsafe {
         if (*task).pid == pid && last_arrival != 0 {
-            // All that was added to its total since its last dispatch, if that fits between the
-            // clock difference and its absence; else the entry was another task's.
+            // All that was added to its total since that was last noted, if it fits between the
+            // clock difference and the time since then; else the entry was another task's. The
+            // absence would be too narrow: a slice of which neither end was traced lies in it, and
+            // the wait before that slice is in the total alone.
             let added = total.wrapping_sub((*task).run_delay_ns);
-            if added >= since_queued && added <= absence {
+            if added >= since_queued && added <= now.wrapping_sub((*task).noted_at) {
                 wait = added;
             }
             let departure = (*task).departure;
@@ -271,6 +274,7 @@ fn dispatch(first_slot: u32, next: Kernel, pid: u32, owner: u32, now: u64) -> Op
         }
         (*task).departure = DEPARTED_NOT;
         (*task).run_delay_ns = total;
+        (*task).noted_at = now;
     }
     count_wait(stats, wait);
     Some(())

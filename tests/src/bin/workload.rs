@@ -7,7 +7,7 @@ use ctrscope_tests::workload::{self, Work};
 /// Does work of a known kind, for tests and the demo.
 #[derive(Parser)]
 struct Arguments {
-    /// Wait until this file exists
+    /// Wait until there is something to read in this file, a FIFO
     #[arg(long, value_name = "PATH")]
     gate: Option<std::path::PathBuf>,
     /// After the work keep all threads, idle, until SIGTERM

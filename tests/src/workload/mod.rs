@@ -12,6 +12,9 @@ mod signal;
 mod spawn;
 
 use std::{
+    fs::File,
+    io::{Read as _, Write as _},
+    os::{fd::AsFd as _, unix::fs::OpenOptionsExt as _},
     path::{Path, PathBuf},
     sync::{
         Arc,
@@ -27,9 +30,6 @@ use serde_json::{Value, json};
 
 use crate::accounts::ThreadAccounts;
 use signal::Signals;
-
-/// How often the main thread looks at the gate and at its workers.
-const INTERVAL: Duration = Duration::from_millis(20);
 
 /// Kinds of work. Without `--seconds` they go on until SIGTERM.
 #[derive(clap::Subcommand, Clone, Debug)]
@@ -167,10 +167,14 @@ pub fn run(gate: Option<&Path>, hold: bool, work: &Work) -> Result<()> {
     // action of SIGTERM would be to ignore it.
     let signals = Signals::block().context("cannot block signals")?;
     if let Some(gate) = gate {
-        while !gate.exists() {
-            if signals.wait(INTERVAL) {
-                return Ok(());
-            }
+        // Without O_NONBLOCK the open itself would wait, and no signal could end it.
+        let gate = File::options()
+            .read(true)
+            .custom_flags(libc::O_NONBLOCK)
+            .open(gate)
+            .with_context(|| format!("cannot open the gate {}", gate.display()))?;
+        if !signals.wait_readable(gate.as_fd())? {
+            return Ok(());
         }
     }
 
@@ -178,12 +182,15 @@ pub fn run(gate: Option<&Path>, hold: bool, work: &Work) -> Result<()> {
     let (seconds, workers) = prepare(work)?;
     let until = Until::after(seconds, &stop);
     let (sender, receiver) = mpsc::channel();
+    let (mut wake, waker) = std::io::pipe().context("cannot make a pipe")?;
     let expected = workers.len();
     for worker in workers {
         let (until, sender) = (until.clone(), sender.clone());
+        let mut waker = waker.try_clone().context("cannot share a pipe")?;
         thread::spawn(move || {
-            // The receiver lives as long as the process.
+            // The receivers live as long as the process.
             let _ = sender.send(worker(&until));
+            let _ = waker.write_all(&[0]);
             loop {
                 thread::park();
             }
@@ -192,17 +199,18 @@ pub fn run(gate: Option<&Path>, hold: bool, work: &Work) -> Result<()> {
     let mut reports = Vec::with_capacity(expected);
     let mut stopped = false;
     while reports.len() < expected {
-        if signals.wait(INTERVAL) {
+        // After the signal the workers end by themselves: one byte each.
+        if stopped || signals.wait_readable(wake.as_fd())? {
+            wake.read_exact(&mut [0])?;
+            reports.push(receiver.recv()??);
+        } else {
             stop.store(true, Ordering::Relaxed);
             stopped = true;
-        }
-        while let Ok(report) = receiver.try_recv() {
-            reports.push(report?);
         }
     }
     println!("{}", report(&reports)?);
     if hold && !stopped {
-        signals.wait_forever();
+        signals.wait_forever()?;
     }
     Ok(())
 }
