@@ -41,17 +41,7 @@ pub(crate) fn build() -> Result<Built> {
     for binary in BINARIES {
         command.args(["--bin", binary]);
     }
-    // The variable of the target alone: build scripts and macros are built without it.
-    let flags = format!(
-        "CARGO_TARGET_{}_RUSTFLAGS",
-        triple.to_uppercase().replace('-', "_")
-    );
-    command
-        .env(
-            flags,
-            "-C target-feature=+crt-static -C force-frame-pointers=yes",
-        )
-        .env_remove("RUSTFLAGS");
+    link_statically(&mut command, &triple);
     step::run("build the release binaries", "build", &mut command)?;
     let built = find(&triple);
     for binary in [&built.agent, &built.workload] {
@@ -71,6 +61,21 @@ pub(crate) fn build() -> Result<Built> {
         );
     }
     Ok(built)
+}
+
+/// Makes what a cargo command builds for `triple` static, with frame pointers.
+pub(crate) fn link_statically(command: &mut Command, triple: &str) {
+    // The variable of the target alone: build scripts and macros are built without it.
+    let flags = format!(
+        "CARGO_TARGET_{}_RUSTFLAGS",
+        triple.to_uppercase().replace('-', "_")
+    );
+    command
+        .env(
+            flags,
+            "-C target-feature=+crt-static -C force-frame-pointers=yes",
+        )
+        .env_remove("RUSTFLAGS");
 }
 
 /// The binaries of an earlier build.

@@ -8,6 +8,7 @@ mod interrupt;
 mod setup;
 mod step;
 mod test;
+mod vm;
 
 use std::process::ExitCode;
 
@@ -29,6 +30,7 @@ enum Command {
     Test(test::Arguments),
     Bench(bench::Arguments),
     Ci(ci::Arguments),
+    Vm(vm::Arguments),
 }
 
 fn main() -> ExitCode {
@@ -39,6 +41,7 @@ fn main() -> ExitCode {
         Command::Test(arguments) => test::run(&arguments),
         Command::Bench(arguments) => bench::run(&arguments),
         Command::Ci(arguments) => ci::run(&arguments),
+        Command::Vm(arguments) => vm::run(&arguments),
     };
     match result {
         Ok(code) => code,

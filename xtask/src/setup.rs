@@ -37,6 +37,9 @@ pub(crate) struct Arguments {
     /// Also what `cargo xtask bench` compares with: libbpf-tools, bpftrace, bpftool, perf
     #[arg(long)]
     pub(crate) bench: bool,
+    /// Also what `cargo xtask vm` runs its machines with: qemu, busybox, tools for their disks
+    #[arg(long)]
+    pub(crate) vm: bool,
 }
 
 /// A program that some command runs.
@@ -117,6 +120,39 @@ const FOR_BENCH: [Requirement; 4] = [
     },
 ];
 
+const FOR_VM: [Requirement; 6] = [
+    Requirement {
+        name: "qemu for x86_64",
+        package: "qemu-system-x86",
+        present: || on_path("qemu-system-x86_64"),
+    },
+    Requirement {
+        name: "a static busybox",
+        package: "busybox-static",
+        present: || on_path("busybox"),
+    },
+    Requirement {
+        name: "mkfs.ext4",
+        package: "e2fsprogs",
+        present: || on_path("mkfs.ext4"),
+    },
+    Requirement {
+        name: "depmod",
+        package: "kmod",
+        present: || on_path("depmod"),
+    },
+    Requirement {
+        name: "xz",
+        package: "xz-utils",
+        present: || on_path("xz"),
+    },
+    Requirement {
+        name: "zstd",
+        package: "zstd",
+        present: || on_path("zstd"),
+    },
+];
+
 pub(crate) fn run(arguments: &Arguments) -> Result<ExitCode> {
     let start = Instant::now();
     let mut apt = Apt::default();
@@ -188,6 +224,9 @@ fn install_requirements(arguments: &Arguments, apt: &mut Apt) -> Result<bool> {
     }
     if arguments.bench {
         wanted.extend(&FOR_BENCH);
+    }
+    if arguments.vm {
+        wanted.extend(&FOR_VM);
     }
     let missing: Vec<&Requirement> = wanted
         .into_iter()

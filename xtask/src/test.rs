@@ -36,7 +36,7 @@ pub(crate) fn run(arguments: &Arguments) -> Result<ExitCode> {
 pub(crate) fn test(arguments: &Arguments, expected_skips: Option<&[&str]>) -> Result<ExitCode> {
     setup::run(&setup::Arguments {
         test: true,
-        bench: false,
+        ..Default::default()
     })?;
     let built = build::build()?;
     if arguments.only.is_none() {
@@ -94,8 +94,21 @@ pub(crate) fn test(arguments: &Arguments, expected_skips: Option<&[&str]>) -> Re
 
 /// Builds the test binary and finds out where cargo put it.
 fn build_e2e() -> Result<PathBuf> {
-    let output = step::cargo()
-        .args(["test", "--package", "ctrscope-tests", "--test", "e2e"])
+    build_e2e_with(step::cargo().arg("test"))
+}
+
+/// The same, static, for a machine that has nothing else.
+pub(crate) fn build_static_e2e() -> Result<PathBuf> {
+    let triple = build::host_triple()?;
+    let mut command = step::cargo();
+    build::link_statically(&mut command, &triple);
+    command.args(["test", "--release", "--target", &triple]);
+    build_e2e_with(&mut command)
+}
+
+fn build_e2e_with(command: &mut Command) -> Result<PathBuf> {
+    let output = command
+        .args(["--package", "ctrscope-tests", "--test", "e2e"])
         .args(["--no-run", "--message-format=json-render-diagnostics"])
         .stderr(Stdio::piped())
         .output()

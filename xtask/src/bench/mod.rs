@@ -178,8 +178,8 @@ pub(crate) fn run(arguments: &Arguments) -> Result<ExitCode> {
         build::built_already()?
     } else {
         setup::run(&setup::Arguments {
-            test: false,
             bench: true,
+            ..Default::default()
         })?;
         build::build()?
     };
