@@ -54,13 +54,12 @@ pub enum DaemonError {
 /// What the configuration says about the engine.
 #[must_use]
 pub fn engine_options(config: &Config) -> EngineOptions {
-    let defaults = EngineOptions::default();
     EngineOptions {
         proc_root: config.proc_root.clone(),
         // The default is where mounts usually are, not a demand that they be there.
         cgroup_root: (config.cgroup_root != Config::default().cgroup_root)
             .then(|| config.cgroup_root.clone()),
-        btf: config.btf.clone().unwrap_or(defaults.btf),
+        btf: config.btf.clone(),
         max_containers: config.max_containers,
         retention: config.retention,
         interval: config.interval,

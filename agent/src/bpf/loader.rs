@@ -11,7 +11,7 @@ use std::{
 use aya::{
     Btf as AyaBtf, Ebpf, EbpfLoader, Endianness,
     maps::{MapData, PerCpuArray, RingBuf},
-    programs::{BtfTracePoint, Program, RawTracePoint},
+    programs::{BtfTracePoint, PerfEvent, Program, RawTracePoint},
 };
 use ctrscope_ebpf::{
     block::{BlockSlot, OPERATIONS},
@@ -98,7 +98,39 @@ pub(crate) struct KernelSide {
     counters: PerCpuArray<MapData, u64>,
     programs: Vec<KernelProgram>,
     clock_readable: bool,
+    profile: Result<(), String>,
     sizes: Sizes,
+}
+
+/// The programs of a host on which there is no kernel side, each with the reason.
+pub(crate) fn unattached_programs(reason: &str) -> Vec<KernelProgram> {
+    ENTRIES
+        .iter()
+        .map(|entry| kernel_program(entry, Err(reason.to_owned())))
+        .chain([clock_program(Err(reason.to_owned()))])
+        .collect()
+}
+
+fn kernel_program(entry: &Entry, outcome: Result<(), String>) -> KernelProgram {
+    KernelProgram {
+        name: entry.name.into(),
+        hook: format!("tp_btf/{}", entry.name),
+        collector: entry.collector.into(),
+        attached: outcome.is_ok(),
+        reason: outcome.err().unwrap_or_default(),
+        ..KernelProgram::default()
+    }
+}
+
+fn clock_program(outcome: Result<(), String>) -> KernelProgram {
+    KernelProgram {
+        name: "read_clock".into(),
+        hook: "run on demand".into(),
+        collector: "sched".into(),
+        attached: outcome.is_ok(),
+        reason: outcome.err().unwrap_or_default(),
+        ..KernelProgram::default()
+    }
 }
 
 impl KernelSide {
@@ -167,6 +199,7 @@ impl KernelSide {
             counters,
             programs: Vec::new(),
             clock_readable: false,
+            profile: Ok(()),
             sizes,
         };
         for entry in ENTRIES {
@@ -174,25 +207,15 @@ impl KernelSide {
                 Ok(()) => side.attach(entry.name, &btf),
                 Err(missing) => Err(missing),
             };
-            side.programs.push(KernelProgram {
-                name: entry.name.into(),
-                hook: format!("tp_btf/{}", entry.name),
-                collector: entry.collector.into(),
-                attached: outcome.is_ok(),
-                reason: outcome.err().unwrap_or_default(),
-                ..KernelProgram::default()
-            });
+            side.programs.push(kernel_program(entry, outcome));
         }
         let clock = side.load_clock_reader();
         side.clock_readable = clock.is_ok();
-        side.programs.push(KernelProgram {
-            name: "read_clock".into(),
-            hook: "run on demand".into(),
-            collector: "sched".into(),
-            attached: clock.is_ok(),
-            reason: clock.err().unwrap_or_default(),
-            ..KernelProgram::default()
-        });
+        side.programs.push(clock_program(clock));
+        side.profile = match resolved.verdict("profile") {
+            Ok(()) => side.try_profile(),
+            Err(missing) => Err(missing),
+        };
         syscall::release_free_memory();
         Ok(side)
     }
@@ -221,6 +244,18 @@ impl KernelSide {
             .map_err(|error| format!("BPF_PROG_TEST_RUN: {error}"))
     }
 
+    /// Whether the kernel accepts the sampling program: loads it and takes it out again.
+    fn try_profile(&mut self) -> Result<(), String> {
+        let program: &mut PerfEvent = self
+            .ebpf
+            .program_mut("profile_sample")
+            .ok_or("the eBPF object has no program profile_sample")?
+            .try_into()
+            .map_err(|error| format!("{error}"))?;
+        program.load().map_err(|error| describe(&error))?;
+        program.unload().map_err(|error| describe(&error))
+    }
+
     /// Brings the clock in each CPU's state up to date. Costs 1 µs per CPU.
     pub(crate) fn read_clocks(&self) -> std::io::Result<()> {
         let Some(Program::RawTracePoint(program)) = self.ebpf.program("read_clock") else {
@@ -233,11 +268,9 @@ impl KernelSide {
         Ok(())
     }
 
-    /// Whether a program is attached.
-    pub(crate) fn is_attached(&self, name: &str) -> bool {
-        self.programs
-            .iter()
-            .any(|program| program.name == name && program.attached)
+    /// Whether the sampling program can be loaded here, and why not.
+    pub(crate) fn profile(&self) -> &Result<(), String> {
+        &self.profile
     }
 
     /// Whether [`read_clocks`](Self::read_clocks) works here.
@@ -393,13 +426,22 @@ fn map_memory(fd: BorrowedFd<'_>) -> Option<(u64, u64)> {
     Some((field("max_entries:")?, field("memlock:")?))
 }
 
-/// Kernels before 5.11 charge map memory to this limit. Where it cannot be raised, loading says so
-/// itself if it matters.
+/// Kernels before 5.11 charge map memory to this limit. Without `CAP_SYS_RESOURCE` it goes up to the
+/// hard limit only; loading says itself if that does not do.
 pub(super) fn raise_memlock_limit() {
     let unlimited = libc::rlimit {
         rlim_cur: libc::RLIM_INFINITY,
         rlim_max: libc::RLIM_INFINITY,
     };
     // SAFETY: a valid struct.
-    unsafe { libc::setrlimit(libc::RLIMIT_MEMLOCK, &raw const unlimited) };
+    if unsafe { libc::setrlimit(libc::RLIMIT_MEMLOCK, &raw const unlimited) } == 0 {
+        return;
+    }
+    let mut limit = unlimited;
+    // SAFETY: a valid struct.
+    if unsafe { libc::getrlimit(libc::RLIMIT_MEMLOCK, &raw mut limit) } == 0 {
+        limit.rlim_cur = limit.rlim_max;
+        // SAFETY: a valid struct.
+        unsafe { libc::setrlimit(libc::RLIMIT_MEMLOCK, &raw const limit) };
+    }
 }

@@ -15,6 +15,6 @@ pub mod layout;
 
 pub use error::BpfError;
 pub(crate) use event::{CssId, FirstRun, KernelEvent, Subsystem};
-pub(crate) use loader::{KernelSide, Sizes};
+pub(crate) use loader::{KernelSide, Sizes, unattached_programs};
 pub(crate) use session::{ProfileSession, SharedSlots};
-pub(crate) use syscall::wait_readable;
+pub(crate) use syscall::{try_cpu_clock, wait_readable};

@@ -125,10 +125,7 @@ impl ProfileSession {
     fn attach(&mut self, frequency: u32, cpus: &[u32]) -> Result<(), BpfError> {
         let refused = |error: &dyn std::error::Error| BpfError::Unsupported {
             what: "sampling stacks",
-            reason: format!(
-                "{}; it needs CAP_PERFMON or kernel.perf_event_paranoid at most 1",
-                describe(error)
-            ),
+            reason: describe(error),
         };
         let program: &mut PerfEvent = self
             .ebpf

@@ -2,7 +2,7 @@
 
 use std::{
     io,
-    os::fd::{AsRawFd, BorrowedFd},
+    os::fd::{AsRawFd, BorrowedFd, FromRawFd as _, OwnedFd, RawFd},
 };
 
 /// `BPF_PROG_TEST_RUN`, `include/uapi/linux/bpf.h`.
@@ -55,6 +55,61 @@ pub(crate) fn run_raw_tracepoint(program: BorrowedFd<'_>, argument: u64) -> io::
     } else {
         Ok(attr.retval)
     }
+}
+
+/// `struct perf_event_attr` in its first published size, `include/uapi/linux/perf_event.h`.
+#[repr(C)]
+#[derive(Default)]
+struct PerfEventAttr {
+    kind: u32,
+    size: u32,
+    config: u64,
+    sample_period: u64,
+    sample_type: u64,
+    read_format: u64,
+    flags: u64,
+    wakeup_events: u32,
+    breakpoint_type: u32,
+    breakpoint_address: u64,
+}
+
+/// Opens the clock event of a CPU for all processes, as a profile does, and closes it again: whether
+/// this process may sample. Costs a few microseconds.
+///
+/// # Errors
+///
+/// What the kernel answers: `EACCES` without `CAP_PERFMON` above `kernel.perf_event_paranoid` 0,
+/// `ENOSYS` without `CONFIG_PERF_EVENTS`, what a seccomp filter says.
+pub(crate) fn try_cpu_clock(cpu: u32) -> io::Result<()> {
+    const PERF_TYPE_SOFTWARE: u32 = 1;
+    const DISABLED: u64 = 1;
+    const PERF_FLAG_FD_CLOEXEC: libc::c_ulong = 8;
+    // `PERF_COUNT_SW_CPU_CLOCK` is 0.
+    let attr = PerfEventAttr {
+        kind: PERF_TYPE_SOFTWARE,
+        size: size_of::<PerfEventAttr>() as u32,
+        flags: DISABLED,
+        ..PerfEventAttr::default()
+    };
+    let cpu = libc::c_int::try_from(cpu).map_err(io::Error::other)?;
+    // SAFETY: the attribute is valid for its size, and outlives the call.
+    let fd = unsafe {
+        libc::syscall(
+            libc::SYS_perf_event_open,
+            &raw const attr,
+            -1 as libc::pid_t,
+            cpu,
+            -1 as libc::c_int,
+            PERF_FLAG_FD_CLOEXEC,
+        )
+    };
+    if fd < 0 {
+        return Err(io::Error::last_os_error());
+    }
+    let fd = RawFd::try_from(fd).map_err(io::Error::other)?;
+    // SAFETY: a new descriptor that nobody else has.
+    drop(unsafe { OwnedFd::from_raw_fd(fd) });
+    Ok(())
 }
 
 /// Waits until one of two descriptors is readable or the time is up; says which are.

@@ -1,11 +1,14 @@
 //! Where the commands meet the rest of the agent: how a local source is made, and what a host offers.
 
+use std::path::Path;
+
 use super::Finding;
 use crate::{
     bpf::{
-        btf::Btf,
+        btf::{self, Btf},
         features::{HostFeatures, Roots, Status, findings as judge},
         layout::resolve,
+        try_cpu_clock,
     },
     cgroup::{DiscoverOptions, Hierarchies},
     config::Config,
@@ -42,10 +45,35 @@ pub fn findings(config: &Config) -> Vec<Finding> {
         proc: options.proc_root.clone(),
         ..Roots::default()
     });
-    let resolved = Btf::from_file(&options.btf).map(|btf| resolve(&btf));
+    let path = options.btf.as_deref().unwrap_or(Path::new(btf::KERNEL));
+    let resolved = Btf::from_file(path).map(|btf| resolve(&btf));
     let mut findings = judge(&features, resolved.as_ref());
+    findings.push(perf_events(&features));
     findings.push(cgroups(config));
     findings
+}
+
+/// Whether this process may sample CPUs.
+fn perf_events(features: &HostFeatures) -> Finding {
+    let cpu = features.cpus_online.as_ref().and_then(|cpus| cpus.first());
+    let (status, detail, fix) = match try_cpu_clock(cpu.copied().unwrap_or(0)) {
+        Ok(()) => (Status::Ok, "a CPU can be sampled".to_owned(), None),
+        Err(error) => (
+            Status::Missing,
+            format!("perf_event_open: {error}: no profiles"),
+            Some(
+                "run the agent with CAP_PERFMON, on a kernel built with CONFIG_PERF_EVENTS=y, under no \
+                 seccomp filter that refuses perf_event_open"
+                    .to_owned(),
+            ),
+        ),
+    };
+    Finding {
+        subject: "perf events".to_owned(),
+        status,
+        detail,
+        fix,
+    }
 }
 
 /// How the cgroup hierarchies are mounted.

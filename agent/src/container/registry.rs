@@ -235,6 +235,26 @@ impl Registry {
         self.cgroups.contains_key(&key)
     }
 
+    /// Whether a known cgroup is one that is shown only when something ran in it, and nothing did.
+    pub(crate) fn may_be_empty(&self, key: CgroupKey) -> bool {
+        match self.cgroups.get(&key) {
+            Some(Member::Entity(id)) => self
+                .entities
+                .get(id)
+                .is_some_and(|entity| !entity.is_visible()),
+            Some(Member::Refused) => self
+                .waiting
+                .get(&key)
+                .is_some_and(|waiting| !waiting.populated),
+            Some(Member::System) | None => false,
+        }
+    }
+
+    /// Tasks were found in a known cgroup.
+    pub(crate) fn populated(&mut self, key: CgroupKey) {
+        self.mark_populated(key);
+    }
+
     /// Cgroups known of a hierarchy.
     pub(crate) fn known_in(&self, hierarchy: u32) -> Vec<CgroupKey> {
         self.cgroups

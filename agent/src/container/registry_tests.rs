@@ -355,3 +355,18 @@ fn an_empty_cgroup_gives_its_place_to_what_runs_and_gets_one_when_it_runs_itself
     assert_eq!(now, ["empty3", "real"]);
     assert_eq!(registry.refused(), 0);
 }
+
+#[test]
+fn without_events_a_walk_finds_that_a_plain_cgroup_runs_something() {
+    let mut registry = registry(10, 10);
+    registry.cgroup_made(cpu(5), "/work", false, &[], at(0));
+    assert!(registry.may_be_empty(cpu(5)));
+    assert!(registry.entities().all(|entity| !entity.is_visible()));
+    registry.populated(cpu(5));
+    assert!(!registry.may_be_empty(cpu(5)));
+    assert!(registry.entities().all(Entity::is_visible));
+    assert!(
+        !registry.may_be_empty(cpu(6)),
+        "an unknown one is not empty"
+    );
+}

@@ -2,10 +2,12 @@
 
 mod collect;
 mod health;
+mod kernel;
 
 use std::{
     collections::HashMap,
     fs,
+    os::fd::BorrowedFd,
     sync::{
         Arc,
         atomic::{AtomicU64, Ordering},
@@ -15,6 +17,8 @@ use std::{
 
 use ctrscope_ebpf::{counter, slot};
 
+pub(super) use kernel::ProfileParts;
+
 use super::{
     EngineError, EngineOptions,
     files::{FileCollector, FileSample},
@@ -23,13 +27,11 @@ use super::{
 use crate::{
     bpf::{
         FirstRun, KernelEvent, KernelSide, Sizes, Subsystem,
-        btf::Btf,
-        features::{HostFeatures, Roots},
-        layout::{Resolved, resolve},
+        features::{HostFeatures, Psi, Roots},
     },
     cgroup::{DiscoverOptions, Hierarchies, HierarchyIds},
     container::{Now, Registry, RegistryLimits, SlotWrite},
-    snapshot::{Host, Identity, Snapshot},
+    snapshot::{CollectorState, Host, Identity, KernelProgram, Snapshot},
 };
 
 /// Name of the entry that sums everything without one of its own.
@@ -43,14 +45,19 @@ pub(super) type ProfileLossTotals = Arc<[AtomicU64]>;
 
 /// Kernel side, registry and files.
 pub(super) struct Engine {
-    kernel: KernelSide,
+    /// `None` where this host has no kernel side: cgroup files alone are collected then.
+    kernel: Option<KernelSide>,
+    /// The programs as they were when they were loaded.
+    programs: Vec<KernelProgram>,
+    block_has_blkcg: bool,
+    profile: Result<ProfileParts, String>,
+    features: HostFeatures,
     registry: Registry,
     tree: Tree,
     files: FileCollector,
     file_samples: HashMap<String, FileSample>,
     sandbox_looks: HashMap<String, u8>,
     options: EngineOptions,
-    resolved: Arc<Resolved>,
     profile_losses: ProfileLossTotals,
     host: Host,
     online_cpus: Vec<u32>,
@@ -60,6 +67,8 @@ pub(super) struct Engine {
     last: Option<(Instant, Arc<Snapshot>)>,
     /// Slot of each container of the last snapshot.
     last_slots: Vec<Option<u32>>,
+    /// States of the collectors as they were last logged.
+    logged_states: HashMap<String, CollectorState>,
 }
 
 impl Engine {
@@ -69,35 +78,9 @@ impl Engine {
             proc: options.proc_root.clone(),
             ..Roots::default()
         });
-        if features
-            .capabilities
-            .is_some_and(|have| !have.can_load() || !have.can_trace())
-        {
-            return Err(EngineError::Privilege);
+        for warning in &features.warnings {
+            tracing::warn!(kernel = features.kernel_release, "{warning}");
         }
-        let btf = Btf::from_file(&options.btf)?;
-        let resolved = Arc::new(resolve(&btf));
-        drop(btf);
-        let mountinfo = options.proc_root.join("self/mountinfo");
-        let discover = DiscoverOptions {
-            host_root: None,
-            cgroup_root: options.cgroup_root.clone(),
-        };
-        let hierarchies = Hierarchies::discover(&mountinfo, &discover)?;
-        let ids = fs::read_to_string(options.proc_root.join("self/cgroup")).unwrap_or_default();
-        let ids = HierarchyIds::parse(&ids);
-        // Without the cpu controller every task is in the root's group; the tree is still walked.
-        let cpu = hierarchies
-            .cpu
-            .clone()
-            .or_else(|| hierarchies.unified.clone());
-        let Some(cpu) = cpu else {
-            return Err(EngineError::Cgroup(crate::cgroup::CgroupError::NoMount {
-                mountinfo,
-            }));
-        };
-        let tree = Tree::new(cpu, hierarchies.blkio.clone(), &ids);
-
         let possible = features.cpus_possible.clone().unwrap_or_else(|| vec![0]);
         let online = features
             .cpus_online
@@ -109,25 +92,24 @@ impl Engine {
             slots: (options.max_containers + spare + 1).min(slot::MAX_SLOTS),
             cpus: possible.iter().max().map_or(1, |highest| highest + 1),
         };
-        let kernel = KernelSide::load(&options.btf, &resolved, sizes)?;
-        let programs = kernel.programs();
-        // The reader of clocks measures nothing by itself.
-        if programs
-            .iter()
-            .all(|program| !program.attached || program.name == "read_clock")
-        {
-            let reasons: Vec<_> = programs
-                .iter()
-                .map(|p| format!("{}: {}", p.name, p.reason))
-                .collect();
-            return Err(EngineError::NothingAttached(reasons.join("; ")));
-        }
-        for program in programs.iter().filter(|program| !program.attached) {
-            tracing::warn!(
-                program = program.name,
-                reason = program.reason,
-                "program not attached"
-            );
+        let sampled_cpu = online.first().copied().unwrap_or(0);
+        let mountinfo = options.proc_root.join("self/mountinfo");
+        let discover = DiscoverOptions {
+            host_root: None,
+            cgroup_root: options.cgroup_root.clone(),
+        };
+        let hierarchies = Hierarchies::discover(&mountinfo, &discover);
+        let loaded = kernel::load(&options, &features, sizes, sampled_cpu)?;
+        let hierarchies = hierarchies?;
+        let ids = fs::read_to_string(options.proc_root.join("self/cgroup")).unwrap_or_default();
+        let ids = HierarchyIds::parse(&ids);
+        let Some(tree) = Tree::new(&hierarchies, &ids) else {
+            return Err(EngineError::Cgroup(crate::cgroup::CgroupError::NoMount {
+                mountinfo,
+            }));
+        };
+        if loaded.side.is_none() {
+            tracing::warn!("no program runs: only what cgroup files say is collected");
         }
         let limits = RegistryLimits {
             entities: options.max_containers as usize,
@@ -136,11 +118,15 @@ impl Engine {
             retention_ns: u64::try_from(options.retention.as_nanos()).unwrap_or(u64::MAX),
         };
         let registry = Registry::new(limits, tree.primary());
+        let has_pressure = !matches!(features.psi, Psi::Absent | Psi::Disabled);
         let mut engine = Self {
-            kernel,
+            kernel: loaded.side,
+            programs: loaded.programs,
+            block_has_blkcg: loaded.block_has_blkcg,
+            profile: loaded.profile,
             registry,
             tree,
-            files: FileCollector::new(hierarchies),
+            files: FileCollector::new(hierarchies, has_pressure),
             file_samples: HashMap::new(),
             sandbox_looks: HashMap::new(),
             host: Host {
@@ -148,8 +134,8 @@ impl Engine {
                 kernel: features.kernel_release.clone().unwrap_or_default(),
                 cpus: u32::try_from(online.len()).unwrap_or(u32::MAX),
             },
+            features,
             options,
-            resolved,
             profile_losses: (0..counter::COUNT).map(|_| AtomicU64::new(0)).collect(),
             online_cpus: online,
             started: Instant::now(),
@@ -157,20 +143,21 @@ impl Engine {
             lost_events: 0,
             last: None,
             last_slots: Vec::new(),
+            logged_states: HashMap::new(),
         };
         engine.first_seen_other = engine.now();
         engine.pump();
         Ok(engine)
     }
 
-    /// The kernel side, to wait for its events.
-    pub(super) fn kernel(&self) -> &KernelSide {
-        &self.kernel
+    /// Becomes readable when the kernel side has an event; `None` without one.
+    pub(super) fn events_fd(&self) -> Option<BorrowedFd<'_>> {
+        self.kernel.as_ref().map(KernelSide::events_fd)
     }
 
-    /// What the kernel's type information says.
-    pub(super) fn resolved(&self) -> &Arc<Resolved> {
-        &self.resolved
+    /// What a profile session needs, or why there can be none.
+    pub(super) fn profile(&self) -> &Result<ProfileParts, String> {
+        &self.profile
     }
 
     /// Where profile sessions add what they lost.
@@ -195,7 +182,7 @@ impl Engine {
 
     /// Takes in all events that are there, and walks the tree if it must.
     pub(super) fn pump(&mut self) {
-        while let Some(event) = self.kernel.next_event() {
+        while let Some(event) = self.kernel.as_mut().and_then(KernelSide::next_event) {
             let now = self.now();
             let owner = self.tree.handle(&event, &mut self.registry, now);
             self.apply_writes();
@@ -229,7 +216,8 @@ impl Engine {
     /// has switched since, the slice has ended: under its owner if nothing was known of it, for then
     /// the kernel side looked again, and under its parent's if that was known.
     fn correct_running(&self, first_run: &FirstRun, owner: u32) {
-        let Some(running) = self.kernel.cpus().word(first_run.cpu as usize, 0) else {
+        let cpus = self.kernel.as_ref().map(KernelSide::cpus);
+        let Some(running) = cpus.and_then(|cpus| cpus.word(first_run.cpu as usize, 0)) else {
             return;
         };
         let half = u64::from(first_run.switches) << 32;
@@ -245,16 +233,22 @@ impl Engine {
         for write in self.registry.take_writes() {
             self.write_slot(&write);
         }
-        let kernel = &self.kernel;
-        self.registry
-            .read_released(|slot, stats| collect::read_slot(kernel, slot, stats));
+        let kernel = self.kernel.as_ref();
+        self.registry.read_released(|slot, stats| {
+            if let Some(kernel) = kernel {
+                collect::read_slot(kernel, slot, stats);
+            }
+        });
     }
 
     /// Writes an entry, unless the kernel side has already met a younger css under the same id.
     fn write_slot(&self, write: &SlotWrite) {
+        let Some(kernel) = &self.kernel else {
+            return;
+        };
         let table = match write.subsystem {
-            Subsystem::Cpu => self.kernel.cpu_slots().as_ref(),
-            Subsystem::Block => self.kernel.block_slots(),
+            Subsystem::Cpu => kernel.cpu_slots().as_ref(),
+            Subsystem::Block => kernel.block_slots(),
         };
         let Some(entry) = table.word(write.css.id as usize, 0) else {
             return;
@@ -316,7 +310,18 @@ impl Engine {
     }
 
     fn is_attached(&self, program: &str) -> bool {
-        self.kernel.is_attached(program)
+        self.programs
+            .iter()
+            .any(|one| one.name == program && one.attached)
+    }
+
+    /// Whether each cgroup's beginning, first run and end are told by events. If not, the trees are
+    /// walked with each collection.
+    fn events_tell_all(&self) -> bool {
+        self.tree.tells_cpu()
+            && ["cgroup_mkdir", "cgroup_rmdir", "sched_switch"]
+                .iter()
+                .all(|program| self.is_attached(program))
     }
 }
 

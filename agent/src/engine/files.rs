@@ -3,13 +3,17 @@
 use std::time::{Duration, Instant};
 
 use crate::{
-    cgroup::{CgroupError, FileReader, Hierarchies, read_cpu, read_memory, read_pressure},
+    cgroup::{
+        CgroupError, FileReader, Hierarchies, read_cpu, read_cpu_usage_ns, read_memory,
+        read_pressure,
+    },
     snapshot::{CpuControl, Memory, Pressure},
 };
 
 /// What the files of a container said when they were last read.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct FileSample {
+    pub(crate) cpu_usage_ns: Option<u64>,
     pub(crate) cpu: Option<CpuControl>,
     pub(crate) memory: Option<Memory>,
     pub(crate) pressure: Option<Pressure>,
@@ -20,6 +24,7 @@ pub(crate) struct FileSample {
 pub(crate) struct FileCollector {
     reader: FileReader,
     hierarchies: Hierarchies,
+    has_pressure: bool,
     next: Instant,
     failures: u64,
 }
@@ -30,10 +35,12 @@ const SHORTEST_INTERVAL: Duration = Duration::from_millis(900);
 const COST_FACTOR: u32 = 50;
 
 impl FileCollector {
-    pub(crate) fn new(hierarchies: Hierarchies) -> Self {
+    /// A collector of these mounts; `has_pressure` says whether the kernel keeps pressure at all.
+    pub(crate) fn new(hierarchies: Hierarchies, has_pressure: bool) -> Self {
         Self {
             reader: FileReader::new(),
             hierarchies,
+            has_pressure,
             next: Instant::now(),
             failures: 0,
         }
@@ -66,12 +73,20 @@ impl FileCollector {
     }
 
     /// Reads the files of one container. What has gone meanwhile leaves the last reading as it is:
-    /// a container's counters stay after its end.
-    pub(crate) fn read(&mut self, cgroup: &str, sample: &mut FileSample) {
+    /// a container's counters stay after its end. `with_usage` asks for its CPU time, too, which the
+    /// scheduler collector measures where it runs.
+    pub(crate) fn read(&mut self, cgroup: &str, with_usage: bool, sample: &mut FileSample) {
+        if with_usage {
+            let usage = read_cpu_usage_ns(&mut self.reader, &self.hierarchies, cgroup);
+            self.keep(usage, &mut sample.cpu_usage_ns);
+        }
         let cpu = read_cpu(&mut self.reader, &self.hierarchies, cgroup);
         self.keep(cpu, &mut sample.cpu);
         let memory = read_memory(&mut self.reader, &self.hierarchies, cgroup);
         self.keep(memory, &mut sample.memory);
+        if !self.has_pressure {
+            return;
+        }
         let pressure = read_pressure(&mut self.reader, &self.hierarchies, cgroup);
         self.keep(pressure, &mut sample.pressure);
     }

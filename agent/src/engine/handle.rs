@@ -44,7 +44,8 @@ pub struct Agent {
     commands: SyncSender<Command>,
     wake: PipeWriter,
     thread: Option<JoinHandle<()>>,
-    session_parts: SessionParts,
+    /// What a profile needs, or why there can be none.
+    session_parts: Result<SessionParts, String>,
     profiles: AtomicUsize,
 }
 
@@ -65,13 +66,13 @@ impl Agent {
             .name("ctrscope-engine".into())
             .spawn(move || match Engine::start(options) {
                 Ok(engine) => {
-                    let parts = SessionParts {
+                    let parts = engine.profile().clone().map(|parts| SessionParts {
                         proc_root,
-                        resolved: Arc::clone(engine.resolved()),
-                        slots: Arc::clone(engine.kernel().cpu_slots()),
+                        resolved: parts.resolved,
+                        slots: parts.slots,
                         losses: Arc::clone(engine.profile_losses()),
                         cpus: engine.online_cpus().to_vec(),
-                    };
+                    });
                     let _ = started.send(Ok(parts));
                     run(engine, &inbox, woken);
                 }
@@ -137,6 +138,11 @@ impl Source for Agent {
         request: &ProfileRequest,
         cancel: &Cancel,
     ) -> Result<RenderedProfile, SourceError> {
+        let parts = self.session_parts.as_ref().map_err(|reason| {
+            SourceError::Unsupported(format!(
+                "no profile can be recorded: {reason}; `ctrscope check` says what this host lacks"
+            ))
+        })?;
         let _slot = ProfileSlot::take(&self.profiles)?;
         let (slot, subject) = match &request.container {
             Some(query) => {
@@ -146,7 +152,7 @@ impl Source for Agent {
             None => (None, "host".to_owned()),
         };
         let names = || self.ask(Command::Names);
-        record(&self.session_parts, request, slot, &subject, names, cancel)
+        record(parts, request, slot, &subject, names, cancel)
     }
 }
 
@@ -188,7 +194,9 @@ impl Drop for ProfileSlot<'_> {
 fn run(mut engine: Engine, inbox: &Receiver<Command>, mut woken: PipeReader) {
     let mut scratch = [0; 64];
     loop {
-        let waited = wait_readable(engine.kernel().events_fd(), woken.as_fd(), engine.wake_in());
+        // Without a kernel side the pipe alone is waited for.
+        let events = engine.events_fd().unwrap_or_else(|| woken.as_fd());
+        let waited = wait_readable(events, woken.as_fd(), engine.wake_in());
         match waited {
             Ok([_, true]) => {
                 let _ = woken.read(&mut scratch);

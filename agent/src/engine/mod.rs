@@ -21,8 +21,9 @@ pub struct EngineOptions {
     pub proc_root: PathBuf,
     /// Where the host's cgroup mounts are, if not where the mount table says.
     pub cgroup_root: Option<PathBuf>,
-    /// Type information of the kernel.
-    pub btf: PathBuf,
+    /// A file with this kernel's type information; `None` takes the kernel's own. Without that of the
+    /// kernel the engine runs on cgroup files alone, a file that is given must be usable.
+    pub btf: Option<PathBuf>,
     /// Most containers with series of their own.
     pub max_containers: u32,
     /// How long an exited container is kept.
@@ -36,7 +37,7 @@ impl Default for EngineOptions {
         Self {
             proc_root: "/proc".into(),
             cgroup_root: None,
-            btf: "/sys/kernel/btf/vmlinux".into(),
+            btf: None,
             max_containers: 1_000,
             retention: Duration::from_secs(300),
             interval: Duration::from_secs(5),

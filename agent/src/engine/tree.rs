@@ -8,7 +8,7 @@ use std::{
 
 use crate::{
     bpf::{CssId, KernelEvent, Subsystem},
-    cgroup::{HierarchyIds, Mount, WalkLimits, has_processes, walk},
+    cgroup::{Hierarchies, HierarchyIds, Mount, Version, WalkLimits, has_processes, walk},
     container::{CgroupKey, Now, Registry},
 };
 
@@ -22,13 +22,19 @@ struct Watched {
 /// The hierarchies of the cpu and block controllers: two on v1, one on v2.
 #[derive(Debug)]
 pub(super) struct Tree {
-    cpu: Watched,
+    /// That of the cpu controller, and without one another, so that containers are found all the same.
+    primary: Watched,
+    /// Whether the primary one is the cpu controller's: else a cpu css is of a hierarchy that is not
+    /// seen, and its cgroup's id would name a foreign cgroup here.
+    tells_cpu: bool,
+    /// That of the block controller. The same goes for its css without one.
     block: Option<Watched>,
     /// Css of cgroups that were unknown when they were seen; looked for by the next walk.
     pending: Vec<(CgroupKey, Subsystem, CssId)>,
     last_walk: Option<Instant>,
     walk_wanted: bool,
     truncated: bool,
+    walk_error: Option<String>,
 }
 
 /// Shortest time between two walks.
@@ -37,29 +43,53 @@ const WALK_INTERVAL: Duration = Duration::from_secs(1);
 const MOST_PENDING: usize = 4_096;
 
 impl Tree {
-    pub(super) fn new(cpu: Mount, block: Option<Mount>, ids: &HierarchyIds) -> Self {
-        let id = |controller| ids.of_v1_controller(controller).unwrap_or(0);
-        let cpu = Watched {
-            id: id("cpu"),
-            mount: cpu,
+    /// The trees of these mounts; `None` where nothing is mounted that holds containers.
+    pub(super) fn new(hierarchies: &Hierarchies, ids: &HierarchyIds) -> Option<Self> {
+        let watch = |mount: &Option<Mount>, controller: &str| {
+            let mount = mount.clone()?;
+            let id = match mount.version {
+                Version::V1 => ids.of_v1_controller(controller).unwrap_or(0),
+                Version::V2 => 0,
+            };
+            Some(Watched { id, mount })
         };
-        let block = block.map(|mount| Watched {
-            id: id("blkio"),
-            mount,
-        });
-        Self {
-            cpu,
+        let cpu = watch(&hierarchies.cpu, "cpu");
+        let tells_cpu = cpu.is_some();
+        let primary = cpu
+            .or_else(|| watch(&hierarchies.unified, ""))
+            .or_else(|| watch(&hierarchies.memory, "memory"))
+            .or_else(|| watch(&hierarchies.cpuacct, "cpuacct"))?;
+        let block = watch(&hierarchies.blkio, "blkio");
+        Some(Self {
+            primary,
+            tells_cpu,
             block,
             pending: Vec::new(),
             last_walk: None,
             walk_wanted: true,
             truncated: false,
-        }
+            walk_error: None,
+        })
     }
 
-    /// Hierarchy of the cpu controller.
+    /// Whether a cpu css can be brought to its cgroup.
+    pub(super) fn tells_cpu(&self) -> bool {
+        self.tells_cpu
+    }
+
+    /// Whether a block css can be brought to its cgroup.
+    pub(super) fn tells_block(&self) -> bool {
+        self.block.is_some()
+    }
+
+    /// Why the last walk of a tree failed; `None` if it did not.
+    pub(super) fn walk_error(&self) -> Option<&str> {
+        self.walk_error.as_deref()
+    }
+
+    /// The hierarchy whose cgroups decide whether a container lives.
     pub(super) fn primary(&self) -> u32 {
-        self.cpu.id
+        self.primary.id
     }
 
     /// Whether the last walk left cgroups out.
@@ -67,15 +97,16 @@ impl Tree {
         self.truncated
     }
 
-    fn hierarchy(&self, subsystem: Subsystem) -> u32 {
-        match (subsystem, &self.block) {
-            (Subsystem::Cpu, _) | (Subsystem::Block, None) => self.cpu.id,
-            (Subsystem::Block, Some(block)) => block.id,
+    /// The hierarchy of a css; `None` where it is not seen.
+    fn hierarchy(&self, subsystem: Subsystem) -> Option<u32> {
+        match subsystem {
+            Subsystem::Cpu => self.tells_cpu.then_some(self.primary.id),
+            Subsystem::Block => self.block.as_ref().map(|block| block.id),
         }
     }
 
     fn is_watched(&self, hierarchy: u32) -> bool {
-        hierarchy == self.cpu.id
+        hierarchy == self.primary.id
             || self
                 .block
                 .as_ref()
@@ -96,8 +127,9 @@ impl Tree {
                 cgroup_id,
                 ..
             } => {
+                // Without its hierarchy it stays counted as other.
                 let key = CgroupKey {
-                    hierarchy: self.hierarchy(*subsystem),
+                    hierarchy: self.hierarchy(*subsystem)?,
                     id: *cgroup_id,
                 };
                 let owner = registry.css_seen(key, *subsystem, *css);
@@ -169,7 +201,8 @@ impl Tree {
         self.walk_wanted = false;
         self.last_walk = Some(Instant::now());
         self.truncated = false;
-        let both = [Some(self.cpu.clone()), self.block.clone()];
+        self.walk_error = None;
+        let both = [Some(self.primary.clone()), self.block.clone()];
         let mut walked = None;
         for watched in both.into_iter().flatten() {
             if walked.replace(watched.id) != Some(watched.id) {
@@ -186,7 +219,7 @@ impl Tree {
         let found = match walk(&watched.mount, WalkLimits::default()) {
             Ok(found) => found,
             Err(error) => {
-                tracing::warn!(%error, "cgroup tree not walked");
+                self.walk_error = Some(crate::commands::error_chain(&error));
                 return;
             }
         };
@@ -198,13 +231,18 @@ impl Tree {
                 id: directory.id,
             };
             there.insert(key);
+            let is_populated = || {
+                let path = watched.mount.directory(&directory.path);
+                path.is_some_and(|path| has_processes(&path).unwrap_or(false))
+            };
             if registry.knows(key) {
+                // One that was empty when it was found; where switches are seen they tell it sooner.
+                if registry.may_be_empty(key) && is_populated() {
+                    registry.populated(key);
+                }
                 continue;
             }
-            let populated = watched
-                .mount
-                .directory(&directory.path)
-                .is_some_and(|path| has_processes(&path).unwrap_or(false));
+            let populated = is_populated();
             registry.cgroup_made(key, &directory.path, populated, &[], now);
         }
         if !found.truncated {
@@ -214,5 +252,74 @@ impl Tree {
                 }
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::path::Path;
+
+    use super::*;
+    use crate::{bpf::FirstRun, cgroup::DiscoverOptions, container::RegistryLimits};
+
+    /// Kernel 6.18, hybrid.
+    const MOUNTS: &str = "\
+32 31 0:29 / /nowhere/cpu rw - cgroup cgroup rw,cpu
+38 31 0:35 / /nowhere/blkio rw - cgroup cgroup rw,blkio
+41 31 0:38 / /nowhere/unified rw - cgroup2 cgroup2 rw
+";
+    const IDS: &str = "7:blkio:/\n1:cpu:/\n0::/\n";
+
+    fn tree(without: &str) -> Tree {
+        let mounts: String = MOUNTS
+            .lines()
+            .filter(|line| !line.ends_with(without))
+            .map(|line| format!("{line}\n"))
+            .collect();
+        let options = DiscoverOptions::default();
+        let hierarchies = Hierarchies::parse(&mounts, Path::new("mountinfo"), &options).unwrap();
+        Tree::new(&hierarchies, &HierarchyIds::parse(IDS)).unwrap()
+    }
+
+    /// Who a css counts as whose cgroup has the id that `/work` has in the primary hierarchy.
+    fn owner_of(tree: &mut Tree, subsystem: Subsystem) -> Option<u32> {
+        let limits = RegistryLimits {
+            entities: 10,
+            slots: 10,
+            cgroups: 10,
+            retention_ns: 0,
+        };
+        let mut registry = Registry::new(limits, tree.primary());
+        let key = CgroupKey {
+            hierarchy: tree.primary(),
+            id: 42,
+        };
+        registry.cgroup_made(key, "/work", true, &[], Now::default());
+        let seen = KernelEvent::CssSeen {
+            subsystem,
+            css: CssId { id: 3, serial: 30 },
+            cgroup_id: 42,
+            first_run: FirstRun {
+                cpu: 0,
+                owner: 0,
+                switches: 0,
+            },
+        };
+        tree.handle(&seen, &mut registry, Now::default())
+    }
+
+    #[test]
+    fn a_css_of_a_hierarchy_that_is_not_mounted_is_nobodys() {
+        let mut all = tree("-");
+        assert!(all.tells_cpu() && all.tells_block());
+        assert!(owner_of(&mut all, Subsystem::Cpu).is_some());
+        let mut no_block = tree("rw,blkio");
+        assert!(no_block.tells_cpu() && !no_block.tells_block());
+        assert!(owner_of(&mut no_block, Subsystem::Cpu).is_some());
+        assert_eq!(owner_of(&mut no_block, Subsystem::Block), None);
+        let mut no_cpu = tree("rw,cpu");
+        assert!(!no_cpu.tells_cpu());
+        assert_eq!(no_cpu.primary(), 0, "the unified one");
+        assert_eq!(owner_of(&mut no_cpu, Subsystem::Cpu), None);
     }
 }

@@ -99,6 +99,7 @@ fn container(index: usize, random: &mut Random) -> Container {
             process_exits: random.below(100_000),
         }),
         block: Some(block),
+        cpu_usage_ns: None,
         cpu: Some(CpuControl {
             periods: random.below(1_000_000),
             throttled_periods: random.below(10_000),

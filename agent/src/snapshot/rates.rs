@@ -52,6 +52,12 @@ impl Rates {
             seconds,
             ..Self::default()
         };
+        rates.cpu_cores = match (earlier.on_cpu_ns(), later.on_cpu_ns()) {
+            (Some(old), Some(new)) if earlier.sched.is_some() == later.sched.is_some() => {
+                increase(old, new).map(|ns| ns as f64 / 1e9 / seconds)
+            }
+            _ => None,
+        };
         rates.add_sched(earlier, later);
         rates.add_block(earlier, later);
         if let (Some(old), Some(new)) = (&earlier.cpu, &later.cpu) {
@@ -82,7 +88,6 @@ impl Rates {
         let seconds = self.seconds;
         let per_second = |old, new| Some(increase(old, new)? as f64 / seconds);
         let on_cpu_ns = increase(old.on_cpu_ns, new.on_cpu_ns);
-        self.cpu_cores = on_cpu_ns.map(|ns| ns as f64 / 1e9 / seconds);
         self.run_queue = histogram_increase(&old.run_queue, &new.run_queue);
         self.wait_ratio = match (on_cpu_ns, &self.run_queue) {
             (Some(on_cpu_ns), Some(waits)) => {
@@ -246,6 +251,20 @@ mod tests {
         assert_eq!(rates.io_bytes_per_second, Some(4096.0));
         assert_eq!(rates.io_operations_per_second, Some(2.0));
         assert!(!rates.is_idle());
+    }
+
+    #[test]
+    fn without_the_scheduler_cores_are_of_the_kernels_own_account() {
+        let usage = |ns| Container {
+            cpu_usage_ns: Some(ns),
+            ..Container::default()
+        };
+        let rates = Rates::between(&usage(1_000_000_000), &usage(2_000_000_000), 2.0);
+        assert_eq!(rates.cpu_cores, Some(0.5));
+        assert_eq!(rates.wait_ratio, None);
+        // The two accounts begin at different times.
+        let rates = Rates::between(&usage(500_000_000), &earlier(), 1.0);
+        assert_eq!(rates.cpu_cores, None);
     }
 
     #[test]

@@ -83,16 +83,32 @@ pub struct Container {
     pub first_seen_unix_ms: u64,
     /// When its cgroup was removed, milliseconds since the epoch; `None` while it lives.
     pub exited_at_unix_ms: Option<u64>,
-    /// Scheduler; `None` where that collector does not run.
+    /// Scheduler; `None` where that collector does not run, or cannot tell containers apart.
     pub sched: Option<SchedStats>,
-    /// Block I/O; `None` where that collector does not run.
+    /// Block I/O; `None` where that collector does not run, or cannot tell containers apart.
     pub block: Option<BlockStats>,
+    /// Time on CPUs since its cgroup was made, by the kernel's own account, nanoseconds; read only
+    /// where [`sched`](Self::sched) is `None`.
+    #[serde(default)]
+    pub cpu_usage_ns: Option<u64>,
     /// CPU bandwidth control and weight; `None` without the cpu controller.
     pub cpu: Option<CpuControl>,
     /// Memory; `None` without the memory controller.
     pub memory: Option<Memory>,
     /// Pressure stall information; `None` where the kernel keeps none for cgroups.
     pub pressure: Option<Pressure>,
+}
+
+impl Container {
+    /// Time on CPUs, nanoseconds: the scheduler collector's, else the kernel's own account. One of the
+    /// two for as long as an agent runs, so that it only goes up.
+    #[must_use]
+    pub fn on_cpu_ns(&self) -> Option<u64> {
+        self.sched
+            .as_ref()
+            .map(|sched| sched.on_cpu_ns)
+            .or(self.cpu_usage_ns)
+    }
 }
 
 /// Who took the CPU from a preempted task.

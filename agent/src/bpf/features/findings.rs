@@ -91,6 +91,54 @@ pub fn findings(host: &HostFeatures, resolved: Result<&Resolved, &BtfError>) -> 
     all
 }
 
+/// What profiles lack on this host, each with its fix: names, and the certainty that it is safe.
+#[must_use]
+pub fn profile_lacks(host: &HostFeatures) -> Vec<String> {
+    let mut all = vec![kernel(host)];
+    if let Some(has) = host.capabilities {
+        all.extend(names(has));
+    }
+    all.extend(kernel_symbols(host));
+    all.into_iter()
+        .filter(|finding| finding.status != Status::Ok)
+        .map(|finding| {
+            let fix = finding.fix.unwrap_or_default();
+            format!("{}: {} (fix: {fix})", finding.subject, finding.detail)
+        })
+        .collect()
+}
+
+/// Puts in front of the kernel's refusal what of this host is behind it, where that is known.
+#[must_use]
+pub fn explain(refusal: &str, host: &HostFeatures) -> String {
+    let reads_by_helper = refusal.contains("probe_read")
+        && (refusal.contains("unknown func") || refusal.contains("cannot use helper"));
+    let is_denied = refusal.contains("Operation not permitted") || refusal.contains("os error 1)");
+    let cause = if host.lockdown == Some(Lockdown::Confidentiality) && !refusal.is_empty() {
+        Some(
+            "lockdown=confidentiality refuses helpers that read kernel memory: boot with lockdown=integrity",
+        )
+    } else if reads_by_helper {
+        Some(
+            "the kernel refuses helpers that read its memory, as lockdown=confidentiality does: boot with lockdown=integrity",
+        )
+    } else if is_denied && memlock(host).is_some_and(|finding| finding.status != Status::Ok) {
+        Some(
+            "RLIMIT_MEMLOCK is too low for the maps: run the agent with CAP_SYS_RESOURCE, or under ulimit -l unlimited",
+        )
+    } else if is_denied {
+        Some(
+            "the capabilities are there, so a seccomp filter or a security module refuses bpf(2): allow it",
+        )
+    } else {
+        None
+    };
+    match cause {
+        Some(cause) => format!("{cause} ({refusal})"),
+        None => refusal.to_owned(),
+    }
+}
+
 fn kernel(host: &HostFeatures) -> Finding {
     let Some(release) = &host.kernel_release else {
         let fix = "mount procfs on /proc";
@@ -129,7 +177,10 @@ fn btf(error: &BtfError) -> Finding {
     let mut detail = error.to_string();
     let fix = match error {
         BtfError::NoKernelBtf { path } => {
-            detail = format!("the kernel has no BTF at {}", path.display());
+            detail = format!(
+                "the kernel has no BTF at {}: no program can be loaded, only cgroup files are collected",
+                path.display()
+            );
             "boot a kernel built with CONFIG_DEBUG_INFO_BTF=y, or give a file with this kernel's BTF by --btf FILE"
         }
         BtfError::Read { source, .. } => {
@@ -214,14 +265,6 @@ fn sched_info(host: &HostFeatures) -> Option<Finding> {
 }
 
 fn privileges(host: &HostFeatures, has: Capabilities) -> Vec<Finding> {
-    let judge = |name: &str, granted: bool, status, without: &str| {
-        if granted {
-            ok(name, "granted")
-        } else {
-            let fix = format!("run the agent with {name}");
-            finding(name, status, format!("not granted: {without}"), &fix)
-        }
-    };
     // Older kernels know neither of the first two.
     let split = host
         .kernel_version()
@@ -232,13 +275,13 @@ fn privileges(host: &HostFeatures, has: Capabilities) -> Vec<Finding> {
                 "CAP_BPF",
                 has.can_load(),
                 Status::Missing,
-                "no program can be loaded",
+                "no program can be loaded, only cgroup files are collected",
             ),
             judge(
                 "CAP_PERFMON",
                 has.can_trace(),
                 Status::Missing,
-                "no program can be attached",
+                "no program can be attached, only cgroup files are collected",
             ),
         ]
     } else {
@@ -249,19 +292,34 @@ fn privileges(host: &HostFeatures, has: Capabilities) -> Vec<Finding> {
             "no program can be loaded",
         )]
     };
-    all.push(judge(
-        "CAP_SYS_PTRACE",
-        has.sys_ptrace,
-        Status::Warn,
-        "profiles name no functions of other users' processes",
-    ));
-    all.push(judge(
-        "CAP_DAC_READ_SEARCH",
-        has.dac_read_search,
-        Status::Warn,
-        "profiles name no functions of binaries that only their owner may read",
-    ));
+    all.extend(names(has));
     all
+}
+
+/// The capabilities that only names in profiles need.
+fn names(has: Capabilities) -> [Finding; 2] {
+    [
+        judge(
+            "CAP_SYS_PTRACE",
+            has.sys_ptrace,
+            Status::Warn,
+            "profiles name no functions of other users' processes",
+        ),
+        judge(
+            "CAP_DAC_READ_SEARCH",
+            has.dac_read_search,
+            Status::Warn,
+            "profiles name no functions of binaries that only their owner may read",
+        ),
+    ]
+}
+
+fn judge(name: &str, granted: bool, status: Status, without: &str) -> Finding {
+    if granted {
+        return ok(name, "granted");
+    }
+    let fix = format!("run the agent with {name}");
+    finding(name, status, format!("not granted: {without}"), &fix)
 }
 
 /// Before 5.11 maps counted as locked memory.
@@ -297,7 +355,8 @@ fn lockdown(host: &HostFeatures) -> Option<Finding> {
         Lockdown::Confidentiality => finding(
             "lockdown",
             Status::Warn,
-            "confidentiality: helpers that read kernel memory are refused",
+            "confidentiality: helpers that read kernel memory are refused, so no profiles, no CPU time of \
+             slices that still run, and cgroups are found by walks",
             "boot with lockdown=integrity",
         ),
     })

@@ -190,6 +190,63 @@ fn locked_memory_matters_only_where_maps_count() {
     );
 }
 
+/// As the verifier of 6.1 says it.
+const NO_HELPER: &str = "the BPF_PROG_LOAD syscall returned Invalid argument (os error 22). Verifier output: \
+                         unknown func bpf_probe_read_kernel#113";
+const DENIED: &str = "failed to create map: Operation not permitted (os error 1)";
+
+#[test]
+fn a_refusal_is_explained_by_what_is_known_of_the_host() {
+    let unknown = HostFeatures::default();
+    let locked = HostFeatures {
+        lockdown: Some(Lockdown::Confidentiality),
+        ..HostFeatures::default()
+    };
+    let open = HostFeatures {
+        lockdown: Some(Lockdown::Integrity),
+        ..HostFeatures::default()
+    };
+    let short_of_memory = HostFeatures {
+        kernel_release: Some("5.10.0".to_owned()),
+        memlock: Some(Limit::Bytes(65_536)),
+        ..HostFeatures::default()
+    };
+    for (host, refusal, named) in [
+        (&locked, NO_HELPER, "lockdown=integrity"),
+        (&locked, "EACCES", "lockdown=integrity"),
+        // Without securityfs the helper tells it.
+        (&unknown, NO_HELPER, "lockdown=integrity"),
+        (&short_of_memory, DENIED, "RLIMIT_MEMLOCK"),
+        (&open, DENIED, "seccomp"),
+    ] {
+        let text = explain(refusal, host);
+        assert!(text.contains(named) && text.contains(refusal), "{text}");
+    }
+    assert_eq!(explain("no space left", &open), "no space left");
+    assert_eq!(explain("", &locked), "");
+}
+
+#[test]
+fn profiles_tell_what_they_lack() {
+    assert_eq!(profile_lacks(&Tree::new(CAPTURED).probe()), [""; 0]);
+    let host = Tree::new(&[
+        ("proc/sys/kernel/osrelease", "5.19.17\n"),
+        ("proc/self/status", "CapEff:\t000000c000000000\n"),
+        ("proc/sys/kernel/kptr_restrict", "1\n"),
+    ])
+    .probe();
+    let lacks = profile_lacks(&host);
+    for (lack, named) in lacks.iter().zip([
+        "boot a kernel of 6.2",
+        "run the agent with CAP_SYS_PTRACE",
+        "run the agent with CAP_DAC_READ_SEARCH",
+        "run the agent with CAP_SYSLOG",
+    ]) {
+        assert!(lack.contains(named), "{lacks:?}");
+    }
+    assert_eq!(lacks.len(), 4, "{lacks:?}");
+}
+
 #[test]
 fn sockets_are_found_below_the_hosts_root_and_plain_files_are_none() {
     let tree = Tree::new(&[

@@ -23,8 +23,14 @@ const SANDBOX_LOOKS: u8 = 3;
 impl Engine {
     pub(super) fn collect(&mut self) -> Arc<Snapshot> {
         let began = Instant::now();
+        if !self.events_tell_all() {
+            self.tree.want_walk();
+        }
         self.pump();
-        let losses = self.kernel.losses();
+        let losses = self
+            .kernel
+            .as_ref()
+            .map_or_else(Vec::new, KernelSide::losses);
         let lost_events = losses
             .get(counter::EVENT_RING_FULL as usize)
             .map_or(0, |counter| counter.count);
@@ -34,18 +40,24 @@ impl Engine {
             self.pump();
         }
         let now = self.now();
-        for entity in self.registry.entities_mut() {
-            if let Some(slot) = entity.slot {
-                read_slot(&self.kernel, slot, &mut entity.stats);
+        if let Some(kernel) = &self.kernel {
+            for entity in self.registry.entities_mut() {
+                if let Some(slot) = entity.slot {
+                    read_slot(kernel, slot, &mut entity.stats);
+                }
             }
+            read_slot(kernel, slot::OTHER, self.registry.other_mut());
         }
-        read_slot(&self.kernel, slot::OTHER, self.registry.other_mut());
         // After the counters: a slice that ends between the two readings is then missing until the
         // next snapshot. The other way round it would be counted twice, for ever.
         let running = self.running_slices();
         let sched_runs = self.is_attached("sched_switch");
         let block_runs =
             self.is_attached("block_rq_issue") && self.is_attached("block_rq_complete");
+        // Where the kernel side cannot tell whose a task or a request is, all of it is in the row of the
+        // others, and a container's numbers would be zeroes that mean nothing.
+        let sched_each = sched_runs && self.tree.tells_cpu();
+        let block_each = block_runs && self.block_is_told();
         let read_files = self.files.is_due();
 
         let mut rows: Vec<(Container, Option<u32>)> = Vec::new();
@@ -59,7 +71,7 @@ impl Engine {
             let read_now = read_files || known.is_none();
             let mut files = known.unwrap_or_default();
             if read_now && entity.exited.is_none() {
-                self.files.read(&entity.owner_path, &mut files);
+                self.files.read(&entity.owner_path, !sched_each, &mut files);
                 look_for_sandbox(
                     &mut self.files,
                     &self.options,
@@ -79,8 +91,9 @@ impl Engine {
                     identity: entity.identity.clone(),
                     first_seen_unix_ms: entity.first_seen.unix_ms,
                     exited_at_unix_ms: entity.exited.map(|exited| exited.unix_ms),
-                    sched: (sched_runs && counted).then(|| entity.stats.sched(running_ns)),
-                    block: (block_runs && counted).then(|| entity.stats.block().clone()),
+                    sched: (sched_each && counted).then(|| entity.stats.sched(running_ns)),
+                    block: (block_each && counted).then(|| entity.stats.block().clone()),
+                    cpu_usage_ns: files.cpu_usage_ns,
                     cpu: files.cpu.clone(),
                     memory: files.memory.clone(),
                     pressure: files.pressure.clone(),
@@ -121,12 +134,14 @@ impl Engine {
 
         let (containers, slots) = rows.into_iter().unzip();
         self.last_slots = slots;
+        let agent = self.health(losses, began);
+        self.log_states(&agent);
         let snapshot = Arc::new(Snapshot {
             taken_at_unix_ms: now.unix_ms,
             taken_at_ns: now.ns,
             host: self.host.clone(),
             containers,
-            agent: self.health(losses, began),
+            agent,
         });
         self.last = Some((began, Arc::clone(&snapshot)));
         snapshot
@@ -136,16 +151,8 @@ impl Engine {
     fn recycle(&mut self, now: Now) {
         self.registry.expire(now);
         while let Some(slot) = self.registry.slot_to_clear(now) {
-            let sizes = self.kernel.sizes();
-            for cpu in 0..sizes.cpus {
-                self.kernel
-                    .sched()
-                    .zero((cpu * sizes.slots + slot) as usize);
-            }
-            for operation in 0..OPERATIONS {
-                self.kernel
-                    .block()
-                    .zero(slot as usize * OPERATIONS + operation);
+            if let Some(kernel) = &self.kernel {
+                clear_slot(kernel, slot);
             }
             self.registry.slot_cleared(slot);
         }
@@ -157,14 +164,15 @@ impl Engine {
     /// Nanoseconds that the slices now running have lasted, by slot.
     fn running_slices(&self) -> HashMap<u32, u64> {
         let mut running = HashMap::new();
-        if !self.kernel.clock_readable() {
+        let readable = self.kernel.as_ref().filter(|side| side.clock_readable());
+        let Some(kernel) = readable else {
             return running;
-        }
-        if let Err(error) = self.kernel.read_clocks() {
+        };
+        if let Err(error) = kernel.read_clocks() {
             tracing::debug!(%error, "clocks not read");
             return running;
         }
-        let cpus = self.kernel.cpus();
+        let cpus = kernel.cpus();
         for cpu in 0..cpus.len() {
             let Some(state) = cpus.read(cpu) else {
                 continue;
@@ -189,6 +197,16 @@ fn name_key(identity: &Identity) -> (bool, &str, &str, &str, &str) {
         &identity.container,
         &identity.container_id,
     )
+}
+
+fn clear_slot(kernel: &KernelSide, slot: u32) {
+    let sizes = kernel.sizes();
+    for cpu in 0..sizes.cpus {
+        kernel.sched().zero((cpu * sizes.slots + slot) as usize);
+    }
+    for operation in 0..OPERATIONS {
+        kernel.block().zero(slot as usize * OPERATIONS + operation);
+    }
 }
 
 pub(super) fn read_slot(kernel: &KernelSide, slot: u32, stats: &mut Accumulated) {

@@ -3,67 +3,18 @@
 use std::{sync::atomic::Ordering, time::Instant};
 
 use super::Engine;
-use crate::snapshot::{AgentHealth, CollectorState, CollectorStatus, LossCounter};
+use crate::{
+    bpf::{
+        KernelSide,
+        features::{Psi, profile_lacks},
+    },
+    snapshot::{AgentHealth, CollectorState, CollectorStatus, KernelProgram, LossCounter},
+};
 
 impl Engine {
     pub(super) fn health(&self, losses: Vec<LossCounter>, began: Instant) -> AgentHealth {
-        let programs = self.kernel.programs();
-        let mut collectors = Vec::new();
-        for name in ["sched", "block", "cgroup"] {
-            let lacking: Vec<_> = programs
-                .iter()
-                .filter(|program| program.collector == name && !program.attached)
-                .map(|program| format!("{}: {}", program.name, program.reason))
-                .collect();
-            let any = programs.iter().any(|p| p.collector == name && p.attached);
-            collectors.push(CollectorStatus {
-                name: name.into(),
-                state: match (lacking.is_empty(), any) {
-                    (true, _) => CollectorState::Active,
-                    (false, true) => CollectorState::Degraded,
-                    (false, false) => CollectorState::Unsupported,
-                },
-                reason: lacking.join("; "),
-            });
-        }
-        let hierarchies = self.files.hierarchies();
-        for (name, offered, lack) in [
-            (
-                "cpu",
-                hierarchies.cpu.is_some(),
-                "no cpu controller is mounted",
-            ),
-            (
-                "memory",
-                hierarchies.memory.is_some(),
-                "no memory controller is mounted",
-            ),
-            (
-                "pressure",
-                hierarchies.unified.is_some(),
-                "no cgroup v2 mount, which pressure files need",
-            ),
-        ] {
-            collectors.push(CollectorStatus {
-                name: name.into(),
-                state: if offered {
-                    CollectorState::Active
-                } else {
-                    CollectorState::Unsupported
-                },
-                reason: if offered { String::new() } else { lack.into() },
-            });
-        }
-        let profile = self.resolved.verdict("profile");
-        collectors.push(CollectorStatus {
-            name: "profile".into(),
-            state: if profile.is_ok() {
-                CollectorState::Active
-            } else {
-                CollectorState::Unsupported
-            },
-            reason: profile.err().unwrap_or_default(),
-        });
+        let programs = self.programs();
+        let collectors = self.collectors(&programs);
         let mut losses = losses;
         // Sessions count on their own; these are the sums of those that have ended.
         for (loss, ended) in losses.iter_mut().zip(self.profile_losses.iter()) {
@@ -90,15 +41,197 @@ impl Engine {
                 count,
             });
         }
-        let sizes = self.kernel.sizes();
+        let slots = self.kernel.as_ref().map(|kernel| kernel.sizes().slots - 1);
         AgentHealth {
             collectors,
             programs,
-            maps: self.kernel.maps(),
+            maps: self.kernel.as_ref().map_or_else(Vec::new, KernelSide::maps),
             losses,
-            slots_used: self.registry.slots_used(),
-            slots: sizes.slots - 1,
+            slots_used: slots.map_or(0, |_| self.registry.slots_used()),
+            slots: slots.unwrap_or(0),
             collection_ns: u64::try_from(began.elapsed().as_nanos()).unwrap_or(u64::MAX),
         }
     }
+
+    /// The programs, with their runs as they are now.
+    fn programs(&self) -> Vec<KernelProgram> {
+        let mut programs = self.programs.clone();
+        let now = self
+            .kernel
+            .as_ref()
+            .map_or_else(Vec::new, KernelSide::programs);
+        for (program, now) in programs.iter_mut().zip(now) {
+            program.runs = now.runs;
+            program.run_ns = now.run_ns;
+        }
+        programs
+    }
+
+    fn collectors(&self, programs: &[KernelProgram]) -> Vec<CollectorStatus> {
+        let hierarchies = self.files.hierarchies();
+        let no_cpu = "no cpu controller is mounted where the agent sees it: mount it, or give the host's \
+                      mount by --cgroup-root";
+        let no_io = "no blkio or io controller is mounted where the agent sees it, so that all requests \
+                     count as _other: mount it, or give the host's mount by --cgroup-root";
+        let by_programs = |name: &str| {
+            let lacking: Vec<_> = programs
+                .iter()
+                .filter(|program| program.collector == name && !program.attached)
+                .collect();
+            let any = programs.iter().any(|p| p.collector == name && p.attached);
+            (any, reasons(&lacking))
+        };
+        let (any, mut reason) = by_programs("sched");
+        if any && !self.tree.tells_cpu() {
+            add(&mut reason, &format!("{no_cpu}; all counts as _other"));
+        }
+        let sched = status("sched", any, reason);
+        let (any, mut reason) = by_programs("block");
+        if any && !self.tree.tells_block() {
+            add(&mut reason, no_io);
+        } else if any && !self.block_is_told() {
+            add(
+                &mut reason,
+                "the kernel does not say whose a request is, so that all count as _other: boot one \
+                 built with CONFIG_BLK_CGROUP=y",
+            );
+        }
+        let block = status("block", any, reason);
+        // Without events the walks find what there is.
+        let (_, mut reason) = by_programs("cgroup");
+        if !reason.is_empty() {
+            add(
+                &mut reason,
+                "cgroups are found by walks of the tree, those that live shorter not",
+            );
+        }
+        let mut cgroup = status("cgroup", true, reason);
+        if let Some(error) = self.tree.walk_error() {
+            add(&mut cgroup.reason, error);
+            cgroup.state = CollectorState::Failed;
+        }
+        let cpu = status(
+            "cpu",
+            hierarchies.cpu.is_some(),
+            lack(hierarchies.cpu.is_none(), no_cpu),
+        );
+        let memory = status(
+            "memory",
+            hierarchies.memory.is_some(),
+            lack(
+                hierarchies.memory.is_none(),
+                "no memory controller is mounted where the agent sees it: mount it, or give the host's \
+                 mount by --cgroup-root",
+            ),
+        );
+        let no_pressure = match (hierarchies.unified.is_some(), self.features.psi) {
+            (_, Psi::Absent) => {
+                "the kernel keeps no pressure, there is no /proc/pressure: boot one built with \
+                 CONFIG_PSI=y"
+            }
+            (_, Psi::Disabled) => "the kernel's pressure is switched off: boot with psi=1",
+            (false, _) => {
+                "no cgroup v2 mount, which pressure files need: mount -t cgroup2 none DIRECTORY"
+            }
+            (true, _) => "",
+        };
+        let pressure = status("pressure", no_pressure.is_empty(), no_pressure.to_owned());
+        vec![
+            sched,
+            block,
+            cgroup,
+            cpu,
+            memory,
+            pressure,
+            self.profile_status(),
+        ]
+    }
+
+    fn profile_status(&self) -> CollectorStatus {
+        if let Err(reason) = &self.profile {
+            return status("profile", false, reason.clone());
+        }
+        let mut reason = String::new();
+        for lack in profile_lacks(&self.features) {
+            add(&mut reason, &lack);
+        }
+        if !self.is_attached("sched_switch") {
+            add(
+                &mut reason,
+                "without sched_switch samples are not told apart by container",
+            );
+        }
+        status("profile", true, reason)
+    }
+
+    /// Whether a request's container is known to the kernel side.
+    pub(super) fn block_is_told(&self) -> bool {
+        self.tree.tells_block() && self.block_has_blkcg
+    }
+
+    /// Logs each collector whose state has changed; at first those that are not active.
+    pub(super) fn log_states(&mut self, health: &AgentHealth) {
+        for one in &health.collectors {
+            let before = self.logged_states.insert(one.name.clone(), one.state);
+            if before.unwrap_or(CollectorState::Active) == one.state {
+                continue;
+            }
+            let (collector, reason) = (one.name.as_str(), one.reason.as_str());
+            let by_programs = matches!(collector, "sched" | "block" | "cgroup");
+            if one.state == CollectorState::Active {
+                tracing::info!(collector, "collector active");
+            } else if by_programs || one.state == CollectorState::Failed {
+                tracing::warn!(collector, state = ?one.state, reason, "collector not active");
+            } else {
+                tracing::info!(collector, state = ?one.state, reason, "collector not active");
+            }
+        }
+    }
+}
+
+/// Active without a reason; with one degraded if it runs, else unsupported.
+fn status(name: &str, runs: bool, reason: String) -> CollectorStatus {
+    CollectorStatus {
+        name: name.into(),
+        state: match (runs, reason.is_empty()) {
+            (true, true) => CollectorState::Active,
+            (true, false) => CollectorState::Degraded,
+            (false, _) => CollectorState::Unsupported,
+        },
+        reason,
+    }
+}
+
+fn lack(lacks: bool, reason: &str) -> String {
+    if lacks {
+        reason.to_owned()
+    } else {
+        String::new()
+    }
+}
+
+fn add(reason: &mut String, more: &str) {
+    if !reason.is_empty() {
+        reason.push_str("; ");
+    }
+    reason.push_str(more);
+}
+
+/// Programs with their reasons; those that share one are named together.
+fn reasons(lacking: &[&KernelProgram]) -> String {
+    let mut by_reason: Vec<(&str, Vec<&str>)> = Vec::new();
+    for program in lacking {
+        match by_reason
+            .iter_mut()
+            .find(|(reason, _)| *reason == program.reason)
+        {
+            Some((_, names)) => names.push(&program.name),
+            None => by_reason.push((&program.reason, vec![&program.name])),
+        }
+    }
+    by_reason
+        .iter()
+        .map(|(reason, names)| format!("{}: {reason}", names.join(", ")))
+        .collect::<Vec<_>>()
+        .join("; ")
 }

@@ -254,7 +254,7 @@ metrics! {
         "`sched_switch`" Read::Number(|c, _| sched(c, |s| Value::Nanoseconds(s.run_queue.sum_ns())));
     "ctrscope_container_cpu_seconds_total" Counter
         "Time on CPUs, slices that still run included."
-        "`sched_switch`" Read::Number(|c, _| sched(c, |s| Value::Nanoseconds(s.on_cpu_ns)));
+        "`sched_switch`; without it `cpuacct.usage` or `cpu.stat` `usage_usec`, since the cgroup was made" Read::Number(|c, _| c.on_cpu_ns().map(Value::Nanoseconds));
     "ctrscope_container_off_cpu_seconds_total" Counter ["state"] = STATES
         "Blocked time: the part of off-CPU time that is not run queue latency, interruptible (sleep) or uninterruptible (disk)."
         "`sched_switch`" Read::Number(|c, i| sched(c, |s| Value::Nanoseconds(if i == 0 { s.off_cpu_sleep_ns } else { s.off_cpu_disk_ns })));

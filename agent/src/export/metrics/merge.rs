@@ -180,6 +180,9 @@ fn add_counters(sum: &mut Container, other: &Container) {
         add_each(&mut mine.preempted_wait_ns, &theirs.preempted_wait_ns);
         mine.process_exits += theirs.process_exits;
     }
+    if let Some(theirs) = other.cpu_usage_ns {
+        *sum.cpu_usage_ns.get_or_insert_default() += theirs;
+    }
     if let Some(theirs) = &other.block {
         let mine = sum.block.get_or_insert_default();
         for (mine, theirs) in mine.operations.iter_mut().zip(&theirs.operations) {
