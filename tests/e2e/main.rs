@@ -6,6 +6,7 @@ mod churn;
 mod cli;
 mod container;
 mod daemon;
+mod degrade;
 mod deploy;
 mod exposition;
 mod hierarchy;

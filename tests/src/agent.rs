@@ -18,6 +18,7 @@ use crate::{
     http::{self, Response},
     metrics::Metrics,
     wait_until,
+    without::Without,
 };
 
 /// From start to ready: loading and verifying the programs, and the first collection.
@@ -37,7 +38,22 @@ impl AgentCommand {
     ///
     /// There is no binary, or it did not end in time.
     pub fn run<S: AsRef<OsStr>>(arguments: &[S], patience: Duration) -> Result<Output> {
-        let mut child = Self::command()?
+        Self::run_without(&Without::new(), arguments, patience)
+    }
+
+    /// Runs `ctrscope` to its end on a host that lacks something.
+    ///
+    /// # Errors
+    ///
+    /// There is no binary, it cannot be taken away, or it did not end in time.
+    pub fn run_without<S: AsRef<OsStr>>(
+        without: &Without,
+        arguments: &[S],
+        patience: Duration,
+    ) -> Result<Output> {
+        let mut command = Self::command()?;
+        without.apply(&mut command);
+        let mut child = command
             .args(arguments)
             .stdin(Stdio::null())
             .stdout(Stdio::piped())
@@ -90,10 +106,21 @@ impl Agent {
     ///
     /// It ended or was not ready in time; what it logged is part of the error.
     pub fn start(arguments: &[&str]) -> Result<Self> {
+        Self::start_without(&Without::new(), arguments)
+    }
+
+    /// Starts the daemon on a host that lacks something, as [`start`](Self::start).
+    ///
+    /// # Errors
+    ///
+    /// It cannot be taken away, or as [`start`](Self::start).
+    pub fn start_without(without: &Without, arguments: &[&str]) -> Result<Self> {
         let directory = TempDir::with_prefix("ctrscope-agent-")?;
         let address_file = directory.path().join("address");
         let log = File::create(directory.path().join("log"))?;
-        let child = AgentCommand::command()?
+        let mut command = AgentCommand::command()?;
+        without.apply(&mut command);
+        let child = command
             .args(["run", "--listen", "127.0.0.1:0", "--address-file"])
             .arg(&address_file)
             .args(arguments)

@@ -12,6 +12,7 @@ pub mod container;
 pub mod http;
 pub mod metrics;
 pub mod wait;
+pub mod without;
 pub mod workload;
 
 mod skip;
@@ -21,3 +22,4 @@ pub use cgroup::Group;
 pub use container::{Container, ContainerSpec};
 pub use skip::{is_root, skip};
 pub use wait::wait_until;
+pub use without::{Capability, Without};
