@@ -72,7 +72,7 @@ const TOLERANCE_NS: u64 = 5_000_000;
 const TOLERANCE_COUNT: u64 = 10;
 
 /// How often the tolerances apply: `CTRSCOPE_TOLERANCE`, for emulated machines; else once.
-fn leniency() -> u64 {
+pub(crate) fn leniency() -> u64 {
     let value = std::env::var("CTRSCOPE_TOLERANCE").unwrap_or_default();
     value.parse().unwrap_or(1)
 }

@@ -16,10 +16,6 @@ use crate::{build, interrupt, setup, step, test};
 const KERNELS: [&str; 5] = ["5.10", "6.1", "6.12", "7.2", packages::NEWEST];
 /// How cgroups are mounted: v2 with all controllers, v1, v1 with an empty v2 beside it.
 const LAYOUTS: [&str; 3] = ["v2", "v1", "hybrid"];
-/// The part of the matrix that every change is tested on: its ends, each layout once.
-pub(crate) const EVERY_CHANGE: [(&str, &str); 3] =
-    [("5.10", "v1"), (packages::NEWEST, "v2"), ("6.1", "hybrid")];
-
 /// Tests that a machine of its own runs: those whose subject is the kernel.
 const TESTS: [&str; 9] = [
     "block::",
