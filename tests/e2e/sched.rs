@@ -140,7 +140,8 @@ fn the_idle_task_is_never_counted() {
     /// is not read at the same instant as the snapshot.
     const TOLERANCE: f64 = 0.05;
     let agent = Agent::start(&[]).unwrap();
-    let (idle_before, before) = (idle_ns(), snapshot(&agent));
+    // The idle time is that of a part of the time between the snapshots, however long they take.
+    let (before, idle_before) = (snapshot(&agent), idle_ns());
     std::thread::sleep(Duration::from_secs(4));
     let (idle_after, after) = (idle_ns(), snapshot(&agent));
     let total = |snapshot: &Snapshot| -> u64 {
