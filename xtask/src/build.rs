@@ -4,12 +4,16 @@ use std::{
     fs::{self, File},
     io::Read as _,
     path::{Path, PathBuf},
-    process::{Command, ExitCode},
+    process::{Command, ExitCode, Stdio},
 };
 
 use anyhow::{Context as _, Result, bail};
 
-use crate::step;
+use crate::{
+    architecture::Architecture,
+    setup::{self, cross},
+    step,
+};
 
 /// What `build` leaves in `target/<triple>/release/`.
 const BINARIES: [&str; 2] = ["ctrscope", "ctrscope-workload"];
@@ -19,11 +23,39 @@ const BINARIES: [&str; 2] = ["ctrscope", "ctrscope-workload"];
 /// They are left in target/<triple>/release/. Frame pointers are on, so that the agent can be
 /// profiled with itself.
 #[derive(clap::Args)]
-pub(crate) struct Arguments {}
+pub(crate) struct Arguments {
+    /// Build for this architecture instead of this machine's; installs what that needs
+    #[arg(long, value_name = "ARCHITECTURE")]
+    target: Option<Architecture>,
+    /// Also the end-to-end tests, as a static binary that runs without this repository
+    #[arg(long)]
+    tests: bool,
+}
 
-pub(crate) fn run(_arguments: &Arguments) -> Result<ExitCode> {
-    build()?;
+pub(crate) fn run(arguments: &Arguments) -> Result<ExitCode> {
+    let target = match arguments.target {
+        Some(architecture) => Target::of(architecture)?,
+        None => Target::host()?,
+    };
+    if arguments.tests {
+        let tests = build_tests(&target)?;
+        println!("copied to another machine, they run there as root, beside runc:");
+        println!(
+            "    CTRSCOPE_BIN={} CTRSCOPE_WORKLOAD={} {} --test-threads=1",
+            file_name(&tests.built.agent),
+            file_name(&tests.built.workload),
+            file_name(&tests.e2e)
+        );
+    } else {
+        build_for(&target)?;
+    }
     Ok(ExitCode::SUCCESS)
+}
+
+/// How a file is called from the directory that it was copied to.
+fn file_name(path: &Path) -> String {
+    let name = path.file_name().unwrap_or(path.as_os_str());
+    format!("./{}", name.to_string_lossy())
 }
 
 /// Where the release binaries are.
@@ -32,50 +64,135 @@ pub(crate) struct Built {
     pub(crate) workload: PathBuf,
 }
 
+/// Where the release binaries and the end-to-end tests are, all static.
+pub(crate) struct Tests {
+    pub(crate) built: Built,
+    pub(crate) e2e: PathBuf,
+}
+
+/// What is built for.
+pub(crate) struct Target {
+    triple: String,
+    /// `None` where it is this machine's.
+    cross: Option<cross::Cross>,
+}
+
+impl Target {
+    pub(crate) fn host() -> Result<Self> {
+        Ok(Self {
+            triple: host_triple()?,
+            cross: None,
+        })
+    }
+
+    /// Installs what building for an architecture needs.
+    pub(crate) fn of(architecture: Architecture) -> Result<Self> {
+        if Some(architecture) == Architecture::host() {
+            return Self::host();
+        }
+        setup::run(&setup::Arguments {
+            target: Some(architecture),
+            ..setup::Arguments::default()
+        })?;
+        let cross = cross::find(architecture)?;
+        Ok(Self {
+            triple: cross.triple.to_owned(),
+            cross: Some(cross),
+        })
+    }
+
+    /// A release command of cargo with this target's linker and flags.
+    fn cargo(&self, subcommand: &str) -> Command {
+        let mut command = self
+            .cross
+            .as_ref()
+            .map_or_else(step::cargo, cross::Cross::cargo);
+        command.args([subcommand, "--release", "--target", &self.triple]);
+        // The variables of the target alone: build scripts and macros are built without them.
+        let variable = |what: &str| {
+            let triple = self.triple.to_uppercase().replace('-', "_");
+            format!("CARGO_TARGET_{triple}_{what}")
+        };
+        let mut flags = "-C target-feature=+crt-static -C force-frame-pointers=yes".to_owned();
+        if let Some(cross) = &self.cross {
+            command.env(variable("LINKER"), cross.linker);
+            if let Some(more) = cross.flags() {
+                flags = format!("{more} {flags}");
+            }
+        }
+        command
+            .env(variable("RUSTFLAGS"), flags)
+            .env_remove("RUSTFLAGS");
+        command
+    }
+}
+
 pub(crate) fn build() -> Result<Built> {
-    let triple = host_triple()?;
-    let mut command = step::cargo();
-    command
-        .args(["build", "--release", "--target", &triple])
-        .args(["--package", "ctrscope", "--package", "ctrscope-tests"]);
+    build_for(&Target::host()?)
+}
+
+/// Builds the release binaries.
+pub(crate) fn build_for(target: &Target) -> Result<Built> {
+    let mut command = target.cargo("build");
+    command.args(["--package", "ctrscope", "--package", "ctrscope-tests"]);
     for binary in BINARIES {
         command.args(["--bin", binary]);
     }
-    link_statically(&mut command, &triple);
     step::run("build the release binaries", "build", &mut command)?;
-    let built = find(&triple);
+    let built = find(&target.triple);
     for binary in [&built.agent, &built.workload] {
-        let size = fs::metadata(binary)
-            .with_context(|| format!("cannot find {}", binary.display()))?
-            .len();
-        if is_dynamic(binary)? {
-            bail!(
-                "{} is not static: it asks for a dynamic loader",
-                binary.display()
-            );
-        }
-        println!(
-            "    {} ({:.1} MB, static)",
-            binary.display(),
-            size as f64 / 1e6
-        );
+        check_static(binary)?;
     }
     Ok(built)
 }
 
-/// Makes what a cargo command builds for `triple` static, with frame pointers.
-pub(crate) fn link_statically(command: &mut Command, triple: &str) {
-    // The variable of the target alone: build scripts and macros are built without it.
-    let flags = format!(
-        "CARGO_TARGET_{}_RUSTFLAGS",
-        triple.to_uppercase().replace('-', "_")
+/// Builds the release binaries and the end-to-end tests, for a machine without this repository.
+pub(crate) fn build_tests(target: &Target) -> Result<Tests> {
+    let built = build_for(target)?;
+    let e2e = step::timed("build the end-to-end tests", || {
+        build_e2e(&mut target.cargo("test"))
+    })?;
+    check_static(&e2e)?;
+    Ok(Tests { built, e2e })
+}
+
+/// Builds the test binary with `cargo test` and finds out where cargo put it.
+pub(crate) fn build_e2e(command: &mut Command) -> Result<PathBuf> {
+    let output = command
+        .args(["--package", "ctrscope-tests", "--test", "e2e"])
+        .args(["--no-run", "--message-format=json-render-diagnostics"])
+        .stderr(Stdio::piped())
+        .output()
+        .context("cannot run cargo")?;
+    if !output.status.success() {
+        eprintln!("{}", String::from_utf8_lossy(&output.stderr));
+        bail!("the end-to-end tests do not build");
+    }
+    String::from_utf8_lossy(&output.stdout)
+        .lines()
+        .filter_map(|line| serde_json::from_str::<serde_json::Value>(line).ok())
+        .filter(|message| message["target"]["name"] == "e2e")
+        .find_map(|message| message["executable"].as_str().map(PathBuf::from))
+        .context("cargo did not say where it put the end-to-end tests")
+}
+
+/// Says what was built, and refuses what would need files of the machine it runs on.
+fn check_static(binary: &Path) -> Result<()> {
+    let size = fs::metadata(binary)
+        .with_context(|| format!("cannot find {}", binary.display()))?
+        .len();
+    if is_dynamic(binary)? {
+        bail!(
+            "{} is not static: it asks for a dynamic loader",
+            binary.display()
+        );
+    }
+    println!(
+        "    {} ({:.1} MB, static)",
+        binary.display(),
+        size as f64 / 1e6
     );
-    command
-        .env(
-            flags,
-            "-C target-feature=+crt-static -C force-frame-pointers=yes",
-        )
-        .env_remove("RUSTFLAGS");
+    Ok(())
 }
 
 /// The binaries of an earlier build.

@@ -1,5 +1,6 @@
 //! Every repeatable chore of this repository, one file per command.
 
+mod architecture;
 mod bench;
 mod build;
 mod ci;

@@ -12,7 +12,9 @@ use std::{
 
 use anyhow::{Context as _, Result, bail};
 
-use crate::step;
+use crate::{architecture::Architecture, step};
+
+pub(crate) mod cross;
 
 /// Packages of the matched set on Debian: compiler, cargo, library source, LLVM for the linker.
 const DEBIAN_TOOLCHAIN: [&str; 4] = ["rustc-web", "cargo-web", "rust-web-src", "llvm-22-dev"];
@@ -40,6 +42,9 @@ pub(crate) struct Arguments {
     /// Also what `cargo xtask vm` runs its machines with: qemu, busybox, tools for their disks
     #[arg(long)]
     pub(crate) vm: bool,
+    /// Also what `cargo xtask build --target` needs: cross compiler, C library, Rust library
+    #[arg(long, value_name = "ARCHITECTURE")]
+    pub(crate) target: Option<Architecture>,
 }
 
 /// A program that some command runs.
@@ -163,6 +168,11 @@ pub(crate) fn run(arguments: &Arguments) -> Result<ExitCode> {
         installed |= install_components()?;
         installed |= install_validator()?;
     }
+    if let Some(architecture) = arguments.target
+        && Some(architecture) != Architecture::host()
+    {
+        installed |= cross::install(architecture, &mut apt)?;
+    }
     if !installed {
         let seconds = start.elapsed().as_secs_f64();
         println!("setup: all that is needed is installed ... {seconds:.1} s");
@@ -232,6 +242,10 @@ fn install_requirements(arguments: &Arguments, apt: &mut Apt) -> Result<bool> {
         .into_iter()
         .filter(|requirement| !(requirement.present)())
         .collect();
+    install_missing(&missing, apt)
+}
+
+fn install_missing(missing: &[&Requirement], apt: &mut Apt) -> Result<bool> {
     if missing.is_empty() {
         return Ok(false);
     }

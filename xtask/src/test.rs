@@ -1,12 +1,9 @@
 //! `test`: everything that is checked, and the end-to-end tests last, so that their summary stands
 //! at the end of the output.
 
-use std::{
-    path::PathBuf,
-    process::{Command, ExitCode, Stdio},
-};
+use std::process::{Command, ExitCode};
 
-use anyhow::{Context as _, Result, bail};
+use anyhow::{Context as _, Result};
 
 use crate::{build, setup, step};
 
@@ -36,7 +33,7 @@ pub(crate) fn run(arguments: &Arguments) -> Result<ExitCode> {
 pub(crate) fn test(arguments: &Arguments, expected_skips: Option<&[&str]>) -> Result<ExitCode> {
     setup::run(&setup::Arguments {
         test: true,
-        ..Default::default()
+        ..setup::Arguments::default()
     })?;
     let built = build::build()?;
     if arguments.only.is_none() {
@@ -58,7 +55,9 @@ pub(crate) fn test(arguments: &Arguments, expected_skips: Option<&[&str]>) -> Re
                 .args(["--", "-D", "warnings"]),
         )?;
     }
-    let binary = step::timed("build the end-to-end tests", build_e2e)?;
+    let binary = step::timed("build the end-to-end tests", || {
+        build::build_e2e(step::cargo().arg("test"))
+    })?;
 
     println!("end-to-end tests on real containers");
     // Run directly rather than by `cargo test`, which on failure writes after the summary.
@@ -90,37 +89,4 @@ pub(crate) fn test(arguments: &Arguments, expected_skips: Option<&[&str]>) -> Re
     } else {
         ExitCode::FAILURE
     })
-}
-
-/// Builds the test binary and finds out where cargo put it.
-fn build_e2e() -> Result<PathBuf> {
-    build_e2e_with(step::cargo().arg("test"))
-}
-
-/// The same, static, for a machine that has nothing else.
-pub(crate) fn build_static_e2e() -> Result<PathBuf> {
-    let triple = build::host_triple()?;
-    let mut command = step::cargo();
-    build::link_statically(&mut command, &triple);
-    command.args(["test", "--release", "--target", &triple]);
-    build_e2e_with(&mut command)
-}
-
-fn build_e2e_with(command: &mut Command) -> Result<PathBuf> {
-    let output = command
-        .args(["--package", "ctrscope-tests", "--test", "e2e"])
-        .args(["--no-run", "--message-format=json-render-diagnostics"])
-        .stderr(Stdio::piped())
-        .output()
-        .context("cannot run cargo")?;
-    if !output.status.success() {
-        eprintln!("{}", String::from_utf8_lossy(&output.stderr));
-        bail!("the end-to-end tests do not build");
-    }
-    String::from_utf8_lossy(&output.stdout)
-        .lines()
-        .filter_map(|line| serde_json::from_str::<serde_json::Value>(line).ok())
-        .filter(|message| message["target"]["name"] == "e2e")
-        .find_map(|message| message["executable"].as_str().map(PathBuf::from))
-        .context("cargo did not say where it put the end-to-end tests")
 }

@@ -179,7 +179,7 @@ pub(crate) fn run(arguments: &Arguments) -> Result<ExitCode> {
     } else {
         setup::run(&setup::Arguments {
             bench: true,
-            ..Default::default()
+            ..setup::Arguments::default()
         })?;
         build::build()?
     };

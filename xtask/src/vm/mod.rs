@@ -10,7 +10,7 @@ use std::{fs, process::ExitCode};
 use anyhow::{Result, bail};
 
 use self::{guest::Plan, image::Binaries, packages::Cache};
-use crate::{build, interrupt, setup, step, test};
+use crate::{build, interrupt, setup, step};
 
 /// Kernels of the matrix, by the beginning of their versions.
 const KERNELS: [&str; 5] = ["5.10", "6.1", "6.12", "7.2", packages::NEWEST];
@@ -75,7 +75,7 @@ pub(crate) fn run(arguments: &Arguments) -> Result<ExitCode> {
         vm: true,
         ..Default::default()
     })?;
-    let built = build::build()?;
+    let built = build::build_tests(&build::Target::host()?)?;
     interrupt::catch();
     let result = boots(&built, &matrix, &tests).and_then(|rows| {
         if arguments.all {
@@ -99,14 +99,14 @@ pub(crate) struct Row {
 ///
 /// A kernel cannot be fetched, an image not be built; an interruption.
 pub(crate) fn boots(
-    built: &build::Built,
+    built: &build::Tests,
     matrix: &[(&str, &str)],
     tests: &[String],
 ) -> Result<Vec<Row>> {
     let binaries = Binaries {
-        agent: built.agent.clone(),
-        workload: built.workload.clone(),
-        tests: step::timed("build the static end-to-end tests", test::build_static_e2e)?,
+        agent: built.built.agent.clone(),
+        workload: built.built.workload.clone(),
+        tests: built.e2e.clone(),
     };
     let directory = step::target_directory().join("vm");
     fs::create_dir_all(&directory)?;
