@@ -234,16 +234,20 @@ impl Container {
         Ok(())
     }
 
-    /// On v1 since Linux 6.10 nothing is counted before some cgroup has a limit on the device
-    /// (`blk_throtl_activated`, block/blk-throttle.h): give this one a limit that no device reaches.
+    /// On v1 nothing is counted before some cgroup has a limit on the device since Linux 6.10
+    /// (`blk_throtl_activated`, block/blk-throttle.h), and on 6.1 no direction without a limit of its
+    /// own: give this one limits that no device reaches.
     fn switch_on_block_accounts(&self, data: &Path) -> Result<()> {
         const BYTES_PER_SECOND: u64 = 1 << 40;
         let (Ok(directory), Some(device)) = (self.cgroup_path("blkio"), disk_of(data)) else {
             return Ok(());
         };
-        let file = directory.join("blkio.throttle.read_bps_device");
-        fs::write(&file, format!("{device} {BYTES_PER_SECOND}"))
-            .with_context(|| format!("cannot write {}", file.display()))
+        for direction in ["read", "write"] {
+            let file = directory.join(format!("blkio.throttle.{direction}_bps_device"));
+            fs::write(&file, format!("{device} {BYTES_PER_SECOND}"))
+                .with_context(|| format!("cannot write {}", file.display()))?;
+        }
+        Ok(())
     }
 
     /// Its name; also its id in runc.
