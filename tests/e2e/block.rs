@@ -1,9 +1,10 @@
 //! Block I/O against the kernel's account of the cgroup.
 
-use std::{fs::File, io::Write as _, time::Duration};
+use std::{fs::File, io::Write as _, process::Command, time::Duration};
 
 use ctrscope::snapshot::{BlockStats, Operation};
 use ctrscope_tests::{Agent, Container, ContainerSpec, skip, wait_until};
+use serde_json::Value;
 use tempfile::TempDir;
 
 use crate::observe::{group, snapshot, wait_seen};
@@ -29,6 +30,24 @@ fn unseen_completions(agent: &Agent) -> u64 {
         .iter()
         .filter(|loss| loss.reason == "block_completion_unseen");
     unseen.next().expect("the loss is exported").count
+}
+
+/// Requests that the agent still holds as issued, of the whole host. One whose completion no
+/// tracepoint showed is counted when its memory is used again, and until then it is among these.
+fn requests_held() -> u64 {
+    fn keys(value: &Value) -> u64 {
+        match value {
+            Value::Array(list) => list.iter().map(keys).sum(),
+            Value::Object(entry) if entry.contains_key("key") => 1,
+            Value::Object(entry) => entry.values().map(keys).sum(),
+            _ => 0,
+        }
+    }
+    let output = Command::new("bpftool")
+        .args(["map", "dump", "name", "REQUESTS", "--json"])
+        .output()
+        .expect("bpftool runs");
+    keys(&serde_json::from_slice(&output.stdout).expect("bpftool prints JSON"))
 }
 
 #[test]
@@ -101,17 +120,24 @@ fn direct_io_is_charged_to_the_byte() {
     })
     .unwrap_or_else(|_| wait_seen(&agent, &container).block.unwrap());
     let unseen = unseen_completions(&agent) - unseen_before;
-    println!("completions unseen on the whole host: {unseen}");
+    // None where every completion is traced.
+    let held = requests_held();
+    println!("on the whole host: {unseen} completions unseen, {held} requests held");
+    let mut missing = 0;
     for (operation, bytes, count) in kernel {
         let (agent_bytes, agent_count) = added(&after, operation);
         println!(
             "{operation:?}: agent {agent_bytes} B in {agent_count}, kernel {bytes} B in {count}"
         );
-        assert_eq!((agent_bytes, agent_count), (bytes, count), "{operation:?}");
+        assert!(agent_count <= count, "{operation:?}");
+        let lacking = count - agent_count;
+        missing += lacking;
+        assert_eq!(agent_bytes + lacking * BLOCK, bytes, "{operation:?}");
     }
+    assert!(missing <= held, "{missing} requests are missing");
     let latency = after.latency().since(&before.latency());
     let operations = kernel[0].2 + kernel[1].2;
-    assert!(latency.count() <= operations && latency.count() + unseen >= operations);
+    assert!(latency.count() <= operations && latency.count() + unseen + held >= operations);
     assert!(latency.sum_ns() > 0);
 }
 

@@ -181,6 +181,11 @@ fn boot(plan: &Plan<'_>, initramfs: &Path, disk: &Path, log: &Path) -> Result<Ou
     let mut heard = Instant::now();
     loop {
         interrupt::check()?;
+        // Also of a guest that complains without end.
+        if start.elapsed() > LONGEST || heard.elapsed() > SILENCE {
+            writeln!(file, "ended: it took too long")?;
+            break;
+        }
         match lines.recv_timeout(INTERVAL) {
             Ok(line) => {
                 heard = Instant::now();
@@ -189,12 +194,7 @@ fn boot(plan: &Plan<'_>, initramfs: &Path, disk: &Path, log: &Path) -> Result<Ou
                 writeln!(file, "{line}")?;
                 outcome.read(line, &mut current);
             }
-            Err(mpsc::RecvTimeoutError::Timeout) => {
-                if start.elapsed() > LONGEST || heard.elapsed() > SILENCE {
-                    writeln!(file, "ended: no word from the guest")?;
-                    break;
-                }
-            }
+            Err(mpsc::RecvTimeoutError::Timeout) => {}
             Err(mpsc::RecvTimeoutError::Disconnected) => break,
         }
     }

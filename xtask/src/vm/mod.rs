@@ -110,7 +110,7 @@ pub(crate) fn boots(
     };
     let directory = step::target_directory().join("vm");
     fs::create_dir_all(&directory)?;
-    let mut cache = Cache::new();
+    let mut cache = Cache::new()?;
     let mut rows = Vec::new();
     for (wanted, layout) in matrix {
         let kernel = cache.kernel(wanted)?;

@@ -43,11 +43,15 @@ pub(crate) struct Cache {
 }
 
 impl Cache {
-    pub(crate) fn new() -> Self {
-        Self {
-            directory: step::target_directory().join("vm"),
+    /// # Errors
+    ///
+    /// The working directory is gone.
+    pub(crate) fn new() -> Result<Self> {
+        Ok(Self {
+            // apt is run from another directory.
+            directory: std::path::absolute(step::target_directory().join("vm"))?,
             updated: false,
-        }
+        })
     }
 
     /// Gives a kernel by the beginning of its version, such as `6.1`, or [`NEWEST`]; from the cache
@@ -77,6 +81,8 @@ impl Cache {
         let release = self.choose(wanted)?;
         let packages = self.packages(&release)?;
         let downloads = self.directory.join("packages");
+        // What an interrupted run left may be of another version.
+        let _ = fs::remove_dir_all(&downloads);
         fs::create_dir_all(&downloads)?;
         let mut command = self.apt("apt-get")?;
         command
@@ -107,6 +113,7 @@ impl Cache {
             }
         }
         find(&unpacked)?;
+        let _ = fs::remove_dir_all(&directory);
         fs::rename(&unpacked, &directory)?;
         find(&directory)
     }
