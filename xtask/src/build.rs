@@ -108,22 +108,25 @@ impl Target {
             .as_ref()
             .map_or_else(step::cargo, cross::Cross::cargo);
         command.args([subcommand, "--release", "--target", &self.triple]);
-        // The variables of the target alone: build scripts and macros are built without them.
-        let variable = |what: &str| {
-            let triple = self.triple.to_uppercase().replace('-', "_");
-            format!("CARGO_TARGET_{triple}_{what}")
-        };
-        let mut flags = "-C target-feature=+crt-static -C force-frame-pointers=yes".to_owned();
+        // Of the target alone: build scripts and macros are built without them.
+        let mut flags = vec![
+            "-Ctarget-feature=+crt-static".to_owned(),
+            "-Cforce-frame-pointers=yes".to_owned(),
+        ];
         if let Some(cross) = &self.cross {
-            command.env(variable("LINKER"), cross.linker);
-            if let Some(more) = cross.flags() {
-                flags = format!("{more} {flags}");
-            }
+            self.configure(&mut command, "linker", &cross.linker.into());
+            flags.extend(cross.flags());
         }
+        self.configure(&mut command, "rustflags", &flags.into());
+        command.env_remove("RUSTFLAGS");
         command
-            .env(variable("RUSTFLAGS"), flags)
-            .env_remove("RUSTFLAGS");
+    }
+
+    /// Sets a key of cargo's configuration for this target. A list keeps paths with spaces whole.
+    fn configure(&self, command: &mut Command, key: &str, value: &serde_json::Value) {
         command
+            .arg("--config")
+            .arg(format!("target.{}.{key}={value}", self.triple));
     }
 }
 

@@ -6,6 +6,7 @@ mod build;
 mod ci;
 mod demo;
 mod interrupt;
+mod private_apt;
 mod setup;
 mod step;
 mod test;

@@ -158,6 +158,12 @@ const FOR_VM: [Requirement; 6] = [
     },
 ];
 
+const EMULATOR_OF_AARCH64: Requirement = Requirement {
+    name: "qemu for aarch64",
+    package: "qemu-system-arm",
+    present: || on_path("qemu-system-aarch64"),
+};
+
 pub(crate) fn run(arguments: &Arguments) -> Result<ExitCode> {
     let start = Instant::now();
     let mut apt = Apt::default();
@@ -237,6 +243,9 @@ fn install_requirements(arguments: &Arguments, apt: &mut Apt) -> Result<bool> {
     }
     if arguments.vm {
         wanted.extend(&FOR_VM);
+        if arguments.target == Some(Architecture::Aarch64) {
+            wanted.push(&EMULATOR_OF_AARCH64);
+        }
     }
     let missing: Vec<&Requirement> = wanted
         .into_iter()

@@ -5,20 +5,25 @@ use std::process::{Command, ExitCode};
 
 use anyhow::{Context as _, Result};
 
-use crate::{build, setup, step};
+use crate::{build, setup, step, vm};
 
 /// Names the skips that are accepted; see `ctrscope_tests::skip`.
 pub(crate) const EXPECTED_SKIPS: &str = "CTRSCOPE_EXPECTED_SKIPS";
 
-/// Set up, build, lint, and run all tests: unit tests, then those on real containers (root).
+/// Set up, build, lint, and run all tests: unit tests, those of the kernel side on three other kernels
+/// (see `cargo xtask vm`), then those on real containers here (root).
 ///
 /// Installs what is missing. Where the environment says CI (CI=true), a test that skips itself for
 /// a reason that is not expected fails.
 #[derive(clap::Args, Default)]
 pub(crate) struct Arguments {
-    /// Run only the end-to-end tests whose name contains FILTER; no unit tests, no lints
+    /// Run only the end-to-end tests whose name contains FILTER, and only here; no unit tests, no
+    /// lints
     #[arg(long, value_name = "FILTER")]
     pub(crate) only: Option<String>,
+    /// Leave out the other kernels, which take some ten minutes and packages of Debian
+    #[arg(long)]
+    pub(crate) no_vm: bool,
     /// Show what the end-to-end tests measured
     #[arg(long)]
     pub(crate) show_output: bool,
@@ -55,6 +60,14 @@ pub(crate) fn test(arguments: &Arguments, expected_skips: Option<&[&str]>) -> Re
                 .args(["--", "-D", "warnings"]),
         )?;
     }
+    let mut kernels = Ok(());
+    if arguments.only.is_none() && !arguments.no_vm {
+        println!("end-to-end tests on other kernels, emulated");
+        kernels = vm::run_ends();
+        if let Err(error) = &kernels {
+            eprintln!("error: {error:#}");
+        }
+    }
     let binary = step::timed("build the end-to-end tests", || {
         build::build_e2e(step::cargo().arg("test"))
     })?;
@@ -84,7 +97,7 @@ pub(crate) fn test(arguments: &Arguments, expected_skips: Option<&[&str]>) -> Re
         .status()
         .context("cannot run the end-to-end tests")?;
     // Their own summary is the last word, in failure too.
-    Ok(if status.success() {
+    Ok(if status.success() && kernels.is_ok() {
         ExitCode::SUCCESS
     } else {
         ExitCode::FAILURE

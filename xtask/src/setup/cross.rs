@@ -15,7 +15,7 @@ use std::{
 use anyhow::{Context as _, Result, bail};
 
 use super::{Apt, Requirement, install_missing, on_path};
-use crate::{architecture::Architecture, step};
+use crate::{architecture::Architecture, private_apt::PrivateApt, step};
 
 /// Where binaries for aarch64 are built to.
 const TRIPLE: &str = "aarch64-unknown-linux-gnu";
@@ -191,95 +191,10 @@ fn sysroot(version: &str) -> Result<PathBuf> {
 
 fn unpack_library(architecture: Architecture, version: &str) -> Result<()> {
     let directory = directory()?;
-    let lists = ForeignLists::refresh(architecture, &directory.join("apt"))?;
-    // Renamed when it is whole.
-    let partial = directory.join("library.partial");
-    if partial.exists() {
-        fs::remove_dir_all(&partial)
-            .with_context(|| format!("cannot remove {}", partial.display()))?;
-    }
-    fs::create_dir_all(&partial).with_context(|| format!("cannot create {}", partial.display()))?;
-    let package = format!("{DEBIAN_LIBRARY}={version}");
-    step::run(
-        &format!("download {package} for aarch64 (apt)"),
-        "apt-download-aarch64",
-        lists
-            .apt_get()
-            .args(["download", &package])
-            .current_dir(&partial),
-    )?;
-    let downloaded = fs::read_dir(&partial)
-        .with_context(|| format!("cannot read {}", partial.display()))?
-        .flatten()
-        .map(|entry| entry.path())
-        .find(|path| path.extension().is_some_and(|extension| extension == "deb"))
-        .with_context(|| format!("apt left no package in {}", partial.display()))?;
-    let unpacked = partial.join("library");
-    step::run(
-        "unpack it below target/",
-        "unpack-aarch64",
-        Command::new("dpkg-deb")
-            .arg("--extract")
-            .arg(&downloaded)
-            .arg(&unpacked),
-    )?;
-    let whole = directory.join(format!("library-{version}"));
-    if whole.exists() {
-        fs::remove_dir_all(&whole).with_context(|| format!("cannot remove {}", whole.display()))?;
-    }
-    fs::rename(&unpacked, &whole).with_context(|| format!("cannot make {}", whole.display()))?;
-    fs::remove_dir_all(&partial).with_context(|| format!("cannot remove {}", partial.display()))
-}
-
-/// Package lists of another architecture, from this machine's own sources, in a directory of their
-/// own.
-pub(crate) struct ForeignLists {
-    options: Vec<String>,
-}
-
-impl ForeignLists {
-    /// Downloads the lists into `directory`.
-    ///
-    /// # Errors
-    ///
-    /// The sources do not answer, or have nothing for this architecture.
-    pub(crate) fn refresh(architecture: Architecture, directory: &Path) -> Result<Self> {
-        for part in ["state/lists/partial", "cache/archives/partial"] {
-            let part = directory.join(part);
-            fs::create_dir_all(&part)
-                .with_context(|| format!("cannot create {}", part.display()))?;
-        }
-        // Nothing is installed as far as these lists go.
-        let status = directory.join("state/status");
-        fs::write(&status, "").with_context(|| format!("cannot write {}", status.display()))?;
-        let name = architecture.debian();
-        let lists = Self {
-            options: vec![
-                format!("APT::Architecture={name}"),
-                format!("APT::Architectures={name}"),
-                format!("Dir::State={}", directory.join("state").display()),
-                format!("Dir::State::status={}", status.display()),
-                format!("Dir::Cache={}", directory.join("cache").display()),
-                "Acquire::Languages=none".to_owned(),
-                // The user that apt changes to may not enter this directory.
-                "APT::Sandbox::User=root".to_owned(),
-            ],
-        };
-        step::run(
-            &format!("refresh the package lists for {name}"),
-            &format!("apt-update-{name}"),
-            lists.apt_get().arg("update"),
-        )?;
-        Ok(lists)
-    }
-
-    /// `apt-get` on these lists.
-    pub(crate) fn apt_get(&self) -> Command {
-        let mut command = Command::new("apt-get");
-        command.arg("-q");
-        for option in &self.options {
-            command.args(["-o", option]);
-        }
-        command
-    }
+    let apt = PrivateApt::new(&directory.join("apt"), architecture, None)?;
+    apt.refresh()?;
+    apt.unpack(
+        &[format!("{DEBIAN_LIBRARY}={version}")],
+        &directory.join(format!("library-{version}")),
+    )
 }

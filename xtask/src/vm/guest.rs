@@ -12,8 +12,8 @@ use std::{
 
 use anyhow::{Context as _, Result, bail};
 
-use super::{image, packages::Kernel};
-use crate::interrupt;
+use super::{Cell, image, packages::Kernel};
+use crate::{architecture::Architecture, interrupt};
 
 /// From power-on to the last test; a guest that says nothing more for [`SILENCE`] has hung.
 const LONGEST: Duration = Duration::from_secs(1800);
@@ -28,11 +28,7 @@ const DISK_BYTES: u64 = 2 << 30;
 pub(crate) struct Plan<'a> {
     pub(crate) kernel: &'a Kernel,
     pub(crate) initramfs: &'a Path,
-    /// `v2`, `v1` or `hybrid`.
-    pub(crate) layout: &'a str,
-    /// Filters of test names, any of which runs.
-    pub(crate) tests: &'a [String],
-    pub(crate) expected_skips: &'a [&'a str],
+    pub(crate) cell: &'a Cell,
 }
 
 /// What a guest said.
@@ -103,31 +99,55 @@ impl Outcome {
 /// # Errors
 ///
 /// The emulator is missing or cannot start; an interruption. What goes wrong inside is an outcome.
-pub(crate) fn run(directory: &Path, name: &str, plan: &Plan<'_>) -> Result<Outcome> {
+pub(crate) fn run(directory: &Path, plan: &Plan<'_>) -> Result<Outcome> {
+    let name = plan.cell.name();
     let environment = format!(
         "LAYOUT={}\nTESTS='{}'\nEXPECTED_SKIPS='{}'\nTOLERANCE=2\n",
-        plan.layout,
-        plan.tests.join(" "),
-        plan.expected_skips.join(";"),
+        plan.cell.layout,
+        plan.cell.tests.join(" "),
+        plan.cell.expected_skips().join(";"),
     );
-    let initramfs = directory.join(format!("{name}.initramfs"));
-    image::with_file(plan.initramfs, "run.env", &environment, &initramfs)?;
-    let disk = directory.join(format!("{name}.disk"));
-    File::create(&disk)?.set_len(DISK_BYTES)?;
+    let initramfs = Temporary(directory.join(format!("{name}.initramfs")));
+    image::with_file(plan.initramfs, "run.env", &environment, &initramfs.0)?;
+    let disk = Temporary(directory.join(format!("{name}.disk")));
+    File::create(&disk.0)?.set_len(DISK_BYTES)?;
     let status = Command::new("mkfs.ext4")
         .arg("-qF")
-        .arg(&disk)
+        .arg(&disk.0)
         .status()
         .context("cannot run mkfs.ext4: it is in the package e2fsprogs")?;
     if !status.success() {
         bail!("mkfs.ext4: {status}");
     }
     let log = directory.join(format!("{name}.log"));
-    let outcome = boot(plan, &initramfs, &disk, &log);
-    for file in [&initramfs, &disk] {
-        let _ = fs::remove_file(file);
+    boot(plan, &initramfs.0, &disk.0, &log)
+}
+
+/// A file; removed on drop.
+struct Temporary(PathBuf);
+
+impl Drop for Temporary {
+    fn drop(&mut self) {
+        let _ = fs::remove_file(&self.0);
     }
-    outcome
+}
+
+/// The emulator of an architecture without hardware virtualization, and its serial console.
+fn emulator(architecture: Architecture) -> (Command, &'static str) {
+    let (program, arguments, console): (_, &[&str], _) = match architecture {
+        Architecture::X86_64 => ("qemu-system-x86_64", &["-cpu", "Haswell-v1"], "ttyS0"),
+        Architecture::Aarch64 => (
+            "qemu-system-aarch64",
+            &["-machine", "virt", "-cpu", "cortex-a72"],
+            "ttyAMA0",
+        ),
+    };
+    let mut command = Command::new(program);
+    command
+        .args(arguments)
+        .args(["-accel", "tcg,thread=multi", "-m", "2048", "-smp", "2"])
+        .args(["-nographic", "-no-reboot", "-net", "none"]);
+    (command, console)
 }
 
 /// The emulator; ended on drop.
@@ -142,11 +162,13 @@ impl Drop for Machine {
 
 fn boot(plan: &Plan<'_>, initramfs: &Path, disk: &Path, log: &Path) -> Result<Outcome> {
     let start = Instant::now();
-    let child = Command::new("qemu-system-x86_64")
-        .args(["-accel", "tcg,thread=multi", "-cpu", "Haswell-v1"])
-        .args(["-m", "2048", "-smp", "2", "-nographic", "-no-reboot"])
-        .args(["-net", "none", "-append"])
-        .arg("console=ttyS0 quiet panic=1")
+    let (mut emulator, console) = emulator(plan.cell.architecture);
+    let child = emulator
+        .arg("-append")
+        .arg(format!(
+            "console={console} quiet panic=1 {}",
+            plan.cell.append
+        ))
         .arg("-kernel")
         .arg(&plan.kernel.image)
         .arg("-initrd")
@@ -160,7 +182,7 @@ fn boot(plan: &Plan<'_>, initramfs: &Path, disk: &Path, log: &Path) -> Result<Ou
         .stdout(Stdio::piped())
         .stderr(Stdio::inherit())
         .spawn()
-        .context("cannot run qemu-system-x86_64: run `cargo xtask setup --vm`")?;
+        .context("cannot run the emulator: run `cargo xtask setup --vm`")?;
     let mut machine = Machine(child);
     let console = machine.0.stdout.take().context("no console")?;
     let (sender, lines) = mpsc::channel();
@@ -191,7 +213,7 @@ fn boot(plan: &Plan<'_>, initramfs: &Path, disk: &Path, log: &Path) -> Result<Ou
                 heard = Instant::now();
                 let line = String::from_utf8_lossy(&line);
                 let line = line.trim_end_matches('\r');
-                writeln!(file, "{line}")?;
+                writeln!(file, "[{:6.1}] {line}", start.elapsed().as_secs_f64())?;
                 outcome.read(line, &mut current);
             }
             Err(mpsc::RecvTimeoutError::Timeout) => {}

@@ -11,12 +11,16 @@ use std::{
 use anyhow::{Context as _, Result, bail};
 
 use super::packages::Kernel;
-use crate::step;
+use crate::{architecture::Architecture, build, step};
 
-/// Programs of this machine that the tests run, with the libraries they are linked to.
-const PROGRAMS: [&str; 4] = ["runc", "bpftool", "runqlat", "strip"];
+/// Programs that every machine has.
+const PROGRAMS: [&str; 2] = ["runc", "bpftool"];
+/// Programs that only machines of this machine's architecture have.
+const PROGRAMS_OF_HOST: [&str; 2] = ["runqlat", "strip"];
+/// Where programs lie below the root of a file system.
+const DIRECTORIES: [&str; 4] = ["usr/bin", "usr/sbin", "bin", "sbin"];
 /// Module directories from which the disk and its file system work, with all that those need.
-const MODULES: [&str; 9] = [
+const MODULES: [&str; 7] = [
     "kernel/fs/ext4",
     "kernel/fs/jbd2",
     "kernel/fs/mbcache.ko",
@@ -24,15 +28,75 @@ const MODULES: [&str; 9] = [
     "kernel/drivers/block/virtio_blk.ko",
     "kernel/lib",
     "kernel/crypto",
-    "kernel/arch/x86/crypto",
-    "kernel/arch/x86/lib",
 ];
 
-/// What goes into every image.
-pub(crate) struct Binaries {
-    pub(crate) agent: PathBuf,
-    pub(crate) workload: PathBuf,
-    pub(crate) tests: PathBuf,
+/// Where the programs come from that are not built here.
+pub(crate) enum Programs {
+    /// Those that are installed, with the libraries that `ldd` names.
+    OfThisMachine,
+    /// Those in a root of their own, whose libraries lie there beside them.
+    Unpacked(PathBuf),
+}
+
+impl Programs {
+    /// The file of a program.
+    fn find(&self, name: &str) -> Result<PathBuf> {
+        match self {
+            Self::OfThisMachine => program(name),
+            Self::Unpacked(root) => DIRECTORIES
+                .iter()
+                .map(|directory| root.join(directory).join(name))
+                .find(|path| path.is_file())
+                .with_context(|| format!("{name} is not below {}", root.display())),
+        }
+    }
+
+    /// Copies `names` into `to`, with the libraries that they need.
+    fn install(&self, names: &[&str], to: &Path) -> Result<()> {
+        for name in names {
+            let source = self.find(name)?;
+            install(&source, &to.join("usr/bin").join(name))?;
+            if matches!(self, Self::OfThisMachine) {
+                for library in libraries(&source)? {
+                    let target = to.join(library.strip_prefix("/")?);
+                    if !target.exists() {
+                        install(&library, &target)?;
+                    }
+                }
+            }
+        }
+        if let Self::Unpacked(root) = self {
+            // One directory for all: the loader looks there for libraries, the kernel for the loader.
+            for directory in shared_directories(root) {
+                for entry in fs::read_dir(&directory)? {
+                    let entry = entry?;
+                    let name = entry.file_name();
+                    if name.to_string_lossy().contains(".so") && entry.path().is_file() {
+                        install(&entry.path(), &to.join("lib").join(name))?;
+                    }
+                }
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Directories with libraries below the root of a file system: `lib`, and that of its architecture.
+fn shared_directories(root: &Path) -> Vec<PathBuf> {
+    let mut directories = Vec::new();
+    for parent in ["lib", "usr/lib"].map(|directory| root.join(directory)) {
+        // With merged directories one is a link to the other.
+        if !parent.is_dir() || parent.is_symlink() {
+            continue;
+        }
+        let entries = fs::read_dir(&parent).into_iter().flatten().flatten();
+        let of_architecture = entries
+            .map(|entry| entry.path())
+            .filter(|path| path.is_dir() && path.to_string_lossy().ends_with("-linux-gnu"));
+        directories.extend(of_architecture);
+        directories.push(parent);
+    }
+    directories
 }
 
 /// Writes the initramfs for a kernel and gives its path.
@@ -40,25 +104,33 @@ pub(crate) struct Binaries {
 /// # Errors
 ///
 /// A program is missing, or the file system is full.
-pub(crate) fn build(directory: &Path, kernel: &Kernel, binaries: &Binaries) -> Result<PathBuf> {
+pub(crate) fn build(
+    directory: &Path,
+    kernel: &Kernel,
+    architecture: Architecture,
+    built: &build::Tests,
+    programs: &Programs,
+) -> Result<PathBuf> {
     let root = directory.join("root");
     let _ = fs::remove_dir_all(&root);
     fs::create_dir_all(root.join("bin"))?;
     let init = step::repository().join("tests/vm/init");
     install(&init, &root.join("init"))?;
-    install_program(&program("busybox")?, &root.join("bin/busybox"), &root)?;
+    // It is static.
+    install(&programs.find("busybox")?, &root.join("bin/busybox"))?;
     symlink("busybox", root.join("bin/sh"))?;
     for (source, name) in [
-        (&binaries.agent, "ctrscope"),
-        (&binaries.workload, "ctrscope-workload"),
-        (&binaries.tests, "e2e"),
+        (&built.built.agent, "ctrscope"),
+        (&built.built.workload, "ctrscope-workload"),
+        (&built.e2e, "e2e"),
     ] {
         install(source, &root.join("usr/bin").join(name))?;
     }
-    for name in PROGRAMS {
-        install_program(&program(name)?, &root.join("usr/bin").join(name), &root)?;
+    programs.install(&PROGRAMS, &root)?;
+    if matches!(programs, Programs::OfThisMachine) {
+        programs.install(&PROGRAMS_OF_HOST, &root)?;
     }
-    modules(kernel, &root)?;
+    modules(kernel, architecture, &root)?;
     let image = directory.join("initramfs");
     archive(&root, &image)?;
     fs::remove_dir_all(&root)?;
@@ -112,18 +184,6 @@ fn install(source: &Path, target: &Path) -> Result<()> {
     Ok(())
 }
 
-/// A program of this machine, with the libraries that it is linked to.
-fn install_program(source: &Path, target: &Path, root: &Path) -> Result<()> {
-    install(source, target)?;
-    for library in libraries(source)? {
-        let target = root.join(library.strip_prefix("/")?);
-        if !target.exists() {
-            install(&library, &target)?;
-        }
-    }
-    Ok(())
-}
-
 /// Finds a program, also where only root looks.
 fn program(name: &str) -> Result<PathBuf> {
     let path = std::env::var_os("PATH").unwrap_or_default();
@@ -148,7 +208,7 @@ fn libraries(program: &Path) -> Result<BTreeSet<PathBuf>> {
 }
 
 /// Copies the modules, uncompressed, and writes their index.
-fn modules(kernel: &Kernel, root: &Path) -> Result<()> {
+fn modules(kernel: &Kernel, architecture: Architecture, root: &Path) -> Result<()> {
     let target = root.join("lib/modules").join(&kernel.release);
     fs::create_dir_all(&target)?;
     for name in [
@@ -161,7 +221,11 @@ fn modules(kernel: &Kernel, root: &Path) -> Result<()> {
             fs::copy(source, target.join(name))?;
         }
     }
-    for path in MODULES {
+    let ours = match architecture {
+        Architecture::X86_64 => ["kernel/arch/x86/crypto", "kernel/arch/x86/lib"],
+        Architecture::Aarch64 => ["kernel/arch/arm64/crypto", "kernel/arch/arm64/lib"],
+    };
+    for path in MODULES.into_iter().chain(ours) {
         for suffix in ["", ".xz", ".zst"] {
             let source = kernel.modules.join(format!("{path}{suffix}"));
             if source.exists() {

@@ -9,8 +9,8 @@ use std::{fs, process::ExitCode};
 
 use anyhow::{Result, bail};
 
-use self::{guest::Plan, image::Binaries, packages::Cache};
-use crate::{build, interrupt, setup, step};
+use self::{guest::Plan, packages::Cache};
+use crate::{architecture::Architecture, build, interrupt, setup, step};
 
 /// Kernels of the matrix, by the beginning of their versions.
 const KERNELS: [&str; 5] = ["5.10", "6.1", "6.12", "7.2", packages::NEWEST];
@@ -19,8 +19,8 @@ const LAYOUTS: [&str; 3] = ["v2", "v1", "hybrid"];
 /// Tests that a machine of its own runs: those whose subject is the kernel.
 const TESTS: [&str; 9] = [
     "block::",
-    "churn::",
     "container::",
+    "degrade::",
     "hierarchy::",
     "lifecycle::",
     "pids::",
@@ -28,6 +28,15 @@ const TESTS: [&str; 9] = [
     "sched::",
     "symbols::",
 ];
+/// The two ends of the matrix, and each layout once.
+const ENDS: [(&str, &str); 3] = [("5.10", "v1"), ("6.1", "hybrid"), (packages::NEWEST, "v2")];
+/// Of [`TESTS`], those that compare with the kernel's own accounts.
+const TESTS_OF_ENDS: [&str; 4] = ["block::", "hierarchy::", "profile::", "sched::"];
+/// The kernel that the other architecture is booted with, and what runs there: emulating it is slower
+/// still, and what differs is the layout of the kernel's structures and of registers.
+const FOREIGN: (&str, &str, &[&str]) = ("6.12", "v2", &["block::", "sched::"]);
+/// A kernel that lets no program read its memory by helper, with the test of that.
+const LOCKED: (&str, &str, &str) = ("v2", "lockdown=confidentiality", "degrade::under_lockdown");
 
 /// Run the end-to-end tests on other kernels, in emulated machines.
 ///
@@ -41,43 +50,116 @@ pub(crate) struct Arguments {
     /// 7.2 newest]
     #[arg(value_name = "KERNEL")]
     kernels: Vec<String>,
-    /// Every kernel with every layout, and write docs/kernels.md
-    #[arg(long, conflicts_with_all = ["kernels", "layout", "only"])]
+    /// Every kernel with every layout, a locked-down one, and one of another architecture; write
+    /// docs/kernels.md
+    #[arg(long, conflicts_with_all = ["kernels", "layout", "architecture", "append", "only"])]
     all: bool,
     /// Cgroup layouts [default: v2]
     #[arg(long, value_name = "LAYOUT", value_parser = LAYOUTS)]
     layout: Vec<String>,
+    /// Architecture of the machines [default: this machine's]
+    #[arg(long, value_name = "ARCHITECTURE")]
+    architecture: Option<Architecture>,
+    /// Further kernel parameters, such as "psi=0"
+    #[arg(long, value_name = "PARAMETERS", default_value = "")]
+    append: String,
     /// Run only the tests whose name contains FILTER
-    #[arg(long, value_name = "FILTER")]
+    #[arg(long, value_name = "FILTER", value_parser = filter)]
     only: Vec<String>,
 }
 
+/// Refuses what the machine's shell would take apart.
+fn filter(text: &str) -> Result<String, String> {
+    let is_plain = |c: char| c.is_ascii_alphanumeric() || c == '_' || c == ':';
+    if text.is_empty() || !text.chars().all(is_plain) {
+        return Err("part of a test's name: letters, digits, `_` and `:`".to_owned());
+    }
+    Ok(text.to_owned())
+}
+
+/// One boot.
+#[derive(Clone)]
+pub(crate) struct Cell {
+    kernel: String,
+    layout: String,
+    architecture: Architecture,
+    /// Further kernel parameters.
+    append: String,
+    /// Filters of test names, any of which runs.
+    tests: Vec<String>,
+}
+
+impl Cell {
+    fn new(kernel: &str, layout: &str, architecture: Architecture, tests: &[&str]) -> Self {
+        Self {
+            kernel: kernel.to_owned(),
+            layout: layout.to_owned(),
+            architecture,
+            append: String::new(),
+            tests: tests.iter().map(|&test| test.to_owned()).collect(),
+        }
+    }
+
+    /// What its files are called.
+    fn name(&self) -> String {
+        let mut name = format!("{}-{}", self.kernel, self.layout);
+        if Some(self.architecture) != Architecture::host() {
+            name = format!("{name}-{}", self.architecture.name());
+        }
+        if !self.append.is_empty() {
+            let plain = self
+                .append
+                .replace(|c: char| !c.is_ascii_alphanumeric(), "-");
+            name = format!("{name}-{plain}");
+        }
+        name
+    }
+
+    /// What a test may need and not find here: part of the reason that it gives. Any other skip
+    /// fails.
+    fn expected_skips(&self) -> Vec<&'static str> {
+        let mut skips = Vec::new();
+        if !self.append.contains("lockdown=confidentiality") {
+            skips.push("the kernel is not locked down to confidentiality");
+        }
+        if self.layout == "v2" {
+            skips.push("the block controller is not in a v1 hierarchy");
+            skips.push("the cpu controller is not in a v1 hierarchy");
+        }
+        skips
+    }
+}
+
 pub(crate) fn run(arguments: &Arguments) -> Result<ExitCode> {
-    let kernels: Vec<&str> = match arguments.kernels.as_slice() {
-        [] => KERNELS.to_vec(),
-        some => some.iter().map(String::as_str).collect(),
-    };
-    let layouts: Vec<&str> = match arguments.layout.as_slice() {
-        _ if arguments.all => LAYOUTS.to_vec(),
-        [] => vec![LAYOUTS[0]],
-        some => some.iter().map(String::as_str).collect(),
-    };
-    let matrix: Vec<(&str, &str)> = kernels
-        .iter()
-        .flat_map(|kernel| layouts.iter().map(move |layout| (*kernel, *layout)))
-        .collect();
-    let tests = match arguments.only.as_slice() {
-        [] => TESTS.map(str::to_owned).to_vec(),
-        some => some.to_vec(),
-    };
-    setup::run(&setup::Arguments {
-        test: true,
-        vm: true,
-        ..Default::default()
-    })?;
-    let built = build::build_tests(&build::Target::host()?)?;
     interrupt::catch();
-    let result = boots(&built, &matrix, &tests).and_then(|rows| {
+    let host = host()?;
+    let cells = if arguments.all {
+        all(host)
+    } else {
+        let kernels: Vec<&str> = match arguments.kernels.as_slice() {
+            [] => KERNELS.to_vec(),
+            some => some.iter().map(String::as_str).collect(),
+        };
+        let layouts: Vec<&str> = match arguments.layout.as_slice() {
+            [] => vec![LAYOUTS[0]],
+            some => some.iter().map(String::as_str).collect(),
+        };
+        let architecture = arguments.architecture.unwrap_or(host);
+        let mut cells = Vec::new();
+        for kernel in &kernels {
+            for layout in &layouts {
+                let tests: Vec<&str> = match arguments.only.as_slice() {
+                    [] => TESTS.to_vec(),
+                    some => some.iter().map(String::as_str).collect(),
+                };
+                let mut cell = Cell::new(kernel, layout, architecture, &tests);
+                cell.append.clone_from(&arguments.append);
+                cells.push(cell);
+            }
+        }
+        cells
+    };
+    let result = boots(&cells).and_then(|rows| {
         if arguments.all {
             report::write(&rows)?;
         }
@@ -86,45 +168,140 @@ pub(crate) fn run(arguments: &Arguments) -> Result<ExitCode> {
     interrupt::exit_code(result)
 }
 
+/// The whole matrix.
+fn all(host: Architecture) -> Vec<Cell> {
+    let mut cells = Vec::new();
+    for kernel in KERNELS {
+        for layout in LAYOUTS {
+            cells.push(Cell::new(kernel, layout, host, &TESTS));
+        }
+    }
+    for kernel in [KERNELS[0], packages::NEWEST] {
+        let (layout, append, test) = LOCKED;
+        let mut cell = Cell::new(kernel, layout, host, &[test]);
+        append.clone_into(&mut cell.append);
+        cells.push(cell);
+    }
+    let foreign = match host {
+        Architecture::X86_64 => Some(Architecture::Aarch64),
+        // Nothing is built for x86_64 elsewhere.
+        Architecture::Aarch64 => None,
+    };
+    if let Some(foreign) = foreign {
+        let (kernel, layout, tests) = FOREIGN;
+        cells.push(Cell::new(kernel, layout, foreign, tests));
+    }
+    cells
+}
+
+/// Boots the two ends of the matrix, and each layout once.
+///
+/// # Errors
+///
+/// As of [`boots`] and [`judge`].
+pub(crate) fn run_ends() -> Result<()> {
+    let host = host()?;
+    let cells: Vec<Cell> = ENDS
+        .iter()
+        .map(|(kernel, layout)| Cell::new(kernel, layout, host, &TESTS_OF_ENDS))
+        .collect();
+    judge(&boots(&cells)?)
+}
+
+fn host() -> Result<Architecture> {
+    Architecture::host()
+        .ok_or_else(|| anyhow::anyhow!("ctrscope is not built for {}", std::env::consts::ARCH))
+}
+
 /// A cell of the matrix and what came of it.
 pub(crate) struct Row {
+    pub(crate) cell: Cell,
     pub(crate) release: String,
-    pub(crate) layout: String,
     pub(crate) outcome: guest::Outcome,
 }
 
-/// Boots each kernel with its layout, one after the other.
+impl Row {
+    /// The layout, with the kernel parameters that were added.
+    fn cgroups(&self) -> String {
+        let Cell { layout, append, .. } = &self.cell;
+        if append.is_empty() {
+            return layout.clone();
+        }
+        format!("{layout}, {append}")
+    }
+}
+
+/// What all machines of one architecture need.
+struct Architectural {
+    architecture: Architecture,
+    built: build::Tests,
+    cache: Cache,
+    programs: image::Programs,
+}
+
+impl Architectural {
+    fn new(architecture: Architecture) -> Result<Self> {
+        setup::run(&setup::Arguments {
+            test: true,
+            vm: true,
+            target: Some(architecture),
+            ..Default::default()
+        })?;
+        let built = build::build_tests(&build::Target::of(architecture)?)?;
+        let mut cache = Cache::new(architecture)?;
+        let programs = if Some(architecture) == Architecture::host() {
+            image::Programs::OfThisMachine
+        } else {
+            image::Programs::Unpacked(cache.programs()?)
+        };
+        Ok(Self {
+            architecture,
+            built,
+            cache,
+            programs,
+        })
+    }
+}
+
+/// Boots one cell after the other.
 ///
 /// # Errors
 ///
 /// A kernel cannot be fetched, an image not be built; an interruption.
-pub(crate) fn boots(
-    built: &build::Tests,
-    matrix: &[(&str, &str)],
-    tests: &[String],
-) -> Result<Vec<Row>> {
-    let binaries = Binaries {
-        agent: built.built.agent.clone(),
-        workload: built.built.workload.clone(),
-        tests: built.e2e.clone(),
-    };
+fn boots(cells: &[Cell]) -> Result<Vec<Row>> {
     let directory = step::target_directory().join("vm");
     fs::create_dir_all(&directory)?;
-    let mut cache = Cache::new()?;
+    let mut ready: Vec<Architectural> = Vec::new();
     let mut rows = Vec::new();
-    for (wanted, layout) in matrix {
-        let kernel = cache.kernel(wanted)?;
-        let initramfs = image::build(&directory, &kernel, &binaries)?;
-        let name = format!("{wanted}-{layout}");
-        let what = format!("Linux {}, cgroup {layout}", kernel.release);
+    for cell in cells {
+        let known = ready
+            .iter()
+            .position(|ready| ready.architecture == cell.architecture);
+        let index = match known {
+            Some(index) => index,
+            None => {
+                ready.push(Architectural::new(cell.architecture)?);
+                ready.len() - 1
+            }
+        };
+        let Architectural {
+            built,
+            cache,
+            programs,
+            ..
+        } = &mut ready[index];
+        let kernel = cache.kernel(&cell.kernel)?;
+        let initramfs = image::build(&directory, &kernel, cell.architecture, built, programs)?;
         let plan = Plan {
             kernel: &kernel,
             initramfs: &initramfs,
-            layout,
-            tests,
-            expected_skips: &expected_skips(&kernel.release, layout),
+            cell,
         };
-        let outcome = step::timed(&what, || guest::run(&directory, &name, &plan))?;
+        let mut what = format!("Linux {}, cgroup {}", kernel.release, cell.layout);
+        if !cell.append.is_empty() {
+            what = format!("{what}, {}", cell.append);
+        }
+        let outcome = step::timed(&what, || guest::run(&directory, &plan))?;
         println!(
             "    {} passed, {} failed, {} skipped; the console is in {}",
             outcome.passed.len(),
@@ -136,8 +313,8 @@ pub(crate) fn boots(
             println!("    FAILED {failed}");
         }
         rows.push(Row {
+            cell: cell.clone(),
             release: kernel.release,
-            layout: (*layout).to_owned(),
             outcome,
         });
     }
@@ -155,7 +332,7 @@ pub(crate) fn judge(rows: &[Row]) -> Result<()> {
             format!(
                 "Linux {} with cgroup {} (see {})",
                 row.release,
-                row.layout,
+                row.cgroups(),
                 row.outcome.log.display()
             )
         })
@@ -164,9 +341,4 @@ pub(crate) fn judge(rows: &[Row]) -> Result<()> {
         bail!("not green: {}", failed.join(", "));
     }
     Ok(())
-}
-
-/// What a test may need and not find, by kernel and layout. Any other skip fails.
-fn expected_skips(_release: &str, _layout: &str) -> Vec<&'static str> {
-    Vec::new()
 }

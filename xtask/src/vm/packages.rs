@@ -4,12 +4,11 @@ use std::{
     cmp::Ordering,
     fs,
     path::{Path, PathBuf},
-    process::Command,
 };
 
 use anyhow::{Context as _, Result, bail};
 
-use crate::step;
+use crate::{architecture::Architecture, private_apt::PrivateApt, step};
 
 /// Releases that carry the kernels, oldest first. One that a mirror has no longer is passed over.
 const SUITES: [&str; 6] = [
@@ -20,24 +19,26 @@ const SUITES: [&str; 6] = [
     "sid",
     "experimental",
 ];
-/// What a kernel's version may not be: the debugging variant and the like.
-const FLAVOUR: &str = "-cloud-amd64";
 /// The newest kernel of all, among the names that are asked for.
 pub(crate) const NEWEST: &str = "newest";
+/// What a machine of another architecture runs beside what is built here.
+const PROGRAMS: [&str; 3] = ["busybox-static", "runc", "bpftool"];
 
 /// A kernel, unpacked.
 pub(crate) struct Kernel {
     /// Its release, as `uname -r` gives it.
     pub(crate) release: String,
-    /// The compressed image.
+    /// The image, compressed or not.
     pub(crate) image: PathBuf,
     /// `lib/modules/<release>`
     pub(crate) modules: PathBuf,
 }
 
-/// Where packages are kept between runs.
+/// Packages for the machines of one architecture, kept between runs.
 pub(crate) struct Cache {
     directory: PathBuf,
+    architecture: Architecture,
+    apt: PrivateApt,
     /// The lists are refreshed at most once in a run.
     updated: bool,
 }
@@ -45,11 +46,19 @@ pub(crate) struct Cache {
 impl Cache {
     /// # Errors
     ///
-    /// The working directory is gone.
-    pub(crate) fn new() -> Result<Self> {
+    /// This machine's apt names no mirror of Debian, or the file system is full.
+    pub(crate) fn new(architecture: Architecture) -> Result<Self> {
+        let directory =
+            std::path::absolute(step::target_directory().join("vm"))?.join(architecture.name());
+        let mirror = mirror()?;
+        let sources: String = SUITES
+            .iter()
+            .map(|suite| format!("deb {mirror} {suite} main\n"))
+            .collect();
         Ok(Self {
-            // apt is run from another directory.
-            directory: std::path::absolute(step::target_directory().join("vm"))?,
+            apt: PrivateApt::new(&directory.join("apt"), architecture, Some(&sources))?,
+            directory,
+            architecture,
             updated: false,
         })
     }
@@ -68,64 +77,49 @@ impl Cache {
         if let Ok(kernel) = find(&directory) {
             return Ok(kernel);
         }
-        if !self.updated {
-            let mut command = self.apt("apt-get")?;
-            // A suite that is gone makes it fail; what matters is whether the package is found.
-            command.args(["-q", "update"]);
-            let refreshed = step::run("refresh the kernel lists", "vm-apt-update", &mut command);
-            if let Err(error) = refreshed {
-                println!("    {error:#}");
-            }
-            self.updated = true;
-        }
+        self.refresh();
         let release = self.choose(wanted)?;
-        let packages = self.packages(&release)?;
-        let downloads = self.directory.join("packages");
-        // What an interrupted run left may be of another version.
-        let _ = fs::remove_dir_all(&downloads);
-        fs::create_dir_all(&downloads)?;
-        let mut command = self.apt("apt-get")?;
-        command
-            .current_dir(&downloads)
-            .args(["-q", "download"])
-            .args(&packages);
-        let what = format!("fetch kernel {release}");
-        step::run(&what, "vm-apt-download", &mut command)?;
-
-        // Complete or not there at all: unpacked beside, then renamed.
-        let unpacked = self
-            .directory
-            .join("kernels")
-            .join(format!("{wanted}.partial"));
-        let _ = fs::remove_dir_all(&unpacked);
-        fs::create_dir_all(&unpacked)?;
-        for entry in fs::read_dir(&downloads)? {
-            let package = entry?.path();
-            let name = package.file_name().and_then(|name| name.to_str());
-            let is_ours = packages
-                .iter()
-                .any(|wanted| name.is_some_and(|name| name.starts_with(&format!("{wanted}_"))));
-            if is_ours {
-                let mut command = Command::new("dpkg");
-                command.arg("-x").arg(&package).arg(&unpacked);
-                step::run("unpack it", "vm-dpkg", &mut command)?;
-                fs::remove_file(&package)?;
-            }
-        }
-        find(&unpacked)?;
-        let _ = fs::remove_dir_all(&directory);
-        fs::rename(&unpacked, &directory)?;
+        self.apt.unpack(&self.packages(&release)?, &directory)?;
         find(&directory)
     }
 
+    /// The root of a file system that holds what a machine of another architecture runs beside what
+    /// is built here; from the cache if it was fetched before.
+    ///
+    /// # Errors
+    ///
+    /// As of [`Self::kernel`].
+    pub(crate) fn programs(&mut self) -> Result<PathBuf> {
+        let directory = self.directory.join("programs");
+        if !directory.exists() {
+            self.refresh();
+            let packages = PROGRAMS.map(str::to_owned);
+            self.apt.unpack_with_dependencies(&packages, &directory)?;
+        }
+        Ok(directory)
+    }
+
+    fn refresh(&mut self) {
+        if self.updated {
+            return;
+        }
+        // A suite that is gone makes it fail; what matters is whether the package is found.
+        if let Err(error) = self.apt.refresh() {
+            println!("    {error:#}");
+        }
+        self.updated = true;
+    }
+
     /// The release of the newest package of that version.
-    fn choose(&mut self, wanted: &str) -> Result<String> {
-        let names = self.names("linux-image-")?;
+    fn choose(&self, wanted: &str) -> Result<String> {
+        let names = self.apt.names("linux-image-")?;
+        // Neither the debugging variant nor the like.
+        let flavour = format!("-cloud-{}", self.architecture.debian());
         names
             .iter()
             .filter_map(|name| {
                 let release = name.strip_prefix("linux-image-")?;
-                let version = release.strip_suffix(FLAVOUR)?;
+                let version = release.strip_suffix(&flavour)?;
                 let rest = match wanted {
                     NEWEST => version
                         .starts_with(|c: char| c.is_ascii_digit())
@@ -135,71 +129,25 @@ impl Cache {
                 (rest.is_empty() || rest.starts_with(['.', '-', '+'])).then_some(version)
             })
             .max_by(|a, b| compare_versions(a, b))
-            .map(|version| format!("{version}{FLAVOUR}"))
+            .map(|version| format!("{version}{flavour}"))
             .with_context(|| {
-                format!("no Debian release that the mirror has carries Linux {wanted}")
+                format!(
+                    "no Debian release that the mirror has carries Linux {wanted} for {}",
+                    self.architecture.name()
+                )
             })
     }
 
     /// The packages that a release is made of: until 6.x one, from then on also its parts.
-    fn packages(&mut self, release: &str) -> Result<Vec<String>> {
+    fn packages(&self, release: &str) -> Result<Vec<String>> {
         let mut packages = vec![format!("linux-image-{release}")];
         for part in ["linux-binary-", "linux-modules-"] {
             let name = format!("{part}{release}");
-            if self.names(&name)?.contains(&name) {
+            if self.apt.names(&name)?.contains(&name) {
                 packages.push(name);
             }
         }
         Ok(packages)
-    }
-
-    fn names(&self, prefix: &str) -> Result<Vec<String>> {
-        let output = self
-            .apt("apt-cache")?
-            .args(["pkgnames", prefix])
-            .output()
-            .context("cannot run apt-cache")?;
-        Ok(String::from_utf8_lossy(&output.stdout)
-            .lines()
-            .map(str::to_owned)
-            .collect())
-    }
-
-    /// An apt command that keeps everything below the cache.
-    fn apt(&self, program: &str) -> Result<Command> {
-        let apt = self.directory.join("apt");
-        let configuration = apt.join("apt.conf");
-        if !configuration.exists() {
-            for directory in ["lists/partial", "cache/archives/partial"] {
-                fs::create_dir_all(apt.join(directory))?;
-            }
-            fs::write(apt.join("status"), "")?;
-            let mirror = mirror()?;
-            let sources: String = SUITES
-                .iter()
-                .map(|suite| format!("deb {mirror} {suite} main\n"))
-                .collect();
-            fs::write(apt.join("sources.list"), sources)?;
-            let root = apt.canonicalize()?;
-            let root = root.display();
-            let text = format!(
-                "Dir::State \"{root}/\";\n\
-                 Dir::State::status \"{root}/status\";\n\
-                 Dir::State::lists \"{root}/lists/\";\n\
-                 Dir::Cache \"{root}/cache/\";\n\
-                 Dir::Etc::sourcelist \"{root}/sources.list\";\n\
-                 Dir::Etc::sourceparts \"-\";\n\
-                 APT::Architecture \"amd64\";\n\
-                 APT::Architectures {{ \"amd64\"; }};\n\
-                 APT::Sandbox::User \"root\";\n\
-                 Acquire::Languages \"none\";\n\
-                 Acquire::IndexTargets::deb::DEP-11::DefaultEnabled \"false\";\n"
-            );
-            fs::write(&configuration, text)?;
-        }
-        let mut command = Command::new(program);
-        command.env("APT_CONFIG", configuration);
-        Ok(command)
     }
 }
 

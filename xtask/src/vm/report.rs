@@ -43,7 +43,7 @@ fn render(rows: &[Row]) -> Result<String> {
             text,
             "| {} | {} | {} | {} | {} | {} | {} | {} | {:.0} s |",
             row.release,
-            row.layout,
+            row.cgroups(),
             outcome.passed.len(),
             outcome.failed.len(),
             outcome.skipped.len(),
@@ -56,20 +56,27 @@ fn render(rows: &[Row]) -> Result<String> {
     let mut notes = String::new();
     for row in rows {
         for name in &row.outcome.failed {
-            writeln!(notes, "- {} {}: **failed** {name}", row.release, row.layout)?;
+            writeln!(
+                notes,
+                "- {} {}: **failed** {name}",
+                row.release,
+                row.cgroups()
+            )?;
         }
         for (name, reason) in &row.outcome.skipped {
             writeln!(
                 notes,
                 "- {} {}: {name} skipped: {reason}",
-                row.release, row.layout
+                row.release,
+                row.cgroups()
             )?;
         }
         for what in &row.outcome.absent {
             writeln!(
                 notes,
                 "- {} {}: the kernel has no {what}",
-                row.release, row.layout
+                row.release,
+                row.cgroups()
             )?;
         }
     }
