@@ -36,7 +36,7 @@ const TESTS_OF_ENDS: [&str; 4] = ["block::", "hierarchy::", "profile::", "sched:
 /// still, and what differs is the layout of the kernel's structures and of registers.
 const FOREIGN: (&str, &str, &[&str]) = ("6.12", "v2", &["block::", "sched::"]);
 /// A kernel that lets no program read its memory by helper, with the test of that.
-const LOCKED: (&str, &str, &str) = ("v2", "lockdown=confidentiality", "degrade::under_lockdown");
+const LOCKED: (&str, &str, &str) = ("v2", "lockdown=confidentiality", "under_lockdown");
 
 /// Run the end-to-end tests on other kernels, in emulated machines.
 ///
