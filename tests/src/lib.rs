@@ -11,6 +11,7 @@ pub mod cgroup;
 pub mod container;
 pub mod http;
 pub mod metrics;
+pub mod perf;
 pub mod wait;
 pub mod without;
 pub mod workload;

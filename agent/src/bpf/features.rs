@@ -16,7 +16,7 @@ mod findings;
 #[cfg(test)]
 mod tests;
 
-pub use findings::{Finding, Status, explain, findings, profile_lacks};
+pub use findings::{Finding, Status, explain, findings, profile_lacks, sampling_fix};
 
 /// Most CPUs taken from a list; the largest kernel configurations have 8,192.
 const MAX_CPUS: usize = 65_536;

@@ -78,7 +78,8 @@ struct PerfEventAttr {
 ///
 /// # Errors
 ///
-/// What the kernel answers: `EACCES` without `CAP_PERFMON` above `kernel.perf_event_paranoid` 0,
+/// What the kernel answers: `EACCES` without `CAP_PERFMON` above `kernel.perf_event_paranoid` 0, and on
+/// Debian's and Ubuntu's kernels without `CAP_SYS_ADMIN` above 2,
 /// `ENOSYS` without `CONFIG_PERF_EVENTS`, what a seccomp filter says.
 pub(crate) fn try_cpu_clock(cpu: u32) -> io::Result<()> {
     const PERF_TYPE_SOFTWARE: u32 = 1;

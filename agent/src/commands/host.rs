@@ -6,7 +6,7 @@ use super::Finding;
 use crate::{
     bpf::{
         btf::{self, Btf},
-        features::{HostFeatures, Roots, Status, findings as judge},
+        features::{HostFeatures, Roots, Status, findings as judge, sampling_fix},
         layout::resolve,
         try_cpu_clock,
     },
@@ -61,11 +61,7 @@ fn perf_events(features: &HostFeatures) -> Finding {
         Err(error) => (
             Status::Missing,
             format!("perf_event_open: {error}: no profiles"),
-            Some(
-                "run the agent with CAP_PERFMON, on a kernel built with CONFIG_PERF_EVENTS=y, under no \
-                 seccomp filter that refuses perf_event_open"
-                    .to_owned(),
-            ),
+            Some(sampling_fix(&error, features).to_owned()),
         ),
     };
     Finding {

@@ -2,7 +2,13 @@
 
 use std::{fs, os::unix::fs::PermissionsExt as _};
 
-use ctrscope_tests::{AgentCommand, Capability, ContainerSpec, Without, agent::describe, binaries};
+use ctrscope_tests::{
+    AgentCommand, Capability, ContainerSpec, Without,
+    agent::describe,
+    binaries,
+    perf::{Mainline, needs_sys_admin},
+    skip,
+};
 use tempfile::TempDir;
 
 use super::{Host, PATIENCE};
@@ -17,6 +23,7 @@ fn least_but(capability: Capability) -> Without {
 
 #[test]
 fn the_least_capabilities_are_enough() {
+    let _mainline = Mainline::set().unwrap();
     let host = Host::new(Without::new().capabilities_but(&Capability::LEAST));
     host.assert_states(&[
         ("sched", "active"),
@@ -31,6 +38,23 @@ fn the_least_capabilities_are_enough() {
     }
     host.assert_sched();
     host.assert_profile();
+}
+
+/// Debian's and Ubuntu's kernels, as they are set when installed.
+#[test]
+fn where_perf_events_need_cap_sys_admin_profiles_alone_are_refused() {
+    if !needs_sys_admin().unwrap() {
+        skip("this kernel lets CAP_PERFMON sample");
+        return;
+    }
+    let host = Host::new(Without::new().capabilities_but(&Capability::LEAST));
+    let fix = "kernel.perf_event_paranoid=2";
+    host.assert_lacks("profile", "unsupported", &[fix, "CAP_SYS_ADMIN"]);
+    host.assert_no_profile(fix);
+    host.assert_check("perf events", "missing", fix);
+    host.assert_check("perf_event_paranoid", "ok", "CAP_SYS_ADMIN");
+    host.assert_states(&[("sched", "active"), ("block", "active")]);
+    host.assert_sched();
 }
 
 #[test]
@@ -68,6 +92,7 @@ fn with_neither_of_them_it_does_not_start() {
 
 #[test]
 fn without_cap_sys_ptrace_numbers_and_kernel_frames_stay() {
+    let _mainline = Mainline::set().unwrap();
     let host = Host::new(least_but(Capability::SysPtrace));
     host.assert_lacks(
         "profile",
@@ -84,6 +109,7 @@ fn without_cap_sys_ptrace_numbers_and_kernel_frames_stay() {
 
 #[test]
 fn without_cap_dac_read_search_numbers_and_profiles_stay() {
+    let _mainline = Mainline::set().unwrap();
     let directory = TempDir::new().unwrap();
     let binary = directory.path().join("workload");
     fs::copy(binaries::workload().unwrap(), &binary).unwrap();
@@ -101,6 +127,7 @@ fn without_cap_dac_read_search_numbers_and_profiles_stay() {
 
 #[test]
 fn without_cap_syslog_the_lack_of_kernel_symbols_is_told() {
+    let _mainline = Mainline::set().unwrap();
     let host = Host::new(least_but(Capability::Syslog));
     host.assert_states(&[("sched", "active"), ("block", "active")]);
     host.assert_sched();
@@ -125,6 +152,7 @@ fn without_cap_syslog_the_lack_of_kernel_symbols_is_told() {
 
 #[test]
 fn little_locked_memory_matters_only_where_maps_count() {
+    let _mainline = Mainline::set().unwrap();
     let host = Host::new(least_but(Capability::SysResource).locked_memory_over(64 << 10));
     let release = fs::read_to_string("/proc/sys/kernel/osrelease").unwrap();
     let mut numbers = release.split(|c: char| !c.is_ascii_digit());

@@ -1,5 +1,7 @@
 //! What the host's features mean: what works, what does not, and how to change that.
 
+use std::io;
+
 use serde::Serialize;
 
 use super::{Capabilities, HostFeatures, Limit, Lockdown, Psi};
@@ -393,13 +395,45 @@ fn kernel_symbols(host: &HostFeatures) -> Option<Finding> {
     })
 }
 
+/// What lets this process sample a CPU where `perf_event_open` refused that with `error`.
+///
+/// Mainline never answers `EACCES` to `CAP_PERFMON`. Debian and Ubuntu patch the call to ask for
+/// `CAP_SYS_ADMIN` where `kernel.perf_event_paranoid` is above 2, which is their default; seen on
+/// Debian's 7.3.
+#[must_use]
+pub fn sampling_fix(error: &io::Error, host: &HostFeatures) -> &'static str {
+    let patched = error.raw_os_error() == Some(libc::EACCES)
+        && host.capabilities.is_some_and(|has| has.can_trace())
+        && host.perf_event_paranoid.is_some_and(above_mainline);
+    if patched {
+        "sysctl kernel.perf_event_paranoid=2, or run the agent with CAP_SYS_ADMIN: this distribution's \
+         kernel asks for it above 2"
+    } else {
+        "run the agent with CAP_PERFMON, on a kernel built with CONFIG_PERF_EVENTS=y, under no seccomp \
+         filter that refuses perf_event_open"
+    }
+}
+
+/// Levels of `kernel.perf_event_paranoid` that mainline does not tell from 2.
+fn above_mainline(level: i32) -> bool {
+    level > 2
+}
+
 fn settings(host: &HostFeatures) -> Vec<Finding> {
     let mut all = Vec::new();
     if let Some(level) = host.perf_event_paranoid {
         let subject = "perf_event_paranoid";
         let may = host.capabilities.is_none_or(|has| has.can_trace());
         // Without the capability, a whole CPU may be sampled only below 1.
-        all.push(if may {
+        let admin = host.capabilities.is_none_or(|has| has.sys_admin);
+        all.push(if may && !admin && above_mainline(level) {
+            let detail =
+                format!("{level}: kernels of Debian and Ubuntu ask for CAP_SYS_ADMIN then");
+            ok(
+                subject,
+                format!("{detail}; `perf events` says what this one does"),
+            )
+        } else if may {
             ok(
                 subject,
                 format!("{level}; the agent's capabilities override it"),

@@ -164,6 +164,39 @@ fn every_lack_names_its_fix() {
 }
 
 #[test]
+fn a_patched_refusal_to_sample_is_told_from_others() {
+    let host = |level: &str, capabilities: &str| {
+        Tree::new(&[
+            ("proc/sys/kernel/perf_event_paranoid", level),
+            ("proc/self/status", &format!("CapEff:\t{capabilities}\n")),
+        ])
+        .probe()
+    };
+    let perfmon = format!("{:016x}", 1_u64 << 38);
+    for (error, level, capabilities, fix) in [
+        (
+            libc::EACCES,
+            "3\n",
+            perfmon.as_str(),
+            "perf_event_paranoid=2",
+        ),
+        (libc::EACCES, "3\n", "0", "CAP_PERFMON"),
+        (libc::EPERM, "3\n", &perfmon, "seccomp"),
+        (libc::ENOSYS, "2\n", &perfmon, "CONFIG_PERF_EVENTS=y"),
+    ] {
+        let error = io::Error::from_raw_os_error(error);
+        let found = sampling_fix(&error, &host(level, capabilities));
+        assert!(
+            found.contains(fix),
+            "{error} {level} {capabilities}: {found}"
+        );
+    }
+    let findings = findings(&host("3\n", &perfmon), Ok(&all_programs()));
+    let paranoid = of(&findings, "perf_event_paranoid");
+    assert!(paranoid.detail.contains("CAP_SYS_ADMIN"), "{paranoid:?}");
+}
+
+#[test]
 fn locked_memory_matters_only_where_maps_count() {
     let limits = "Max locked memory         65536   65536   bytes\n";
     for (release, capabilities, status) in [

@@ -6,7 +6,7 @@ use crate::{
     bpf::{
         KernelSide, SharedSlots, Sizes,
         btf::{self, Btf},
-        features::{HostFeatures, explain},
+        features::{HostFeatures, explain, sampling_fix},
         layout::{Resolved, resolve},
         try_cpu_clock, unattached_programs,
     },
@@ -105,8 +105,8 @@ pub(super) fn load(
         Err(reason) => Err(explain(reason, features)),
         Ok(()) => match try_cpu_clock(sampled_cpu) {
             Err(error) => Err(format!(
-                "perf_event_open: {error}; it needs CAP_PERFMON or kernel.perf_event_paranoid below 1, \
-                 CONFIG_PERF_EVENTS=y, and no seccomp filter against it"
+                "perf_event_open: {error}: {}",
+                sampling_fix(&error, features)
             )),
             Ok(()) => Ok(ProfileParts {
                 resolved,
