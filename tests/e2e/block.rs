@@ -1,5 +1,7 @@
 //! Block I/O against the kernel's account of the cgroup.
 
+mod writeback;
+
 use std::{fs::File, io::Write as _, process::Command, time::Duration};
 
 use ctrscope::snapshot::{BlockStats, Operation};
