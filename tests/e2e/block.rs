@@ -1,5 +1,6 @@
 //! Block I/O against the kernel's account of the cgroup.
 
+mod coverage;
 mod writeback;
 
 use std::{fs::File, io::Write as _, process::Command, time::Duration};

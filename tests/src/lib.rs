@@ -23,6 +23,7 @@ mod skip;
 pub use agent::{Agent, AgentCommand};
 pub use cgroup::Group;
 pub use container::{Container, ContainerSpec};
+pub use metrics::Metrics;
 pub use skip::{is_root, skip};
 pub use wait::wait_until;
 pub use without::{Capability, Without};

@@ -130,6 +130,14 @@ struct Waiting {
     css: Vec<(Subsystem, CssId)>,
 }
 
+/// A slot that was taken from an entity, which may be gone itself.
+#[derive(Debug)]
+struct Released {
+    slot: u32,
+    entity: EntityId,
+    kind: Kind,
+}
+
 /// Css that are remembered of a cgroup over the limit: one of each controller, and the last ones
 /// where controllers come and go.
 const MOST_WAITING_CSS: usize = 8;
@@ -151,7 +159,7 @@ pub(crate) struct Registry {
     waiting: BTreeMap<CgroupKey, Waiting>,
     writes: Vec<SlotWrite>,
     /// Slots that were taken from entities and not read since.
-    released: Vec<(EntityId, u32)>,
+    released: Vec<Released>,
 }
 
 impl Registry {
@@ -356,13 +364,20 @@ impl Registry {
         std::mem::take(&mut self.writes)
     }
 
-    /// Has the slots read for the last time that entities lost since the last call. After
-    /// [`take_writes`](Self::take_writes), so that nothing more is counted there in their names.
-    pub(crate) fn read_released(&mut self, mut read: impl FnMut(u32, &mut Accumulated)) {
-        for (id, slot) in std::mem::take(&mut self.released) {
-            if let Some(entity) = self.entities.get_mut(&id) {
-                read(slot, &mut entity.stats);
-                entity.stats.detach();
+    /// Has the slots read that entities lost since the last call, with the numbers of those that have
+    /// not gone themselves. After [`take_writes`](Self::take_writes), so that no new request or slice
+    /// is counted there in their names.
+    pub(crate) fn read_released(
+        &mut self,
+        mut read: impl FnMut(u32, Kind, Option<&mut Accumulated>),
+    ) {
+        for Released { slot, entity, kind } in std::mem::take(&mut self.released) {
+            match self.entities.get_mut(&entity) {
+                Some(entity) => {
+                    read(slot, kind, Some(&mut entity.stats));
+                    entity.stats.detach();
+                }
+                None => read(slot, kind, None),
             }
         }
     }

@@ -30,7 +30,7 @@ use crate::{
         features::{HostFeatures, Psi, Roots},
     },
     cgroup::{DiscoverOptions, Hierarchies, HierarchyIds},
-    container::{Now, Registry, RegistryLimits, SlotWrite},
+    container::{BlockCharges, Now, Registry, RegistryLimits, SlotWrite},
     snapshot::{CollectorState, Host, Identity, KernelProgram, Snapshot},
 };
 
@@ -53,6 +53,7 @@ pub(super) struct Engine {
     profile: Result<ProfileParts, String>,
     features: HostFeatures,
     registry: Registry,
+    block_charges: BlockCharges,
     tree: Tree,
     files: FileCollector,
     file_samples: HashMap<String, FileSample>,
@@ -125,6 +126,7 @@ impl Engine {
             block_has_blkcg: loaded.block_has_blkcg,
             profile: loaded.profile,
             registry,
+            block_charges: BlockCharges::default(),
             tree,
             files: FileCollector::new(hierarchies, has_pressure),
             file_samples: HashMap::new(),
@@ -234,10 +236,15 @@ impl Engine {
             self.write_slot(&write);
         }
         let kernel = self.kernel.as_ref();
-        self.registry.read_released(|slot, stats| {
-            if let Some(kernel) = kernel {
-                collect::read_slot(kernel, slot, stats);
-            }
+        self.registry.read_released(|slot, kind, stats| {
+            let Some(kernel) = kernel else {
+                return;
+            };
+            let bytes = match stats {
+                Some(stats) => collect::read_slot(kernel, slot, stats),
+                None => collect::block_bytes(kernel, slot),
+            };
+            self.block_charges.update(slot, kind, bytes);
         });
     }
 

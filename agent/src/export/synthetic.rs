@@ -1,9 +1,9 @@
 //! A made-up snapshot of any size, to measure what rendering costs and to test it.
 
 use crate::snapshot::{
-    AgentHealth, BlockStats, CollectorStatus, Container, CpuControl, Histogram, Host, Identity,
-    KernelMap, KernelProgram, Kind, LossCounter, Memory, Pressure, PressureTimes, SchedStats,
-    Snapshot,
+    AgentHealth, BlockStats, ChargedBytes, CollectorStatus, Container, CpuControl, Histogram, Host,
+    Identity, KernelMap, KernelProgram, Kind, LossCounter, Memory, Pressure, PressureTimes,
+    SchedStats, Snapshot,
 };
 
 /// Makes a snapshot with `count` containers, in which everything is measured and every number
@@ -151,6 +151,11 @@ fn agent(slots_used: u32) -> AgentHealth {
         }],
         slots_used,
         slots: 4096,
+        charged_bytes: Some(ChargedBytes {
+            container: [1 << 42, 1 << 41, 0, 0],
+            service: [1 << 30, 1 << 31, 0, 0],
+            other: [1 << 20, 1 << 40, 0, 1 << 33],
+        }),
         collection_ns: 20_000_000,
     }
 }

@@ -11,7 +11,7 @@ mod types;
 pub use histogram::Histogram;
 pub use rates::{EarlierContainers, Rates, histogram_increase, is_same, seconds_between};
 pub use types::{
-    AgentHealth, BlockOperation, BlockStats, CollectorState, CollectorStatus, Container,
-    CpuControl, Host, Identity, KernelMap, KernelProgram, Kind, LossCounter, Memory, Operation,
-    PreemptedBy, Pressure, PressureTimes, SchedStats, Snapshot,
+    AgentHealth, BlockOperation, BlockStats, ChargedBytes, CollectorState, CollectorStatus,
+    Container, CpuControl, Host, Identity, KernelMap, KernelProgram, Kind, LossCounter, Memory,
+    Operation, PreemptedBy, Pressure, PressureTimes, SchedStats, Snapshot,
 };

@@ -235,6 +235,19 @@ pub struct BlockOperation {
     pub errors: u64,
 }
 
+/// Bytes of all completed block requests of the host since the agent started, by whom they are charged
+/// to and by [`Operation`]. Containers that are gone stay in it.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ChargedBytes {
+    /// Containers, sandboxes and plain cgroups.
+    pub container: [u64; 4],
+    /// Systemd units.
+    pub service: [u64; 4],
+    /// The root and cgroups that only hold others, what has no entry of its own, and what the kernel
+    /// charges to nobody.
+    pub other: [u64; 4],
+}
+
 /// CPU bandwidth control and weight of a container's own cgroup.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct CpuControl {
@@ -298,6 +311,9 @@ pub struct AgentHealth {
     pub slots_used: u32,
     /// Slots there are.
     pub slots: u32,
+    /// Bytes of all block requests; `None` where the block collector does not run.
+    #[serde(default)]
+    pub charged_bytes: Option<ChargedBytes>,
     /// How long this snapshot took to collect, nanoseconds.
     pub collection_ns: u64,
 }

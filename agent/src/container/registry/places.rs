@@ -1,6 +1,6 @@
 //! Who holds a slot and a place among the entities, and who gives way.
 
-use super::{Entity, EntityId, Member, Now, Registry, SlotWrite, Waiting};
+use super::{Entity, EntityId, Member, Now, Registry, Released, SlotWrite, Waiting};
 use crate::snapshot::Kind;
 
 impl Registry {
@@ -102,7 +102,11 @@ impl Registry {
         let Some(slot) = entity.slot.take() else {
             return;
         };
-        self.released.push((id, slot));
+        self.released.push(Released {
+            slot,
+            entity: id,
+            kind: entity.identity.kind,
+        });
         for (subsystem, css) in entity.css.drain(..) {
             self.writes.push(SlotWrite {
                 subsystem,

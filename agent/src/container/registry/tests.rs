@@ -199,13 +199,29 @@ fn a_slot_that_is_taken_away_is_read_a_last_time() {
     registry.cgroup_made(cpu(1), "/a", true, &[], at(0));
     registry.cgroup_removed(cpu(1), at(1));
     registry.cgroup_made(cpu(2), "/b", true, &[], at(1));
-    registry.read_released(|slot, stats| {
-        assert_eq!(slot, 1);
-        stats.update_sched(ran(55));
+    registry.read_released(|slot, kind, stats| {
+        assert_eq!((slot, kind), (1, Kind::Cgroup));
+        stats.expect("the container is kept").update_sched(ran(55));
     });
     let entity = registry.entities_mut().next().unwrap();
     assert_eq!(entity.identity.container, "a");
     assert_eq!(entity.stats.sched(0).on_cpu_ns, 55);
+}
+
+#[test]
+fn the_slot_of_a_container_that_is_gone_is_read_a_last_time() {
+    let mut registry = registry(10, 10);
+    registry.cgroup_made(cpu(1), "/system.slice/cron.service", true, &[], at(0));
+    registry.cgroup_removed(cpu(1), at(1));
+    registry.expire(at(10_000));
+    assert!(names(&registry).is_empty());
+    let mut read = Vec::new();
+    registry.read_released(|slot, kind, stats| {
+        assert!(stats.is_none());
+        read.push((slot, kind));
+    });
+    assert_eq!(read, [(1, Kind::Service)]);
+    registry.read_released(|slot, _, _| panic!("slot {slot} is read twice"));
 }
 
 /// Its css is claimed when it is made, so nothing but its counters tells that it ran.

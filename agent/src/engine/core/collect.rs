@@ -12,7 +12,7 @@ use super::{Engine, OTHER_NAME};
 use crate::{
     bpf::KernelSide,
     cgroup::{is_pause, processes},
-    container::{Accumulated, Now, RawSched},
+    container::{Accumulated, Now, OperationBytes, RawSched},
     engine::{EngineOptions, files::FileCollector},
     snapshot::{Container, Identity, Kind, Snapshot},
 };
@@ -43,17 +43,19 @@ impl Engine {
         if let Some(kernel) = &self.kernel {
             for entity in self.registry.entities_mut() {
                 if let Some(slot) = entity.slot {
-                    read_slot(kernel, slot, &mut entity.stats);
+                    let bytes = read_slot(kernel, slot, &mut entity.stats);
+                    let kind = entity.identity.kind;
+                    self.block_charges.update(slot, kind, bytes);
                 }
             }
-            read_slot(kernel, slot::OTHER, self.registry.other_mut());
+            let bytes = read_slot(kernel, slot::OTHER, self.registry.other_mut());
+            self.block_charges.update(slot::OTHER, Kind::Other, bytes);
         }
         // After the counters: a slice that ends between the two readings is then missing until the
         // next snapshot. The other way round it would be counted twice, for ever.
         let running = self.running_slices();
         let sched_runs = self.is_attached("sched_switch");
-        let block_runs =
-            self.is_attached("block_rq_issue") && self.is_attached("block_rq_complete");
+        let block_runs = self.block_runs();
         // Where the kernel side cannot tell whose a task or a request is, all of it is in the row of the
         // others, and a container's numbers would be zeroes that mean nothing.
         let sched_each = sched_runs && self.tree.tells_cpu();
@@ -152,6 +154,8 @@ impl Engine {
         self.registry.expire(now);
         while let Some(slot) = self.registry.slot_to_clear(now) {
             if let Some(kernel) = &self.kernel {
+                let last = block_bytes(kernel, slot);
+                self.block_charges.finish(slot, last);
                 clear_slot(kernel, slot);
             }
             self.registry.slot_cleared(slot);
@@ -209,7 +213,16 @@ fn clear_slot(kernel: &KernelSide, slot: u32) {
     }
 }
 
-pub(super) fn read_slot(kernel: &KernelSide, slot: u32, stats: &mut Accumulated) {
+/// Bytes of the block requests that a slot has counted.
+pub(super) fn block_bytes(kernel: &KernelSide, slot: u32) -> OperationBytes {
+    std::array::from_fn(|operation| {
+        let counted = kernel.block().read(slot as usize * OPERATIONS + operation);
+        counted.map_or(0, |counted| counted.bytes)
+    })
+}
+
+/// Has a slot's numbers taken in; gives the bytes of its block requests.
+pub(super) fn read_slot(kernel: &KernelSide, slot: u32, stats: &mut Accumulated) -> OperationBytes {
     let sizes = kernel.sizes();
     let mut sum = RawSched::default();
     for cpu in 0..sizes.cpus {
@@ -218,11 +231,14 @@ pub(super) fn read_slot(kernel: &KernelSide, slot: u32, stats: &mut Accumulated)
         }
     }
     stats.update_sched(sum);
-    for operation in 0..OPERATIONS {
+    let mut bytes = [0; OPERATIONS];
+    for (operation, bytes) in bytes.iter_mut().enumerate() {
         if let Some(counted) = kernel.block().read(slot as usize * OPERATIONS + operation) {
             stats.update_block(operation, &counted);
+            *bytes = counted.bytes;
         }
     }
+    bytes
 }
 
 /// A pod's sandbox runs nothing but `pause`. A container is looked at a few times after it appeared:

@@ -49,6 +49,7 @@ impl Engine {
             losses,
             slots_used: slots.map_or(0, |_| self.registry.slots_used()),
             slots: slots.unwrap_or(0),
+            charged_bytes: self.block_runs().then(|| self.block_charges.sums()),
             collection_ns: u64::try_from(began.elapsed().as_nanos()).unwrap_or(u64::MAX),
         }
     }
@@ -162,6 +163,11 @@ impl Engine {
             );
         }
         status("profile", true, reason)
+    }
+
+    /// Whether block requests are counted.
+    pub(super) fn block_runs(&self) -> bool {
+        self.is_attached("block_rq_issue") && self.is_attached("block_rq_complete")
     }
 
     /// Whether a request's container is known to the kernel side.

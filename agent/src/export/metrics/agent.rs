@@ -6,7 +6,7 @@ use super::{
     definitions::{Metric, ReadAgent},
     text::{Value, escape_label},
 };
-use crate::snapshot::{AgentHealth, CollectorState};
+use crate::snapshot::{AgentHealth, CollectorState, Operation};
 
 /// What the agent's own process uses.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
@@ -66,6 +66,25 @@ pub(crate) fn rows(
             .or_insert(value);
     }
     families
+}
+
+/// Bytes by whom they are charged to and by operation. A flush moves none, so it has no series.
+pub(crate) fn charged_bytes(view: &AgentView<'_>, rows: &mut Rows) {
+    let Some(bytes) = &view.health.charged_bytes else {
+        return;
+    };
+    for (charged, bytes) in [
+        ("container", &bytes.container),
+        ("service", &bytes.service),
+        ("other", &bytes.other),
+    ] {
+        for (operation, &bytes) in Operation::ALL.iter().zip(bytes) {
+            if *operation != Operation::Flush {
+                let labels = vec![charged.to_owned(), operation.label().to_owned()];
+                rows.push((labels, Value::Count(bytes)));
+            }
+        }
+    }
 }
 
 /// Each state of each collector: 1 for the state it is in, 0 for the others.

@@ -361,6 +361,9 @@ metrics! {
     "ctrscope_losses_total" Counter ["kind", "reason"]
         "What is missing from the numbers: lost (ring full), discarded (sample judged wrong) or evicted (removed for room)."
         "kernel programs, agent" Read::Agent(|a, rows| rows.extend(a.health.losses.iter().map(|l| (vec![l.kind.clone(), l.reason.clone()], Value::Count(l.count)))));
+    "ctrscope_block_io_bytes_total" Counter ["charged", "operation"]
+        "Bytes of all completed block requests of the host, by whom they are charged to: containers and plain cgroups, those that are gone among them (container), systemd units (service), or the root and whoever has no entry of its own (other)."
+        "`block_rq_complete`" Read::Agent(agent::charged_bytes);
     "ctrscope_slots" Gauge
         "Containers that the kernel maps have room for."
         "agent" Read::Agent(|a, rows| rows.push((vec![], Value::Count(u64::from(a.health.slots)))));

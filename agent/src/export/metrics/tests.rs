@@ -3,7 +3,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use super::{Ledger, METRICS, MetricKind, Scope, ServerMetrics, definitions::Read, merge};
 use crate::{
     export::synthetic::synthetic_snapshot,
-    snapshot::{Container, Kind, Operation, PreemptedBy, Snapshot},
+    snapshot::{ChargedBytes, Container, Kind, Operation, PreemptedBy, Snapshot},
 };
 
 fn render_with(snapshot: &Snapshot, ledger: &mut Ledger) -> String {
@@ -118,6 +118,36 @@ fn flushes_appear_with_the_first_of_them() {
     let text = render(&snapshot);
     assert!(text.contains("container=\"db\",operation=\"flush\"} 1\n"));
     assert!(!text.contains("operation=\"discard\""));
+}
+
+#[test]
+fn bytes_of_all_disks_have_a_series_by_whom_they_are_charged_to_and_by_operation() {
+    let mut snapshot = Snapshot::default();
+    assert!(!render(&snapshot).contains("ctrscope_block_io_bytes_total"));
+    snapshot.agent.charged_bytes = Some(ChargedBytes {
+        container: [1, 2, 0, 3],
+        service: [4, 5, 0, 0],
+        other: [6, 7, 0, 8],
+    });
+    let text = render(&snapshot);
+    let bytes: Vec<&str> = text
+        .lines()
+        .filter_map(|line| line.strip_prefix("ctrscope_block_io_bytes_total"))
+        .collect();
+    assert_eq!(
+        bytes,
+        [
+            "{charged=\"container\",operation=\"discard\"} 3",
+            "{charged=\"container\",operation=\"read\"} 1",
+            "{charged=\"container\",operation=\"write\"} 2",
+            "{charged=\"other\",operation=\"discard\"} 8",
+            "{charged=\"other\",operation=\"read\"} 6",
+            "{charged=\"other\",operation=\"write\"} 7",
+            "{charged=\"service\",operation=\"discard\"} 0",
+            "{charged=\"service\",operation=\"read\"} 4",
+            "{charged=\"service\",operation=\"write\"} 5",
+        ]
+    );
 }
 
 #[test]
