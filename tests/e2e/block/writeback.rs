@@ -1,8 +1,12 @@
 //! Writes through the page cache: charged to whom the kernel charges them, whoever issues them.
 
-use std::{fs::File, io::Write as _, path::Path};
+use std::{
+    fs::{self, File},
+    io::Write as _,
+    path::Path,
+};
 
-use ctrscope::snapshot::{Kind, Operation};
+use ctrscope::snapshot::{Container as Seen, Kind, Operation};
 use ctrscope_tests::{
     Agent, Container, ContainerSpec,
     accounts::BlockAccounts,
@@ -13,7 +17,7 @@ use ctrscope_tests::{
 use tempfile::TempDir;
 
 use super::{BYTES, PATIENCE, SETTLED_PATIENCE, of};
-use crate::observe::{group, leniency, snapshot, wait_seen};
+use crate::observe::{entry, group, leniency, snapshot, wait_seen};
 
 /// Agreement that is asked for, of the bytes written: 5 %. What differs is metadata, and requests
 /// whose completion no tracepoint showed and whose memory was not used again.
@@ -44,76 +48,91 @@ impl WritebackOwner {
             Self::Root
         })
     }
+
+    /// Whether [`BYTES`] of writeback are counted to the last byte.
+    fn is_settled(self, counted: &Counted) -> bool {
+        match self {
+            Self::Container => counted.agent == counted.kernel,
+            Self::Root => counted.other >= BYTES,
+        }
+    }
+
+    /// Asserts that agent and kernel agree, and that the kernel does what is expected of it.
+    fn assert_charged(self, counted: &Counted) {
+        assert_near("agent and kernel", counted.agent, counted.kernel);
+        match self {
+            Self::Container => assert_near("kernel and the file", counted.kernel, BYTES),
+            Self::Root => {
+                assert_near("kernel and nothing", counted.kernel, 0);
+                assert!(counted.other + leniency() * TOLERANCE_BYTES >= BYTES);
+            }
+        }
+    }
 }
 
-/// What agent and kernel have counted so far.
+/// Bytes written that agent and kernel have counted so far.
 #[derive(Clone, Copy, Debug)]
 struct Counted {
-    /// Written by the container, as the agent says.
+    /// The container's, as the agent says.
     agent: u64,
-    /// The same in requests.
-    agent_requests: u64,
-    /// Written by what has no entry of its own, as the agent says.
+    /// Those of what has no entry of its own, as the agent says.
     other: u64,
     /// The container's, as the kernel says.
-    kernel: BlockAccounts,
+    kernel: u64,
 }
 
 impl Counted {
     fn now(agent: &Agent, container: &Container) -> Self {
-        let written = wait_seen(agent, container).block.expect("block collector");
-        let (bytes, requests) = of(&written, Operation::Write);
-        let snapshot = snapshot(agent);
-        let mut containers = snapshot.containers.iter();
-        let other = containers.find(|one| one.identity.kind == Kind::Other);
-        let other = other.and_then(|one| one.block.as_ref());
+        let (seen, other) = written(agent, container.cgroup());
         Self {
-            agent: bytes,
-            agent_requests: requests,
-            other: of(
-                other.expect("the others have block numbers"),
-                Operation::Write,
-            )
-            .0,
-            kernel: container.block_accounts().unwrap(),
+            agent: seen,
+            other,
+            kernel: container.block_accounts().unwrap().write_bytes,
         }
     }
 
     fn since(&self, earlier: &Self) -> Self {
         Self {
             agent: self.agent - earlier.agent,
-            agent_requests: self.agent_requests - earlier.agent_requests,
             other: self.other - earlier.other,
-            kernel: BlockAccounts {
-                write_bytes: self.kernel.write_bytes - earlier.kernel.write_bytes,
-                writes: self.kernel.writes - earlier.kernel.writes,
-                ..self.kernel
-            },
+            kernel: self.kernel - earlier.kernel,
         }
     }
 }
 
-/// Waits until `is_settled` says yes to what was counted since `before`, or the patience is over.
-/// A completion that no tracepoint showed counts when its request is used again, so requests are
-/// made, on the account of the test.
+/// Written by an entry, live or exited, and by what has none, as the agent says.
+fn written(agent: &Agent, cgroup: &str) -> (u64, u64) {
+    let snapshot = snapshot(agent);
+    let of_row = |row: Option<&Seen>| {
+        let block = row.and_then(|row| row.block.as_ref());
+        of(block.expect("block numbers"), Operation::Write).0
+    };
+    let mut rows = snapshot.containers.iter();
+    let other = rows.find(|row| row.identity.kind == Kind::Other);
+    (of_row(entry(&snapshot, cgroup)), of_row(other))
+}
+
+/// Waits until `is_settled` says yes to what is counted, or the patience is over. A completion that no
+/// tracepoint showed counts when its request is used again, so requests are made, on the account of
+/// the test.
 fn settle(
-    agent: &Agent,
-    container: &Container,
     data: &Path,
-    before: &Counted,
+    counted: impl Fn() -> Counted,
     is_settled: impl Fn(&Counted) -> bool,
 ) -> Counted {
     let mut file = File::create(data.join("settle")).unwrap();
-    wait_until(SETTLED_PATIENCE, "all is counted", || {
-        let counted = Counted::now(agent, container).since(before);
+    let settled = wait_until(SETTLED_PATIENCE, "all is counted", || {
+        let counted = counted();
         if is_settled(&counted) {
             return Ok(Some(counted));
         }
         file.write_all(&[2; 4096])?;
         file.sync_all()?;
         Ok(None)
-    })
-    .unwrap_or_else(|_| Counted::now(agent, container).since(before))
+    });
+    let counted = settled.unwrap_or_else(|_| counted());
+    println!("{counted:?}");
+    counted
 }
 
 fn assert_near(what: &str, one: u64, other: u64) {
@@ -126,13 +145,13 @@ fn assert_near(what: &str, one: u64, other: u64) {
     );
 }
 
-/// A container that writes [`BYTES`] through the page cache when its gate is opened.
+/// A container that writes [`BYTES`] through the page cache when its gate is opened, and ends.
 fn writer(name: &str, data: &Path, more: &[&str]) -> ContainerSpec {
     let bytes = BYTES.to_string();
     let mut work = vec!["write-buffered", "--file", "/data/file"];
     work.extend(["--size", &bytes, "--bytes", &bytes]);
     work.extend(more);
-    ContainerSpec::new(name, &work).data(data).gated().held()
+    ContainerSpec::new(name, &work).data(data).gated()
 }
 
 #[test]
@@ -140,11 +159,13 @@ fn writeback_is_charged_to_whom_the_kernel_charges_it() {
     let agent = Agent::start(&[]).unwrap();
     let group = group();
     let data = TempDir::new_in("/var/tmp").unwrap();
-    let container = Container::start(&group, &writer("writeback", data.path(), &[])).unwrap();
+    let spec = writer("writeback", data.path(), &[]).held();
+    let container = Container::start(&group, &spec).unwrap();
     let Some(owner) = WritebackOwner::of(&container, data.path()) else {
         skip("there is no io controller, of v1 or v2");
         return;
     };
+    wait_seen(&agent, &container);
     let before = Counted::now(&agent, &container);
     let trace = IssueTrace::start().unwrap();
     container.open_gate().unwrap();
@@ -152,30 +173,11 @@ fn writeback_is_charged_to_whom_the_kernel_charges_it() {
     // The writer has not asked for it and only waits from here on; the flusher writes.
     sync_filesystem(data.path()).unwrap();
     let counted = settle(
-        &agent,
-        &container,
         data.path(),
-        &before,
-        |counted| match owner {
-            WritebackOwner::Container => counted.agent == counted.kernel.write_bytes,
-            WritebackOwner::Root => counted.other >= BYTES,
-        },
+        || Counted::now(&agent, &container).since(&before),
+        |counted| owner.is_settled(counted),
     );
-    println!("{owner:?}: {counted:?}");
-    assert_near(
-        "agent and kernel",
-        counted.agent,
-        counted.kernel.write_bytes,
-    );
-    match owner {
-        WritebackOwner::Container => {
-            assert_near("kernel and the file", counted.kernel.write_bytes, BYTES);
-        }
-        WritebackOwner::Root => {
-            assert_near("kernel and nothing", counted.kernel.write_bytes, 0);
-            assert!(counted.other + leniency() * TOLERANCE_BYTES >= BYTES);
-        }
-    }
+    owner.assert_charged(&counted);
 
     let Some(trace) = trace else {
         println!("no tracefs: not known which task issued it");
@@ -200,23 +202,82 @@ fn what_a_container_syncs_itself_is_charged_to_it() {
     let group = group();
     let data = TempDir::new_in("/var/tmp").unwrap();
     // 16 blocks of 64 KiB: an fsync each MiB.
-    let spec = writer("fsync", data.path(), &["--fsync-every", "16"]);
+    let spec = writer("fsync", data.path(), &["--fsync-every", "16"]).held();
     let container = Container::start(&group, &spec).unwrap();
     if WritebackOwner::of(&container, data.path()).is_none() {
         skip("there is no io controller, of v1 or v2");
         return;
     }
+    wait_seen(&agent, &container);
     let before = Counted::now(&agent, &container);
     container.open_gate().unwrap();
     container.wait_report(PATIENCE).unwrap();
-    let counted = settle(&agent, &container, data.path(), &before, |counted| {
-        counted.agent == counted.kernel.write_bytes
-    });
-    println!("{counted:?}");
-    assert_near(
-        "agent and kernel",
-        counted.agent,
-        counted.kernel.write_bytes,
+    let counted = settle(
+        data.path(),
+        || Counted::now(&agent, &container).since(&before),
+        |counted| counted.agent == counted.kernel,
     );
-    assert_near("kernel and the file", counted.kernel.write_bytes, BYTES);
+    assert_near("agent and kernel", counted.agent, counted.kernel);
+    assert_near("kernel and the file", counted.kernel, BYTES);
+}
+
+#[test]
+fn writeback_after_the_end_of_a_container_is_charged_as_before() {
+    let agent = Agent::start(&[]).unwrap();
+    let group = group();
+    let data = TempDir::new_in("/var/tmp").unwrap();
+    // A blkcg that has gone offline is given no blkg for another disk, and its nearest ancestor that
+    // has one is charged (`blkg_lookup_create`, `block/blk-cgroup.c`): it has used the disk before.
+    let spec = writer("ended", data.path(), &["--fsync-first"]);
+    let container = Container::start(&group, &spec).unwrap();
+    let Some(owner) = WritebackOwner::of(&container, data.path()) else {
+        skip("there is no io controller, of v1 or v2");
+        return;
+    };
+    let cgroup = container.cgroup().to_owned();
+    wait_seen(&agent, &container);
+    // The account of its parent includes it on v2, and stays when it is gone. On v1 it goes with it.
+    let now = || {
+        let (seen, other) = written(&agent, &cgroup);
+        let kernel = match owner {
+            WritebackOwner::Container => {
+                let parent = group.directory("io", &group.path()).unwrap();
+                let text = fs::read_to_string(parent.join("io.stat")).unwrap();
+                BlockAccounts::parse_v2(&text).write_bytes
+            }
+            WritebackOwner::Root => 0,
+        };
+        Counted {
+            agent: seen,
+            other,
+            kernel,
+        }
+    };
+    let before = now();
+    container.open_gate().unwrap();
+    container.wait_report(PATIENCE).unwrap();
+    container.wait_end().unwrap();
+    drop(container);
+    wait_until(SETTLED_PATIENCE, "its end is seen", || {
+        let snapshot = snapshot(&agent);
+        let exited = entry(&snapshot, &cgroup).and_then(|entry| entry.exited_at_unix_ms);
+        Ok(exited.map(drop))
+    })
+    .unwrap();
+    let at_end = now().since(&before);
+    println!("at its end: {at_end:?}");
+    sync_filesystem(data.path()).unwrap();
+
+    let counted = settle(
+        data.path(),
+        || now().since(&before),
+        |counted| owner.is_settled(counted),
+    );
+    owner.assert_charged(&counted);
+    if owner == WritebackOwner::Container {
+        assert!(
+            counted.agent > at_end.agent,
+            "all was written before its end"
+        );
+    }
 }

@@ -47,7 +47,7 @@ pub(crate) fn direct(options: BlockOptions, read: bool, write: bool) -> Vec<Work
 }
 
 /// Writes through the page cache.
-pub(crate) fn buffered(options: BlockOptions, fsync_every: u64) -> Vec<Worker> {
+pub(crate) fn buffered(options: BlockOptions, fsync_every: u64, fsync_first: bool) -> Vec<Worker> {
     vec![Box::new(move |until| {
         let mut buffer = Buffer::new(options.block)?;
         let file = open(&options, 0)?;
@@ -57,7 +57,8 @@ pub(crate) fn buffered(options: BlockOptions, fsync_every: u64) -> Vec<Worker> {
             file.write_all_at(buffer.bytes(), offsets.next())
                 .context("cannot write")?;
             operations += 1;
-            if fsync_every > 0 && operations.is_multiple_of(fsync_every) {
+            let is_due = fsync_every > 0 && operations.is_multiple_of(fsync_every);
+            if is_due || (fsync_first && operations == 1) {
                 file.sync_all().context("cannot fsync")?;
             }
             pause(&options);

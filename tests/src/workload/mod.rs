@@ -65,6 +65,9 @@ pub enum Work {
         /// fsync after so many blocks; 0: never
         #[arg(long, default_value_t = 0)]
         fsync_every: u64,
+        /// fsync after the first block
+        #[arg(long)]
+        fsync_first: bool,
     },
     /// Start children that live a few milliseconds
     Spawn {
@@ -248,7 +251,11 @@ fn prepare(work: &Work) -> Result<(Option<f64>, Vec<Worker>)> {
         Work::WriteBuffered {
             options,
             fsync_every,
-        } => (options.seconds, block::buffered(options, fsync_every)),
+            fsync_first,
+        } => (
+            options.seconds,
+            block::buffered(options, fsync_every, fsync_first),
+        ),
         Work::Spawn { seconds, pause_ms } => {
             (seconds, spawn::spawn(Duration::from_millis(pause_ms)))
         }
