@@ -127,14 +127,18 @@ pub(crate) fn run(directory: &Path, plan: &Plan<'_>) -> Result<Outcome> {
         bail!("mkfs.ext4: {status}");
     }
     let log = directory.join(format!("{name}.log"));
-    let mut outcome = boot(plan, &initramfs.0, &disk.0, &log)?;
+    let mut console =
+        File::create(&log).with_context(|| format!("cannot write {}", log.display()))?;
+    let mut attempt = || boot(plan, &initramfs.0, &disk.0, &mut console);
+    let mut outcome = attempt()?;
     for _ in 1..ATTEMPTS {
         if outcome.booted {
             break;
         }
         print!("did not boot, again ... ");
-        outcome = boot(plan, &initramfs.0, &disk.0, &log)?;
+        outcome = attempt()?;
     }
+    outcome.log = log;
     Ok(outcome)
 }
 
@@ -178,7 +182,8 @@ impl Drop for Machine {
     }
 }
 
-fn boot(plan: &Plan<'_>, initramfs: &Path, disk: &Path, log: &Path) -> Result<Outcome> {
+/// Boots once; what the console says is added to `file`.
+fn boot(plan: &Plan<'_>, initramfs: &Path, disk: &Path, file: &mut File) -> Result<Outcome> {
     let start = Instant::now();
     let (mut emulator, console) = emulator(plan.cell.architecture);
     let child = emulator
@@ -212,11 +217,7 @@ fn boot(plan: &Plan<'_>, initramfs: &Path, disk: &Path, log: &Path) -> Result<Ou
         }
     });
 
-    let mut file = File::create(log).with_context(|| format!("cannot write {}", log.display()))?;
-    let mut outcome = Outcome {
-        log: log.to_owned(),
-        ..Outcome::default()
-    };
+    let mut outcome = Outcome::default();
     let mut current = None;
     let mut heard = Instant::now();
     loop {
