@@ -28,6 +28,8 @@ use crate::{
 pub const WORKLOAD_PATH: &str = "/opt/app/workload";
 /// Where [`ContainerSpec::data`] is mounted inside.
 pub const DATA_PATH: &str = "/data";
+/// From runc's return to the start of the workload, in a container that may have little CPU time.
+const EXECUTED_PATIENCE: Duration = Duration::from_secs(30);
 /// Where the gate is inside.
 const CONTROL_PATH: &str = "/control";
 /// How long a container may take to end.
@@ -231,7 +233,18 @@ impl Container {
         }
         let pid = fs::read_to_string(&pid_file).context("runc wrote no pid")?;
         self.pid = pid.trim().parse().context("runc wrote a strange pid")?;
-        Ok(())
+        self.wait_executed()
+    }
+
+    /// runc returns while its process in the container has still to execute the workload, which ends
+    /// that process' other threads: with them go their accounts.
+    fn wait_executed(&self) -> Result<()> {
+        let name = format!("/proc/{}/comm", self.pid);
+        wait_until(EXECUTED_PATIENCE, "the workload's start", || {
+            // A short workload may have ended.
+            let name = fs::read_to_string(&name).unwrap_or_default();
+            Ok((!name.starts_with("runc:")).then_some(()))
+        })
     }
 
     /// On v1 nothing is counted before some cgroup has a limit on the device since Linux 6.10

@@ -159,12 +159,13 @@ pub(crate) fn run(arguments: &Arguments) -> Result<ExitCode> {
         }
         cells
     };
-    let result = boots(&cells).and_then(|rows| {
+    let done = |rows: &[Row]| {
         if arguments.all {
-            report::write(&rows)?;
+            report::write(rows, cells.len())?;
         }
-        judge(&rows)
-    });
+        Ok(())
+    };
+    let result = boots(&cells, done).and_then(|rows| judge(&rows));
     interrupt::exit_code(result)
 }
 
@@ -210,7 +211,7 @@ pub(crate) fn run_ends() -> Result<()> {
         .iter()
         .map(|(kernel, layout)| Cell::new(kernel, layout, host, &ACCURACY))
         .collect();
-    judge(&boots(&cells)?)
+    judge(&boots(&cells, |_| Ok(()))?)
 }
 
 fn host() -> Result<Architecture> {
@@ -268,12 +269,12 @@ impl Architectural {
     }
 }
 
-/// Boots one cell after the other.
+/// Boots one cell after the other; `done` gets the rows so far after each.
 ///
 /// # Errors
 ///
 /// A kernel cannot be fetched, an image not be built; an interruption.
-fn boots(cells: &[Cell]) -> Result<Vec<Row>> {
+fn boots(cells: &[Cell], done: impl Fn(&[Row]) -> Result<()>) -> Result<Vec<Row>> {
     let directory = step::target_directory().join("vm");
     fs::create_dir_all(&directory)?;
     let mut ready: Vec<Architectural> = Vec::new();
@@ -322,6 +323,7 @@ fn boots(cells: &[Cell]) -> Result<Vec<Row>> {
             release: kernel.release,
             outcome,
         });
+        done(&rows)?;
     }
     Ok(rows)
 }

@@ -1,25 +1,28 @@
 //! `docs/kernels.md`: the matrix and its results.
 
-use std::{fmt::Write as _, fs};
+use std::{fmt::Write as _, fs, process::Command};
 
 use anyhow::{Context as _, Result};
 
 use super::Row;
 use crate::step;
 
-/// Writes the document.
+/// Writes the document; anew after each boot, so that an interruption leaves what was seen.
 ///
 /// # Errors
 ///
 /// It cannot be written.
-pub(crate) fn write(rows: &[Row]) -> Result<()> {
+pub(crate) fn write(rows: &[Row], cells: usize) -> Result<()> {
     let path = step::repository().join("docs/kernels.md");
-    fs::write(&path, render(rows)?).with_context(|| format!("cannot write {}", path.display()))?;
-    println!("wrote {}", path.display());
+    fs::write(&path, render(rows, cells)?)
+        .with_context(|| format!("cannot write {}", path.display()))?;
+    if rows.len() == cells {
+        println!("wrote {}", path.display());
+    }
     Ok(())
 }
 
-fn render(rows: &[Row]) -> Result<String> {
+fn render(rows: &[Row], cells: usize) -> Result<String> {
     let mut text = String::from(
         "# Kernels\n\n\
          Written by `cargo xtask vm --all`. One static binary, the same for all; Debian's kernels, each \
@@ -31,6 +34,9 @@ fn render(rows: &[Row]) -> Result<String> {
          | kernel | cgroups | passed | failed | skipped | RSS | peak | maps | time |\n\
          | --- | --- | ---: | ---: | ---: | ---: | ---: | ---: | ---: |\n",
     );
+    if let Some(commit) = commit() {
+        text = text.replacen(". One static", &format!(", at {commit}. One static"), 1);
+    }
     let mib = |bytes: Option<u64>| {
         bytes.map_or_else(
             || "?".to_owned(),
@@ -54,6 +60,13 @@ fn render(rows: &[Row]) -> Result<String> {
         )?;
     }
     let mut notes = String::new();
+    if rows.len() < cells {
+        writeln!(
+            notes,
+            "- the run ended after {} of {cells} boots",
+            rows.len()
+        )?;
+    }
     for row in rows {
         for name in &row.outcome.failed {
             writeln!(
@@ -85,4 +98,15 @@ fn render(rows: &[Row]) -> Result<String> {
         text.push_str(&notes);
     }
     Ok(text)
+}
+
+/// The commit that was run, as `git describe` has it.
+fn commit() -> Option<String> {
+    let output = Command::new("git")
+        .args(["describe", "--always"])
+        .current_dir(step::repository())
+        .output()
+        .ok()?;
+    let name = String::from_utf8_lossy(&output.stdout).trim().to_owned();
+    (output.status.success() && !name.is_empty()).then(|| format!("commit {name}"))
 }
