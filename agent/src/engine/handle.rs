@@ -228,6 +228,11 @@ fn run(mut engine: Engine, inbox: &Receiver<Command>, mut woken: PipeReader) {
 }
 
 fn target(engine: &mut Engine, query: &str) -> Result<(u32, String), SourceError> {
+    if let Some(reason) = engine.samples_lack() {
+        return Err(SourceError::Unsupported(format!(
+            "no profile of one container can be recorded, one of the host can: {reason}"
+        )));
+    }
     let snapshot = engine.snapshot();
     let index = resolve_container(&snapshot, query)?;
     let name = snapshot

@@ -100,6 +100,7 @@ fn container(index: usize, random: &mut Random) -> Container {
         }),
         block: Some(block),
         cpu_usage_ns: None,
+        is_counted_elsewhere: false,
         cpu: Some(CpuControl {
             periods: random.below(1_000_000),
             throttled_periods: random.below(10_000),

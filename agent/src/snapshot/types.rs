@@ -91,6 +91,11 @@ pub struct Container {
     /// where [`sched`](Self::sched) is `None`.
     #[serde(default)]
     pub cpu_usage_ns: Option<u64>,
+    /// Whether [`sched`](Self::sched) has time on CPUs that other entries show as their
+    /// [`cpu_usage_ns`](Self::cpu_usage_ns): in the one of all others, where the collector cannot tell
+    /// containers apart.
+    #[serde(default)]
+    pub is_counted_elsewhere: bool,
     /// CPU bandwidth control and weight; `None` without the cpu controller.
     pub cpu: Option<CpuControl>,
     /// Memory; `None` without the memory controller.
@@ -101,11 +106,13 @@ pub struct Container {
 
 impl Container {
     /// Time on CPUs, nanoseconds: the scheduler collector's, else the kernel's own account. One of the
-    /// two for as long as an agent runs, so that it only goes up.
+    /// two for as long as an agent runs, so that it only goes up. Each nanosecond is one entry's, so that
+    /// entries can be added up.
     #[must_use]
     pub fn on_cpu_ns(&self) -> Option<u64> {
         self.sched
             .as_ref()
+            .filter(|_| !self.is_counted_elsewhere)
             .map(|sched| sched.on_cpu_ns)
             .or(self.cpu_usage_ns)
     }

@@ -10,7 +10,7 @@ use ctrscope_tests::{
 };
 use tempfile::TempDir;
 
-use super::{Host, PATIENCE};
+use super::{Host, PATIENCE, names_hot_functions};
 
 /// The mount point of a v1 controller; `None` where it is in the unified hierarchy.
 fn v1_mount(controller: &str) -> Option<PathBuf> {
@@ -116,11 +116,26 @@ fn without_a_cpu_controller_time_is_the_kernels_own_account() {
     host.assert_cpu_time();
     host.assert_lacks("sched", "degraded", &["no cpu controller", "_other"]);
     host.assert_lacks("cpu", "unsupported", &["no cpu controller"]);
+    // All that runs is in the sum of the others there, and would be counted twice.
+    let metrics = host.agent.metrics().unwrap();
+    let others = [("container", "_other")];
+    for (name, is_there) in [
+        ("ctrscope_container_cpu_seconds_total", false),
+        ("ctrscope_container_run_queue_seconds_total", true),
+    ] {
+        assert_eq!(metrics.value(name, &others).is_some(), is_there, "{name}");
+    }
     host.assert_absent(&[
         "ctrscope_container_run_queue_seconds_total",
         "ctrscope_container_cpu_periods_total",
     ]);
     host.assert_check("cgroups", "warn", "without cpu");
+    host.assert_lacks("profile", "degraded", &["without a cpu controller"]);
+    host.assert_no_profile("without a cpu controller");
+    let path = "/api/v1/profile?type=cpu&seconds=1&format=folded";
+    let answer = host.agent.get_slow(path, PATIENCE).unwrap();
+    assert_eq!(answer.status, 200, "{}", answer.text());
+    assert!(names_hot_functions(&answer.text()), "{}", answer.text());
 }
 
 #[test]

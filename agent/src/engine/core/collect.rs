@@ -96,6 +96,7 @@ impl Engine {
                     sched: (sched_each && counted).then(|| entity.stats.sched(running_ns)),
                     block: (block_each && counted).then(|| entity.stats.block().clone()),
                     cpu_usage_ns: files.cpu_usage_ns,
+                    is_counted_elsewhere: false,
                     cpu: files.cpu.clone(),
                     memory: files.memory.clone(),
                     pressure: files.pressure.clone(),
@@ -126,6 +127,7 @@ impl Engine {
                 },
                 first_seen_unix_ms: first_seen_other.unix_ms,
                 sched: sched_runs.then(|| other.sched(running_other)),
+                is_counted_elsewhere: !sched_each,
                 block: block_runs.then(|| other.block().clone()),
                 ..Container::default()
             },

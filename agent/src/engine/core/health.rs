@@ -156,13 +156,25 @@ impl Engine {
         for lack in profile_lacks(&self.features) {
             add(&mut reason, &lack);
         }
-        if !self.is_attached("sched_switch") {
-            add(
-                &mut reason,
-                "without sched_switch samples are not told apart by container",
-            );
+        if let Some(lack) = self.samples_lack() {
+            add(&mut reason, lack);
         }
         status("profile", true, reason)
+    }
+
+    /// Why it is not known whose a sample is, so that the host as a whole can be profiled, and no
+    /// container.
+    pub(in crate::engine) fn samples_lack(&self) -> Option<&'static str> {
+        if !self.is_attached("sched_switch") {
+            Some("without sched_switch samples are not told apart by container")
+        } else if !self.tree.tells_cpu() {
+            Some(
+                "without a cpu controller samples are not told apart by container: mount it where the \
+                 agent sees it, or give the host's mount by --cgroup-root",
+            )
+        } else {
+            None
+        }
     }
 
     /// Whether block requests are counted.

@@ -343,3 +343,18 @@ fn merging_keeps_the_order_of_the_snapshot() {
         .collect();
     assert_eq!(names, ["b", "a"]);
 }
+
+#[test]
+fn cpu_time_that_others_show_is_not_shown_again() {
+    let mut snapshot = synthetic_snapshot(1);
+    let with = render(&snapshot);
+    let shown = |text: &str| {
+        text.lines()
+            .filter(|line| line.starts_with("ctrscope_container_cpu_seconds_total{"))
+            .count()
+    };
+    snapshot.containers[0].is_counted_elsewhere = true;
+    let without = render(&snapshot);
+    assert_eq!(shown(&with), shown(&without) + 1);
+    assert!(without.contains("ctrscope_container_run_queue_seconds_total{"));
+}
