@@ -230,7 +230,7 @@ mod tests {
     fn resolve_file(file: &File, offsets: &[u64], bytes: u64) -> Result<Vec<bool>, ElfError> {
         let mut budget = Budget {
             bytes,
-            deadline: Instant::now() + Duration::from_secs(1),
+            deadline: Instant::now() + Duration::from_secs(600),
         };
         let names = resolve(file, offsets, &mut budget, |name| Some(name.into()))?;
         Ok(names.iter().map(Option::is_some).collect())
@@ -328,16 +328,37 @@ mod tests {
     }
 
     #[test]
-    fn a_table_that_makes_each_search_long_ends_at_the_deadline() {
+    fn addresses_are_found_until_the_deadline() {
+        let mut file = tempfile::tempfile().unwrap();
+        file.write_all(&hostile(10, 5)).unwrap();
+        let deadline = Instant::now() + Duration::from_secs(1);
+        let mut budget = Budget {
+            bytes: 1 << 30,
+            deadline,
+        };
+        let offsets = [0x1000; 3 * BATCH];
+        let mut looked_up = 0;
+        let names = resolve(&file, &offsets, &mut budget, |name| {
+            looked_up += 1;
+            // The batch that is under way at the deadline is the last one.
+            while looked_up == BATCH && Instant::now() < deadline {
+                std::thread::sleep(Duration::from_millis(1));
+            }
+            Some(name.into())
+        })
+        .unwrap();
+        // None of it on a machine so slow that it is over before the first.
+        assert!(looked_up <= BATCH, "{looked_up}");
+        let found = names.iter().filter(|name| name.is_some()).count();
+        assert_eq!((found, names.len()), (looked_up, offsets.len()));
+    }
+
+    #[test]
+    fn an_address_in_no_symbol_has_no_name() {
         assert_eq!(
             resolve_at(&hostile(10, 5), &[0x1000, 0x1001]).unwrap(),
             [true, false]
         );
-        let offsets: Vec<u64> = (0x1001..0x9000).collect();
-        let begun = Instant::now();
-        let found = resolve_at(&hostile(1 << 18, 5), &offsets).unwrap();
-        assert_eq!(found.len(), offsets.len());
-        assert!(begun.elapsed() < Duration::from_secs(10));
     }
 
     #[test]
