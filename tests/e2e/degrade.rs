@@ -83,18 +83,10 @@ impl Host {
         }
     }
 
-    /// Status, detail and fix of a subject of `check`.
+    /// Status of a subject of `check`, and all that it says of it.
     #[track_caller]
     fn check(&self, subject: &str) -> (String, String) {
-        let arguments = ["check", "--json"];
-        let output = AgentCommand::run_without(&self.without, &arguments, PATIENCE).unwrap();
-        let findings: Vec<Value> = serde_json::from_slice(&output.stdout)
-            .unwrap_or_else(|error| panic!("{error}: {}", describe(&output)));
-        let one = findings.iter().find(|one| one["subject"] == subject);
-        let one = one.unwrap_or_else(|| panic!("no {subject}: {}", describe(&output)));
-        let status = one["status"].as_str().unwrap().to_owned();
-        assert_eq!(one["fix"].is_null(), status == "ok", "{one}");
-        (status, one.to_string())
+        check(&self.without, subject)
     }
 
     #[track_caller]
@@ -249,4 +241,17 @@ fn names_hot_functions(folded: &str) -> bool {
     HOT_FUNCTIONS
         .iter()
         .any(|(function, _)| folded.contains(function))
+}
+
+/// As of [`Host::check`].
+#[track_caller]
+fn check(without: &Without, subject: &str) -> (String, String) {
+    let output = AgentCommand::run_without(without, &["check", "--json"], PATIENCE).unwrap();
+    let findings: Vec<Value> = serde_json::from_slice(&output.stdout)
+        .unwrap_or_else(|error| panic!("{error}: {}", describe(&output)));
+    let one = findings.iter().find(|one| one["subject"] == subject);
+    let one = one.unwrap_or_else(|| panic!("no {subject}: {}", describe(&output)));
+    let status = one["status"].as_str().unwrap().to_owned();
+    assert_eq!(one["fix"].is_null(), status == "ok", "{one}");
+    (status, one.to_string())
 }

@@ -76,6 +76,14 @@ fn render(rows: &[Row], cells: usize) -> Result<String> {
                 row.cgroups()
             )?;
         }
+        for name in &row.outcome.early {
+            writeln!(
+                notes,
+                "- {} {}: an earlier boot ended early, in {name}",
+                row.release,
+                row.cgroups()
+            )?;
+        }
         for (name, reason) in &row.outcome.skipped {
             writeln!(
                 notes,
