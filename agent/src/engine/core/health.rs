@@ -11,6 +11,11 @@ use crate::{
     snapshot::{AgentHealth, CollectorState, CollectorStatus, KernelProgram, LossCounter},
 };
 
+/// Programs without which there are no numbers of the scheduler.
+const SCHED_PROGRAMS: [&str; 1] = ["sched_switch"];
+/// Programs without which there are no numbers of block requests.
+const BLOCK_PROGRAMS: [&str; 2] = ["block_rq_issue", "block_rq_complete"];
+
 impl Engine {
     pub(super) fn health(&self, losses: Vec<LossCounter>, began: Instant) -> AgentHealth {
         let programs = self.programs();
@@ -74,20 +79,12 @@ impl Engine {
                       mount by --cgroup-root";
         let no_io = "no blkio or io controller is mounted where the agent sees it, so that all requests \
                      count as _other: mount it, or give the host's mount by --cgroup-root";
-        let by_programs = |name: &str| {
-            let lacking: Vec<_> = programs
-                .iter()
-                .filter(|program| program.collector == name && !program.attached)
-                .collect();
-            let any = programs.iter().any(|p| p.collector == name && p.attached);
-            (any, reasons(&lacking))
-        };
-        let (any, mut reason) = by_programs("sched");
+        let (any, mut reason) = by_programs(programs, "sched", &SCHED_PROGRAMS);
         if any && !self.tree.tells_cpu() {
             add(&mut reason, &format!("{no_cpu}; all counts as _other"));
         }
         let sched = status("sched", any, reason);
-        let (any, mut reason) = by_programs("block");
+        let (any, mut reason) = by_programs(programs, "block", &BLOCK_PROGRAMS);
         if any && !self.tree.tells_block() {
             add(&mut reason, no_io);
         } else if any && !self.block_is_told() {
@@ -99,7 +96,7 @@ impl Engine {
         }
         let block = status("block", any, reason);
         // Without events the walks find what there is.
-        let (_, mut reason) = by_programs("cgroup");
+        let (_, mut reason) = by_programs(programs, "cgroup", &[]);
         if !reason.is_empty() {
             add(
                 &mut reason,
@@ -179,7 +176,7 @@ impl Engine {
 
     /// Whether block requests are counted.
     pub(super) fn block_runs(&self) -> bool {
-        self.is_attached("block_rq_issue") && self.is_attached("block_rq_complete")
+        BLOCK_PROGRAMS.iter().all(|name| self.is_attached(name))
     }
 
     /// Whether a request's container is known to the kernel side.
@@ -205,6 +202,21 @@ impl Engine {
             }
         }
     }
+}
+
+/// Whether all programs are attached without which a collector has no numbers, and what the others of
+/// it lack.
+fn by_programs(programs: &[KernelProgram], collector: &str, needed: &[&str]) -> (bool, String) {
+    let lacking: Vec<_> = programs
+        .iter()
+        .filter(|program| program.collector == collector && !program.attached)
+        .collect();
+    let runs = needed.iter().all(|name| {
+        programs
+            .iter()
+            .any(|program| program.name == *name && program.attached)
+    });
+    (runs, reasons(&lacking))
 }
 
 /// Active without a reason; with one degraded if it runs, else unsupported.
@@ -252,4 +264,50 @@ fn reasons(lacking: &[&KernelProgram]) -> String {
         .map(|(reason, names)| format!("{}: {reason}", names.join(", ")))
         .collect::<Vec<_>>()
         .join("; ")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn program(name: &str, collector: &str, reason: &str) -> KernelProgram {
+        KernelProgram {
+            name: name.into(),
+            collector: collector.into(),
+            attached: reason.is_empty(),
+            reason: reason.into(),
+            ..KernelProgram::default()
+        }
+    }
+
+    #[test]
+    fn a_collector_runs_if_what_gives_its_numbers_is_attached() {
+        let state = |programs: &[KernelProgram], collector, needed: &[&str]| {
+            let (runs, reason) = by_programs(programs, collector, needed);
+            (status(collector, runs, reason.clone()).state, reason)
+        };
+        let auxiliary = [
+            program("sched_switch", "sched", "no such tracepoint"),
+            program("read_clock", "sched", ""),
+            program("block_rq_issue", "block", ""),
+            program("block_rq_complete", "block", "refused"),
+        ];
+        assert_eq!(
+            state(&auxiliary, "sched", &SCHED_PROGRAMS),
+            (
+                CollectorState::Unsupported,
+                "sched_switch: no such tracepoint".to_owned()
+            )
+        );
+        let (block, _) = state(&auxiliary, "block", &BLOCK_PROGRAMS);
+        assert_eq!(block, CollectorState::Unsupported);
+        let main = [
+            program("sched_switch", "sched", ""),
+            program("read_clock", "sched", "refused"),
+        ];
+        assert_eq!(
+            state(&main, "sched", &SCHED_PROGRAMS),
+            (CollectorState::Degraded, "read_clock: refused".to_owned())
+        );
+    }
 }

@@ -93,6 +93,11 @@ pub(super) fn load(
         .iter()
         .any(|program| program.attached && program.name != "read_clock");
     if !any {
+        // What was attached goes with the rest.
+        for program in programs.iter_mut().filter(|program| program.attached) {
+            program.attached = false;
+            "nothing else could be attached".clone_into(&mut program.reason);
+        }
         return Ok(Loaded {
             side: None,
             programs,
