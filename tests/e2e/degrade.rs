@@ -111,8 +111,7 @@ impl Host {
     }
 
     /// The container's CPU time goes on as the kernel's own account does: it lies between two readings
-    /// of that around it, less what a slice that runs lacks of a tick, or files that are read at most
-    /// every 0.9 s are old.
+    /// of that around it, less what a slice that runs lacks of a tick, or a snapshot is old.
     #[track_caller]
     fn assert_cpu_time(&self) {
         const OLD_NS: u64 = 2_000_000_000;

@@ -72,8 +72,11 @@ impl Engine {
             // A container's series are all there from its first sight, not from the next round.
             let read_now = read_files || known.is_none();
             let mut files = known.unwrap_or_default();
+            if !sched_each && entity.exited.is_none() {
+                self.files.read_usage(&entity.owner_path, &mut files);
+            }
             if read_now && entity.exited.is_none() {
-                self.files.read(&entity.owner_path, !sched_each, &mut files);
+                self.files.read(&entity.owner_path, &mut files);
                 look_for_sandbox(
                     &mut self.files,
                     &self.options,
