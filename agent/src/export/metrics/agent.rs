@@ -87,6 +87,13 @@ pub(crate) fn charged_bytes(view: &AgentView<'_>, rows: &mut Rows) {
     }
 }
 
+/// A number of slots; without programs there are none to count.
+pub(crate) fn slots(view: &AgentView<'_>, count: u32, rows: &mut Rows) {
+    if view.health.slots > 0 {
+        rows.push((vec![], Value::Count(u64::from(count))));
+    }
+}
+
 /// Each state of each collector: 1 for the state it is in, 0 for the others.
 pub(crate) fn collector_states(view: &AgentView<'_>, rows: &mut Rows) {
     for collector in &view.health.collectors {

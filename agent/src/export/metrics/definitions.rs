@@ -366,10 +366,10 @@ metrics! {
         "`block_rq_complete`" Read::Agent(agent::charged_bytes);
     "ctrscope_slots" Gauge
         "Containers that the kernel maps have room for."
-        "agent" Read::Agent(|a, rows| rows.push((vec![], Value::Count(u64::from(a.health.slots)))));
+        "agent" Read::Agent(|a, rows| agent::slots(a, a.health.slots, rows));
     "ctrscope_slots_used" Gauge
         "Containers that have a slot of their own in the kernel maps."
-        "agent" Read::Agent(|a, rows| rows.push((vec![], Value::Count(u64::from(a.health.slots_used)))));
+        "agent" Read::Agent(|a, rows| agent::slots(a, a.health.slots_used, rows));
     "ctrscope_collection_seconds" Gauge
         "How long the snapshot behind this exposition took to collect."
         "agent" Read::Agent(|a, rows| rows.push((vec![], Value::Nanoseconds(a.health.collection_ns))));

@@ -358,3 +358,12 @@ fn cpu_time_that_others_show_is_not_shown_again() {
     assert_eq!(shown(&with), shown(&without) + 1);
     assert!(without.contains("ctrscope_container_run_queue_seconds_total{"));
 }
+
+#[test]
+fn slots_are_counted_where_there_are_any() {
+    let mut snapshot = Snapshot::default();
+    assert!(!render(&snapshot).contains("ctrscope_slots"));
+    snapshot.agent.slots = 10;
+    let text = render(&snapshot);
+    assert!(text.contains("\nctrscope_slots 10\n") && text.contains("\nctrscope_slots_used 0\n"));
+}
