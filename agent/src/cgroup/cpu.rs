@@ -127,7 +127,8 @@ pub fn read_cpu(
 }
 
 /// Reads the CPU time of a cgroup and its children, nanoseconds; `None` if it vanished. v2 counts in
-/// microseconds.
+/// microseconds; zero there is `None`, too: where v1 is mounted beside it, its cgroup of the same path may
+/// be one that the container's processes are not in.
 ///
 /// # Errors
 ///
@@ -148,6 +149,7 @@ pub fn read_cpu_usage_ns(
         Version::V2 => Ok(files
             .read("cpu.stat")?
             .and_then(|text| parse_cpu_stat(text).usage_usec)
+            .filter(|&usec| usec > 0)
             .map(|usec| usec.saturating_mul(1000))),
     }
 }
@@ -234,6 +236,8 @@ mod tests {
         };
         assert_eq!(usage(&mut reader, &v1), Some(305_062_862_068));
         assert_eq!(usage(&mut reader, &v2), Some(298_210_471_000));
+        v2.write("web/cpu.stat", "usage_usec 0\nuser_usec 0\nsystem_usec 0\n");
+        assert_eq!(usage(&mut reader, &v2), None);
     }
 
     #[test]

@@ -41,14 +41,15 @@ impl Default for WalkLimits {
 pub struct Walk {
     /// The cgroups, parents before their children.
     pub directories: Vec<CgroupDir>,
-    /// Whether a limit left cgroups out.
+    /// Whether a limit left cgroups out, or an error other than that they vanished: what is not found may
+    /// still be there.
     pub truncated: bool,
 }
 
 /// Lists the cgroups of a mounted hierarchy, level by level, so that a limit cuts off the deepest.
 ///
 /// One `stat` for each cgroup, and one directory read for each that has children. Symbolic links are not
-/// followed; cgroups that vanish during the walk, may not be read or have a name that is no UTF-8 are left
+/// followed; cgroups that vanish during the walk, cannot be read or have a name that is no UTF-8 are left
 /// out.
 ///
 /// # Errors
@@ -76,9 +77,10 @@ pub fn walk(mount: &Mount, limits: WalkLimits) -> Result<Walk, CgroupError> {
         let mut next = Vec::new();
         for parent in level {
             // The mount point can be read, or the walk is an error; the others may have vanished.
-            let outcome = add_children(mount, parent, &mut found, &mut next, limits, depth);
-            if depth == 0 {
-                outcome.map_err(read_error)?;
+            match add_children(mount, parent, &mut found, &mut next, limits, depth) {
+                Err(error) if depth == 0 => return Err(read_error(error)),
+                Err(error) => found.truncated |= !has_vanished(&error),
+                Ok(()) => {}
             }
         }
         if next.is_empty() {
@@ -87,6 +89,12 @@ pub fn walk(mount: &Mount, limits: WalkLimits) -> Result<Walk, CgroupError> {
         level = next;
     }
     Ok(found)
+}
+
+/// Whether a directory could not be read because it is not there any more: kernfs answers `ENODEV` where
+/// it was removed while it was open.
+fn has_vanished(error: &io::Error) -> bool {
+    error.kind() == io::ErrorKind::NotFound || error.raw_os_error() == Some(libc::ENODEV)
 }
 
 /// Adds the child cgroups of one cgroup; those that have children of their own go into `next`.
@@ -118,8 +126,12 @@ fn add_children(
             return Ok(());
         }
         // Does not follow symbolic links.
-        let Ok(metadata) = entry.metadata() else {
-            continue;
+        let metadata = match entry.metadata() {
+            Ok(metadata) => metadata,
+            Err(error) => {
+                found.truncated |= !has_vanished(&error);
+                continue;
+            }
         };
         // A name that is no UTF-8 cannot be opened through a path of type `str`.
         let Ok(name) = entry.file_name().into_string() else {
@@ -264,6 +276,20 @@ mod tests {
         let found = walk(&mount, WalkLimits::default()).unwrap();
         assert!(paths(&found).contains(&"/docker/abc/a.slice/b.service"));
         assert!(paths(&found).contains(&"/docker/abc"));
+    }
+
+    #[test]
+    fn what_cannot_be_read_may_still_be_there() {
+        for (error, vanished) in [
+            (libc::ENOENT, true),
+            (libc::ENODEV, true),
+            (libc::EMFILE, false),
+            (libc::EACCES, false),
+            (libc::ENOMEM, false),
+        ] {
+            let error = io::Error::from_raw_os_error(error);
+            assert_eq!(has_vanished(&error), vanished, "{error}");
+        }
     }
 
     #[test]

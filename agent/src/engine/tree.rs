@@ -209,6 +209,11 @@ impl Tree {
                 self.walk(&watched, registry, now);
             }
         }
+        if self.walk_error.is_some() {
+            // Once more; until then nothing is known of what waits.
+            self.walk_wanted = true;
+            return;
+        }
         for (key, subsystem, css) in std::mem::take(&mut self.pending) {
             // What is not there now has gone already, and stays counted as other.
             registry.css_seen(key, subsystem, css);
