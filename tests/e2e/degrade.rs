@@ -4,7 +4,7 @@
 mod capabilities;
 mod lacks;
 
-use std::{sync::Arc, time::Duration};
+use std::{fs, sync::Arc, time::Duration};
 
 use ctrscope_tests::{
     Agent, AgentCommand, Container, ContainerSpec, Group, Without, agent::describe, wait_until,
@@ -159,6 +159,20 @@ impl Host {
         (answer.status, answer.text())
     }
 
+    /// Nothing that this test took away costs profiles anything.
+    #[track_caller]
+    fn assert_profile_active(&self) {
+        // Such a kernel is warned of whatever else there is.
+        if ((5, 19)..=(6, 1)).contains(&kernel_version()) {
+            let (state, reason) = self.collector("profile");
+            assert_eq!(state, "degraded");
+            let is_all = reason.starts_with("kernel: ") && !reason.contains("; ");
+            assert!(is_all && reason.contains("5.19 to 6.1"), "{reason}");
+        } else {
+            self.assert_states(&[("profile", "active")]);
+        }
+    }
+
     /// A profile names the hot functions of the container.
     #[track_caller]
     fn assert_profile(&self) {
@@ -253,4 +267,12 @@ fn check(without: &Without, subject: &str) -> (String, String) {
     let status = one["status"].as_str().unwrap().to_owned();
     assert_eq!(one["fix"].is_null(), status == "ok", "{one}");
     (status, one.to_string())
+}
+
+/// The first two numbers of this kernel's release.
+fn kernel_version() -> (u32, u32) {
+    let release = fs::read_to_string("/proc/sys/kernel/osrelease").unwrap();
+    let mut numbers = release.split(|c: char| !c.is_ascii_digit());
+    let mut number = || numbers.next().unwrap().parse().unwrap();
+    (number(), number())
 }
