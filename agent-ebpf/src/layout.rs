@@ -91,7 +91,9 @@ shared! {
         pub cpus: u32,
         /// `task_struct.se.sum_exec_runtime`
         pub task_sum_exec: u32,
+        /// Profile sessions: 1 if threads are told apart.
+        pub profile_threads: u32,
         /// Room for what is to come; zero.
-        pub reserved: [u32; 7],
+        pub reserved: [u32; 6],
     }
 }

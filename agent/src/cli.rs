@@ -1,19 +1,27 @@
 //! The command line.
 
+mod diagnose;
+
 use std::{fmt::Display, net::SocketAddr, path::PathBuf, time::Duration};
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use tracing_subscriber::filter::LevelFilter;
 
 use crate::{
-    config::{self, Config, ConfigError, LogFormat, format_duration},
+    config::{
+        self, Config, ConfigError, LogFormat, RuntimeSockets, check_patterns, format_duration,
+    },
+    selection::Pattern,
     source::{DEFAULT_PROFILE_FREQUENCY, MAX_PROFILE_FREQUENCY, MAX_PROFILE_SECONDS},
-    source::{ProfileFormat, ProfileType},
+    source::{ProfileFormat, ProfileType, Split},
 };
+
+pub use diagnose::DiagnoseArgs;
 
 const EXAMPLES: &str = "\
 Examples:
   sudo ctrscope top                      what each container gets and what it waits for
+  sudo ctrscope diagnose web             what holds `web` back, with the evidence
   sudo ctrscope runqlat -c web 5         run queue latency of `web`, every 5 s
   sudo ctrscope flame -c web             flame graph of 10 s, in flame-web.svg
   sudo ctrscope run                      the daemon, metrics at http://127.0.0.1:9464/metrics
@@ -23,7 +31,8 @@ CONTAINER is a name, an id or a unique prefix of one, namespace/pod/container, o
 path. A command asks the running daemon; where none answers it loads the programs itself,
 which needs root.
 
-Exit codes: 0 ok, 1 failure, 2 wrong usage or configuration, 130 interrupted before it was done.";
+Exit codes: 0 ok, 1 failure, 2 wrong usage or configuration, 3 `diagnose` found a bottleneck,
+130 interrupted before it was done.";
 
 /// What the container does on the CPU and on disks, by eBPF: metrics, histograms, flame graphs.
 #[derive(Debug, Parser)]
@@ -112,6 +121,41 @@ pub struct GlobalArgs {
     #[arg(
         long,
         global = true,
+        value_name = "DIR",
+        env = "CTRSCOPE_HOST_ROOT",
+        hide_env_values = true
+    )]
+    #[arg(help = with_default("Where the host's root is mounted; runtimes' sockets are below it",
+        Config::default().host_root.display()))]
+    #[expect(missing_docs, reason = "the help text is the documentation")]
+    pub host_root: Option<PathBuf>,
+    /// Socket of a container runtime to ask for names, in place of the usual ones; can be repeated.
+    /// `none` asks no runtime [default: auto]
+    #[arg(
+        long = "runtime-socket",
+        global = true,
+        value_name = "PATH",
+        env = "CTRSCOPE_RUNTIME_SOCKETS",
+        hide_env_values = true,
+        value_delimiter = ','
+    )]
+    #[arg(value_parser = config::parse_runtime_socket)]
+    pub runtime_sockets: Vec<PathBuf>,
+    /// Compare a number of the diagnosis with this threshold; can be repeated; docs/diagnosis.md has
+    /// their keys and defaults
+    #[arg(
+        long = "threshold",
+        global = true,
+        value_name = "KEY=VALUE",
+        env = "CTRSCOPE_THRESHOLDS",
+        hide_env_values = true,
+        value_delimiter = ','
+    )]
+    #[arg(value_parser = config::parse_threshold)]
+    pub thresholds: Vec<(String, f64)>,
+    #[arg(
+        long,
+        global = true,
         value_name = "FILE",
         env = "CTRSCOPE_CONFIG",
         hide_env_values = true
@@ -130,13 +174,15 @@ pub enum Command {
     Check(CheckArgs),
     /// Show what each container gets and what it waits for, live
     Top(TopArgs),
+    /// Say what holds containers back, with the evidence, what to do, and who is to blame
+    Diagnose(DiagnoseArgs),
     /// Histogram of run queue latency: from runnable (woken or preempted) until running
     Runqlat(RunqlatArgs),
     /// Histogram of block I/O latency: from queued until completed
     Biolat(BiolatArgs),
     /// Record where a container spends its CPU time and draw a flame graph
     Flame(FlameArgs),
-    /// Say which container a process of the host belongs to
+    /// Say which container a process of the host belongs to, and the other way round
     Who(WhoArgs),
 }
 
@@ -205,6 +251,38 @@ pub struct RunArgs {
         format_duration(Config::default().interval)))]
     #[expect(missing_docs, reason = "the help text is the documentation")]
     pub interval: Option<Duration>,
+    #[arg(
+        long,
+        value_name = "DURATION",
+        env = "CTRSCOPE_DIAGNOSIS_WINDOW",
+        hide_env_values = true
+    )]
+    #[arg(value_parser = config::parse_window)]
+    #[arg(help = with_default("Time that a diagnosis is of, whole seconds, 1s to 1m",
+        format_duration(Config::default().diagnosis.window)))]
+    #[expect(missing_docs, reason = "the help text is the documentation")]
+    pub diagnosis_window: Option<Duration>,
+    /// Give only what fits a pattern series of its own: namespace=GLOB, pod=GLOB, container=GLOB,
+    /// image=GLOB, label.KEY=GLOB or annotation.KEY=GLOB; can be repeated; the rest is summed in `_other` [default: all]
+    #[arg(
+        long,
+        value_name = "PATTERN",
+        env = "CTRSCOPE_INCLUDE",
+        hide_env_values = true,
+        value_delimiter = ','
+    )]
+    #[arg(value_parser = config::parse_pattern)]
+    pub include: Vec<Pattern>,
+    /// Sum what fits a pattern in `_other`, whatever includes it; can be repeated
+    #[arg(
+        long,
+        value_name = "PATTERN",
+        env = "CTRSCOPE_EXCLUDE",
+        hide_env_values = true,
+        value_delimiter = ','
+    )]
+    #[arg(value_parser = config::parse_pattern)]
+    pub exclude: Vec<Pattern>,
 }
 
 /// `ctrscope check`.
@@ -244,6 +322,7 @@ Keys:
 
 Columns:
   CPU               cores
+  VERDICT           what holds it back most; `ctrscope diagnose` says why
   RUNQ50, RUNQ99    run queue latency, median and p99
   WAIT              share of the time it wanted a CPU that it waited for one
   THROTTLED         share of its quota's periods in which it was throttled
@@ -338,8 +417,9 @@ Examples:
   sudo ctrscope flame -c web
   sudo ctrscope flame -c shop/checkout-1/app --seconds 30 -o /tmp/checkout.svg
   sudo ctrscope flame -c web --format folded -o - | sort -k2 -n
+  sudo ctrscope flame -c web --format pprof -o web.pb.gz && go tool pprof -top web.pb.gz
 
-Without -o the file is flame-CONTAINER.svg in the current folder, numbered if that exists;
+Without -o the file is flame-CONTAINER.svg (.folded, .pb.gz, .speedscope.json) in the current folder, numbered if that exists;
 a file named by -o is overwritten.")]
 pub struct FlameArgs {
     /// Container to record [default: the whole host]
@@ -356,6 +436,9 @@ pub struct FlameArgs {
     #[arg(long, default_value_t = DEFAULT_PROFILE_FREQUENCY, value_name = "HZ")]
     #[arg(value_parser = clap::value_parser!(u32).range(1..=i64::from(MAX_PROFILE_FREQUENCY)))]
     pub frequency: u32,
+    /// How finely the stacks of a container are told apart
+    #[arg(long, value_name = "SPLIT", value_enum, default_value_t)]
+    pub split: Split,
     /// How to write it
     #[arg(long, value_enum, default_value_t)]
     pub format: ProfileFormat,
@@ -367,12 +450,19 @@ pub struct FlameArgs {
 /// `ctrscope who`.
 #[derive(Args, Debug)]
 #[command(after_help = "\
-Example:
-  ctrscope who 4242                      needs no root for processes that you may look at")]
+Examples:
+  ctrscope who 4242                      needs no root for processes that you may look at
+  ctrscope who --container web 17        the host's id of what is process 17 in the container web
+
+CONTAINER is a name, an id or a unique prefix of one, namespace/pod/container, or a cgroup path;
+names that only a runtime knows need a running daemon.")]
 pub struct WhoArgs {
-    /// Process id on the host
+    /// Process or thread id on the host; with --container the one inside it
     #[arg(value_parser = clap::value_parser!(i32).range(1..))]
     pub pid: i32,
+    /// Container whose process id PID is
+    #[arg(short, long, value_name = "CONTAINER")]
+    pub container: Option<String>,
     /// Print JSON
     #[arg(long)]
     pub json: bool,
@@ -392,14 +482,43 @@ impl Cli {
         set(&mut config.log_format, &global.log_format);
         set(&mut config.cgroup_root, &global.cgroup_root);
         set(&mut config.proc_root, &global.proc_root);
+        set(&mut config.host_root, &global.host_root);
+        if !global.runtime_sockets.is_empty() {
+            config.runtime_sockets = RuntimeSockets::from_list(global.runtime_sockets.clone())
+                .map_err(|message| ConfigError::BadOption {
+                    option: "--runtime-socket",
+                    message,
+                })?;
+        }
         config.log_level = global.log_level.or(config.log_level);
         config.btf = global.btf.clone().or(config.btf);
+        for (key, value) in &global.thresholds {
+            config
+                .diagnosis
+                .thresholds
+                .set(key, *value)
+                .map_err(|message| ConfigError::BadOption {
+                    option: "--threshold",
+                    message: format!("{key} {message}"),
+                })?;
+        }
         if let Command::Run(run) = &self.command {
+            set(&mut config.diagnosis.window, &run.diagnosis_window);
             set(&mut config.listen, &run.listen);
             set(&mut config.retention, &run.retention);
             set(&mut config.max_containers, &run.max_containers);
             set(&mut config.interval, &run.interval);
             config.address_file = run.address_file.clone().or(config.address_file);
+            let selection = &mut config.selection;
+            for (option, given, list) in [
+                ("--include", &run.include, &mut selection.include),
+                ("--exclude", &run.exclude, &mut selection.exclude),
+            ] {
+                if !given.is_empty() {
+                    *list = check_patterns(given.clone())
+                        .map_err(|message| ConfigError::BadOption { option, message })?;
+                }
+            }
         }
         Ok(config)
     }
@@ -425,81 +544,4 @@ fn parse_seconds_or_interval(text: &str) -> Result<Duration, String> {
 }
 
 #[cfg(test)]
-mod tests {
-    use clap::CommandFactory as _;
-
-    use super::*;
-
-    fn parse(arguments: &[&str]) -> Result<Cli, clap::Error> {
-        Cli::try_parse_from([&["ctrscope"], arguments].concat())
-    }
-
-    fn error(arguments: &[&str]) -> String {
-        parse(arguments).expect_err("bad arguments").to_string()
-    }
-
-    #[test]
-    fn the_command_line_is_consistent() {
-        Cli::command().debug_assert();
-    }
-
-    #[test]
-    fn every_command_has_a_help_text_with_its_defaults() {
-        let mut command = Cli::command();
-        let run = command.find_subcommand_mut("run").expect("run");
-        let help = run.render_long_help().to_string();
-        let config = Config::default();
-        for default in [
-            format!("[default: {}]", config.listen),
-            format!("[default: {}]", format_duration(config.retention)),
-            format!("[default: {}]", config.max_containers),
-            format!("[default: {}]", format_duration(config.interval)),
-        ] {
-            let words: Vec<&str> = help.split_whitespace().collect();
-            assert!(words.join(" ").contains(&default), "{default} in {help}");
-        }
-    }
-
-    #[test]
-    fn options_win_over_the_file() {
-        let folder = tempfile::tempdir().expect("a folder");
-        let file = folder.path().join("c.toml");
-        std::fs::write(&file, "retention = \"1h\"\nmax_containers = 7\n").expect("writable");
-        let file = file.to_string_lossy().into_owned();
-        let cli = parse(&["run", "--config", &file, "--retention", "10m"]).expect("valid");
-        let config = cli.config().expect("valid");
-        assert_eq!(config.retention, Duration::from_secs(600));
-        assert_eq!(config.max_containers, 7);
-        assert_eq!(config.interval, Config::default().interval);
-    }
-
-    #[test]
-    fn bad_values_name_option_and_range() {
-        for (arguments, expected) in [
-            (
-                &["run", "--max-containers", "0"][..],
-                "'--max-containers <N>': must be a number from 1 to 32000, not 0",
-            ),
-            (
-                &["run", "--retention", "2d"],
-                "'--retention <DURATION>': must be a duration such as 250ms",
-            ),
-            (
-                &["run", "--interval", "10m"],
-                "'--interval <DURATION>': must be from 1s to 5m, not 10m",
-            ),
-            (
-                &["flame", "--seconds", "0"],
-                "'--seconds <N>': 0 is not in 1..=300",
-            ),
-            (&["runqlat", "0"], "must be from 1s to 5m, not 0s"),
-            (&["who", "0"], "0 is not in 1.."),
-        ] {
-            let message = error(arguments);
-            assert!(message.contains(expected), "{message}");
-        }
-        assert!(parse(&["runqlat", "5", "2", "-c", "web"]).is_ok());
-        assert!(parse(&["runqlat", "1m"]).is_ok());
-        assert!(parse(&["top", "--server", "h:1", "--local"]).is_ok());
-    }
-}
+mod tests;

@@ -11,13 +11,15 @@ use std::{
     time::Duration,
 };
 
-use serde::Deserialize;
+use serde::{Deserialize, de::DeserializeOwned};
 use ureq::{Agent, Body, http::Response};
 
 use crate::{
+    diagnosis::{ContainerStanding, Diagnosis, facts::WindowFacts},
     snapshot::Snapshot,
     source::{
-        Cancel, ProfileFormat, ProfileRequest, ProfileType, RenderedProfile, Source, SourceError,
+        Cancel, DiagnosisRequest, ProfileRequest, RenderedProfile, Source, SourceError,
+        check_window,
     },
 };
 
@@ -124,21 +126,15 @@ impl HttpSource {
     }
 
     fn get_profile(&self, request: &ProfileRequest) -> Result<RenderedProfile, SourceError> {
-        let profile_type = match request.profile_type {
-            ProfileType::Cpu => "cpu",
-        };
-        let format = match request.format {
-            ProfileFormat::Svg => "svg",
-            ProfileFormat::Folded => "folded",
-        };
         let container = request.container.as_deref();
         let mut get = self
             .agent
             .get(self.url("/api/v1/profile"))
-            .query("type", profile_type)
+            .query("type", request.profile_type.name())
             .query("seconds", request.duration.as_secs().to_string())
             .query("frequency", request.frequency.to_string())
-            .query("format", format);
+            .query("split", request.split.name())
+            .query("format", request.format.name());
         if let Some(container) = container {
             get = get.query("container", container);
         }
@@ -169,24 +165,60 @@ impl HttpSource {
     }
 }
 
-impl Source for HttpSource {
-    fn snapshot(&self) -> Result<Arc<Snapshot>, SourceError> {
+impl HttpSource {
+    /// Asks for JSON. `query` is the container that is asked for, if one is.
+    fn json<T: DeserializeOwned>(
+        &self,
+        path: &str,
+        query: &str,
+        what: &str,
+    ) -> Result<Arc<T>, SourceError> {
         let response = self
             .agent
-            .get(self.url("/api/v1/containers"))
+            .get(self.url(path))
             .config()
             .timeout_global(Some(SNAPSHOT_TIMEOUT))
             .build()
             .call()
             .map_err(|error| self.unreachable(error))?;
-        let body = self.body(response, "", MAX_SNAPSHOT_BYTES)?;
-        let snapshot = serde_json::from_slice(&body).map_err(|error| {
+        let body = self.body(response, query, MAX_SNAPSHOT_BYTES)?;
+        let value = serde_json::from_slice(&body).map_err(|error| {
             self.unreachable(format!(
-                "what it answers is no snapshot ({error}); another server or another version may \
+                "what it answers is no {what} ({error}); another server or another version may \
                  listen there"
             ))
         })?;
-        Ok(Arc::new(snapshot))
+        Ok(Arc::new(value))
+    }
+}
+
+impl Source for HttpSource {
+    fn snapshot(&self) -> Result<Arc<Snapshot>, SourceError> {
+        self.json("/api/v1/containers", "", "snapshot")
+    }
+
+    fn facts(&self, window: Duration) -> Result<Arc<WindowFacts>, SourceError> {
+        check_window(window)?;
+        let path = format!("/api/v1/facts?window={}", window.as_secs());
+        self.json(&path, "", "list of facts")
+    }
+
+    fn diagnosis(&self, request: &DiagnosisRequest) -> Result<Arc<Diagnosis>, SourceError> {
+        let mut path = "/api/v1/diagnosis".to_owned();
+        let container = request.container.as_deref().unwrap_or_default();
+        if !container.is_empty() {
+            path.push('/');
+            path.push_str(&encoded(container.trim_start_matches('/')));
+        }
+        if let Some(window) = request.window {
+            check_window(window)?;
+            path.push_str(&format!("?window={}", window.as_secs()));
+        }
+        self.json(&path, container, "diagnosis")
+    }
+
+    fn standing(&self) -> Result<Arc<Vec<ContainerStanding>>, SourceError> {
+        self.json("/api/v1/verdicts", "", "list of verdicts")
     }
 
     /// A cancelled request is given up at once; its connection closes when the process ends or the
@@ -222,6 +254,19 @@ impl Source for HttpSource {
             }
         }
     }
+}
+
+/// A container as a part of a path.
+fn encoded(container: &str) -> String {
+    let mut path = String::with_capacity(container.len());
+    for byte in container.bytes() {
+        if byte.is_ascii_alphanumeric() || b"-._~/".contains(&byte) {
+            path.push(char::from(byte));
+        } else {
+            path.push_str(&format!("%{byte:02X}"));
+        }
+    }
+    path
 }
 
 #[derive(Deserialize)]
@@ -279,6 +324,25 @@ mod tests {
     };
 
     use super::*;
+    use crate::source::{ProfileFormat, ProfileType, Split};
+
+    #[test]
+    fn facts_come_back_whole() {
+        let facts = WindowFacts {
+            seconds: 9.5,
+            ..WindowFacts::default()
+        };
+        let body = serde_json::to_string(&facts).expect("it serializes");
+        let (source, server) = serve(answer("200 OK", "", &body));
+        let got = source.facts(Duration::from_secs(10)).expect("it answers");
+        assert_eq!(*got, facts);
+        assert_eq!(
+            server.join().expect("it ends"),
+            "GET /api/v1/facts?window=10 HTTP/1.1"
+        );
+        let refused = source.facts(Duration::from_secs(61));
+        assert!(matches!(refused, Err(SourceError::BadRequest(_))));
+    }
 
     /// Answers one request with `answer` and returns its request line.
     fn serve(answer: String) -> (HttpSource, thread::JoinHandle<String>) {
@@ -316,6 +380,7 @@ mod tests {
             profile_type: ProfileType::Cpu,
             duration: Duration::from_secs(3),
             frequency: 99,
+            split: Split::Name,
             format: ProfileFormat::Folded,
         }
     }
@@ -334,6 +399,33 @@ mod tests {
     }
 
     #[test]
+    fn a_diagnosis_is_asked_for_by_the_containers_name_as_it_is_called() {
+        let body = serde_json::to_string(&Diagnosis::default()).expect("it serializes");
+        for (container, window, line) in [
+            (None, None, "/api/v1/diagnosis"),
+            (Some("/a b/c%"), None, "/api/v1/diagnosis/a%20b/c%25"),
+            (
+                Some("shop/x/app"),
+                Some(7),
+                "/api/v1/diagnosis/shop/x/app?window=7",
+            ),
+        ] {
+            let (source, server) = serve(answer("200 OK", "", &body));
+            let request = DiagnosisRequest {
+                container: container.map(str::to_owned),
+                window: window.map(Duration::from_secs),
+            };
+            source.diagnosis(&request).expect("it answers");
+            let asked = server.join().expect("it ends");
+            assert_eq!(asked, format!("GET {line} HTTP/1.1"));
+        }
+        let (source, server) = serve(answer("200 OK", "", "[]"));
+        assert!(source.standing().expect("it answers").is_empty());
+        let asked = server.join().expect("it ends");
+        assert_eq!(asked, "GET /api/v1/verdicts HTTP/1.1");
+    }
+
+    #[test]
     fn a_profile_carries_its_counts_and_escapes_its_query() {
         let headers = "x-ctrscope-samples: 7\r\nx-ctrscope-lost: 1\r\n";
         let (source, server) = serve(answer("200 OK", headers, "a;b 7\n"));
@@ -343,7 +435,8 @@ mod tests {
         assert_eq!((profile.samples, profile.lost), (7, 1));
         assert_eq!(profile.body, b"a;b 7\n");
         let line = server.join().expect("it ends");
-        let query = "type=cpu&seconds=3&frequency=99&format=folded&container=%2Fa%20b%26c";
+        let query =
+            "type=cpu&seconds=3&frequency=99&split=name&format=folded&container=%2Fa%20b%26c";
         assert_eq!(line, format!("GET /api/v1/profile?{query} HTTP/1.1"));
     }
 

@@ -3,6 +3,7 @@
 //! Every key has one parser in `values`, which flags, variables and the file share: it checks the range and
 //! says it. The help texts print [`Config::default`], so that what they say is what happens.
 
+mod diagnosis;
 mod values;
 
 use std::{
@@ -15,21 +16,31 @@ use std::{
 use toml::de::{DeTable, DeValue};
 use tracing_subscriber::filter::LevelFilter;
 
+pub use diagnosis::{DiagnosisConfig, parse_threshold};
 pub use values::{
     format_duration, parse_duration, parse_interval, parse_listen, parse_log_format,
-    parse_log_level, parse_max_containers, parse_path, parse_retention, parse_server,
+    parse_log_level, parse_max_containers, parse_path, parse_pattern, parse_retention,
+    parse_runtime_socket, parse_server, parse_window,
 };
 
-use crate::nearest::nearest;
+use crate::{
+    nearest::nearest,
+    runtime::RuntimeOptions,
+    selection::{MAX_PATTERNS, Pattern, Selection},
+};
 
 /// The file that is read, if it exists, where `--config` names none.
 pub const DEFAULT_FILE: &str = "/etc/ctrscope/config.toml";
 
 /// Every key of the file.
-const KEYS: [&str; 11] = [
+const KEYS: [&str; 16] = [
     "address_file",
     "btf",
     "cgroup_root",
+    "diagnosis",
+    "exclude",
+    "host_root",
+    "include",
     "interval",
     "listen",
     "log_format",
@@ -37,11 +48,12 @@ const KEYS: [&str; 11] = [
     "max_containers",
     "proc_root",
     "retention",
+    "runtime_sockets",
     "server",
 ];
 
 /// What ctrscope was told.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct Config {
     /// Daemon that a command asks, `host:port`.
     pub server: String,
@@ -67,7 +79,59 @@ pub struct Config {
     pub cgroup_root: PathBuf,
     /// Where the host's proc file system is mounted.
     pub proc_root: PathBuf,
+    /// Where the host's root is mounted; sockets of container runtimes are looked for below it.
+    pub host_root: PathBuf,
+    /// Which container runtimes are asked for names.
+    pub runtime_sockets: RuntimeSockets,
+    /// Which containers have numbers of their own.
+    pub selection: Selection,
+    /// How they are diagnosed.
+    pub diagnosis: DiagnosisConfig,
 }
+
+/// Which container runtimes are asked for names.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub enum RuntimeSockets {
+    /// Those whose sockets are at the usual places.
+    #[default]
+    Usual,
+    /// None.
+    None,
+    /// Those at these sockets, and no others.
+    Only(Vec<PathBuf>),
+}
+
+/// Most sockets that can be named.
+const MAX_SOCKETS: usize = 16;
+
+impl RuntimeSockets {
+    /// What a list of values means: paths, or one of the words `auto` and `none`. A list without any
+    /// value is `none`.
+    ///
+    /// # Errors
+    ///
+    /// A word beside other values, or too many.
+    pub fn from_list(mut values: Vec<PathBuf>) -> Result<Self, String> {
+        let is_word = |value: &PathBuf| value == Path::new(AUTO) || value == Path::new(NONE);
+        if values.len() > MAX_SOCKETS {
+            return Err(format!("must be at most {MAX_SOCKETS} paths"));
+        }
+        match values.as_mut_slice() {
+            [] => Ok(Self::None),
+            [one] if *one == Path::new(AUTO) => Ok(Self::Usual),
+            [one] if *one == Path::new(NONE) => Ok(Self::None),
+            several if several.iter().any(is_word) => {
+                Err(format!("must be {AUTO} or {NONE} alone, or paths"))
+            }
+            _ => Ok(Self::Only(values)),
+        }
+    }
+}
+
+/// The usual places.
+const AUTO: &str = "auto";
+/// No runtime.
+const NONE: &str = "none";
 
 impl Default for Config {
     fn default() -> Self {
@@ -84,6 +148,10 @@ impl Default for Config {
             btf: None,
             cgroup_root: PathBuf::from("/sys/fs/cgroup"),
             proc_root: PathBuf::from("/proc"),
+            host_root: PathBuf::from("/"),
+            runtime_sockets: RuntimeSockets::Usual,
+            selection: Selection::default(),
+            diagnosis: DiagnosisConfig::default(),
         }
     }
 }
@@ -143,6 +211,14 @@ pub enum ConfigError {
         /// The nearest key, or all keys.
         hint: String,
     },
+    /// Values of an option do not go together.
+    #[error("{option} {message}")]
+    BadOption {
+        /// The option.
+        option: &'static str,
+        /// What it must be.
+        message: String,
+    },
     /// A value is of the wrong type or out of range.
     #[error("{}:{line}: {key} {message}", path.display())]
     BadValue {
@@ -185,43 +261,66 @@ impl Config {
     ///
     /// [`ConfigError::Syntax`], [`ConfigError::UnknownKey`], [`ConfigError::BadValue`].
     pub fn parse(path: &Path, text: &str) -> Result<Self, ConfigError> {
-        let line_at = |offset: usize| {
-            let before = text.as_bytes().get(..offset).unwrap_or(text.as_bytes());
-            1 + before.iter().filter(|&&byte| byte == b'\n').count()
-        };
+        let lines = Lines { path, text };
         let table = DeTable::parse(text).map_err(|error| ConfigError::Syntax {
             path: path.to_owned(),
-            line: line_at(error.span().map_or(0, |span| span.start)),
+            line: lines.at(error.span().map_or(0, |span| span.start)),
             message: error.message().trim().replace('\n', ", "),
         })?;
         let mut config = Self::default();
         for (key, value) in table.get_ref() {
             let name: &str = key.get_ref();
             if !KEYS.contains(&name) {
-                let hint = match nearest(name, KEYS, 1).as_slice() {
-                    [near, ..] => format!("did you mean {near:?}?"),
-                    [] => format!("the keys are {}", KEYS.join(", ")),
-                };
-                return Err(ConfigError::UnknownKey {
-                    path: path.to_owned(),
-                    line: line_at(key.span().start),
-                    key: name.to_owned(),
-                    hint,
-                });
+                return Err(unknown_key(&lines, key.span().start, name, &KEYS));
+            }
+            let start = value.span().start;
+            if name == "diagnosis" {
+                config.diagnosis.read(value.get_ref(), start, &lines)?;
+                continue;
             }
             config
                 .set(name, value.get_ref())
-                .map_err(|message| ConfigError::BadValue {
-                    path: path.to_owned(),
-                    line: line_at(value.span().start),
-                    key: name.to_owned(),
-                    message,
-                })?;
+                .map_err(|message| lines.bad_value(start, name, message))?;
         }
         Ok(config)
     }
 
+    /// Where runtimes are asked for names; `None` if none is.
+    #[must_use]
+    pub fn runtime_options(&self) -> Option<RuntimeOptions> {
+        let (sockets, search) = match &self.runtime_sockets {
+            RuntimeSockets::None => return None,
+            RuntimeSockets::Usual => (Vec::new(), true),
+            RuntimeSockets::Only(sockets) => (sockets.clone(), false),
+        };
+        Some(RuntimeOptions {
+            host_root: self.host_root.clone(),
+            sockets,
+            search,
+        })
+    }
+
     fn set(&mut self, key: &str, value: &DeValue<'_>) -> Result<(), String> {
+        match key {
+            "include" => {
+                self.selection.include = patterns(value)?;
+                return Ok(());
+            }
+            "exclude" => {
+                self.selection.exclude = patterns(value)?;
+                return Ok(());
+            }
+            "runtime_sockets" => {
+                let paths = if value.is_str() {
+                    vec![string(value).and_then(parse_runtime_socket)?]
+                } else {
+                    list(value, parse_runtime_socket)?
+                };
+                self.runtime_sockets = RuntimeSockets::from_list(paths)?;
+                return Ok(());
+            }
+            _ => {}
+        }
         if key == "max_containers" {
             let Some(number) = value.as_integer() else {
                 return Err(format!("must be an integer, not {}", type_name(value)));
@@ -229,9 +328,7 @@ impl Config {
             self.max_containers = parse_max_containers(&number.to_string())?;
             return Ok(());
         }
-        let Some(text) = value.as_str() else {
-            return Err(format!("must be a string, not {}", type_name(value)));
-        };
+        let text = string(value)?;
         match key {
             "server" => self.server = parse_server(text)?,
             "listen" => self.listen = parse_listen(text)?,
@@ -243,10 +340,84 @@ impl Config {
             "btf" => self.btf = Some(parse_path(text)?),
             "cgroup_root" => self.cgroup_root = parse_path(text)?,
             "proc_root" => self.proc_root = parse_path(text)?,
+            "host_root" => self.host_root = parse_path(text)?,
             _ => return Err("is not a key".to_owned()),
         }
         Ok(())
     }
+}
+
+/// A file that is read: where in it something is, for messages.
+struct Lines<'a> {
+    path: &'a Path,
+    text: &'a str,
+}
+
+impl Lines<'_> {
+    /// The line of a byte, from 1.
+    fn at(&self, offset: usize) -> usize {
+        let bytes = self.text.as_bytes();
+        let before = bytes.get(..offset).unwrap_or(bytes);
+        1 + before.iter().filter(|&&byte| byte == b'\n').count()
+    }
+
+    fn bad_value(&self, offset: usize, key: &str, message: String) -> ConfigError {
+        ConfigError::BadValue {
+            path: self.path.to_owned(),
+            line: self.at(offset),
+            key: key.to_owned(),
+            message,
+        }
+    }
+}
+
+fn unknown_key(lines: &Lines<'_>, offset: usize, key: &str, keys: &[&str]) -> ConfigError {
+    let hint = match nearest(key, keys.iter().copied(), 1).as_slice() {
+        [near, ..] => format!("did you mean {near:?}?"),
+        [] => format!("the keys are {}", keys.join(", ")),
+    };
+    ConfigError::UnknownKey {
+        path: lines.path.to_owned(),
+        line: lines.at(offset),
+        key: key.to_owned(),
+        hint,
+    }
+}
+
+fn string<'a>(value: &'a DeValue<'_>) -> Result<&'a str, String> {
+    value
+        .as_str()
+        .ok_or_else(|| format!("must be a string, not {}", type_name(value)))
+}
+
+/// A list of strings, each read by the parser of its kind.
+fn list<T>(
+    value: &DeValue<'_>,
+    parse: impl Fn(&str) -> Result<T, String>,
+) -> Result<Vec<T>, String> {
+    let Some(values) = value.as_array() else {
+        return Err(format!("must be an array, not {}", type_name(value)));
+    };
+    values
+        .iter()
+        .map(|value| string(value.get_ref()).and_then(&parse))
+        .collect()
+}
+
+fn patterns(value: &DeValue<'_>) -> Result<Vec<Pattern>, String> {
+    check_patterns(list(value, parse_pattern)?)
+}
+
+/// Holds a list of patterns to its length.
+///
+/// # Errors
+///
+/// There are too many.
+pub fn check_patterns(patterns: Vec<Pattern>) -> Result<Vec<Pattern>, String> {
+    if patterns.len() > MAX_PATTERNS {
+        return Err(format!("must be at most {MAX_PATTERNS} patterns"));
+    }
+    Ok(patterns)
 }
 
 fn type_name(value: &DeValue<'_>) -> &'static str {
@@ -262,153 +433,4 @@ fn type_name(value: &DeValue<'_>) -> &'static str {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn parse(text: &str) -> Result<Config, ConfigError> {
-        Config::parse(Path::new("c.toml"), text)
-    }
-
-    fn message(text: &str) -> String {
-        parse(text).expect_err(text).to_string()
-    }
-
-    #[test]
-    fn an_empty_file_gives_the_defaults() {
-        assert_eq!(parse("").expect("empty"), Config::default());
-        assert_eq!(parse("# nothing\n\n").expect("comment"), Config::default());
-    }
-
-    #[test]
-    fn one_key_changes_one_value() {
-        let config = parse("retention = \"30s\"").expect("minimal");
-        assert_eq!(config.retention, Duration::from_secs(30));
-        assert_eq!(
-            config,
-            Config {
-                retention: Duration::from_secs(30),
-                ..Config::default()
-            }
-        );
-    }
-
-    #[test]
-    fn every_key_is_read() {
-        let text = r#"
-            server = "http://[::1]:9000/"
-            listen = "0.0.0.0:0"
-            address_file = "/run/a"
-            retention = "1h"
-            max_containers = 32_000
-            interval = "1500ms"
-            log_level = "debug"
-            log_format = "json"
-            btf = "/boot/btf"
-            cgroup_root = "/host/sys/fs/cgroup"
-            proc_root = "/host/proc"
-        "#;
-        let full = Config {
-            server: "[::1]:9000".to_owned(),
-            local: false,
-            listen: "0.0.0.0:0".parse().expect("an address"),
-            address_file: Some(PathBuf::from("/run/a")),
-            retention: Duration::from_secs(3600),
-            max_containers: 32_000,
-            interval: Duration::from_millis(1500),
-            log_level: Some(LevelFilter::DEBUG),
-            log_format: LogFormat::Json,
-            btf: Some(PathBuf::from("/boot/btf")),
-            cgroup_root: PathBuf::from("/host/sys/fs/cgroup"),
-            proc_root: PathBuf::from("/host/proc"),
-        };
-        assert_eq!(parse(text).expect("full"), full);
-        assert!(KEYS.iter().all(|key| text.contains(key)));
-    }
-
-    #[test]
-    fn a_bad_value_names_line_key_and_range() {
-        for (text, expected) in [
-            (
-                "\nmax_containers = 0",
-                "c.toml:2: max_containers must be a number from 1 to 32000, not 0",
-            ),
-            (
-                "max_containers = 32001",
-                "c.toml:1: max_containers must be a number from 1 to 32000, not 32001",
-            ),
-            (
-                "max_containers = \"9\"",
-                "c.toml:1: max_containers must be an integer, not a string",
-            ),
-            (
-                "retention = \"25h\"",
-                "c.toml:1: retention must be from 0s to 24h, not 25h",
-            ),
-            (
-                "retention = \"5\"",
-                "c.toml:1: retention must be a duration such as 250ms, 30s, 5m or 2h, not \"5\"",
-            ),
-            (
-                "interval = \"250ms\"",
-                "c.toml:1: interval must be from 1s to 5m, not 250ms",
-            ),
-            (
-                "interval = 5",
-                "c.toml:1: interval must be a string, not an integer",
-            ),
-            (
-                "log_level = \"loud\"",
-                "c.toml:1: log_level must be off, error, warn, info, debug or trace, not \"loud\"",
-            ),
-            (
-                "log_format = \"xml\"",
-                "c.toml:1: log_format must be text or json, not \"xml\"",
-            ),
-            ("btf = \"\"", "c.toml:1: btf must be a path, not empty"),
-            (
-                "cgroup_root = []",
-                "c.toml:1: cgroup_root must be a string, not an array",
-            ),
-        ] {
-            assert_eq!(message(text), expected);
-        }
-        assert!(message("listen = \"9464\"").contains("listen must be an IP address and a port"));
-        for server in ["x", "https://x:1", "x:0", ":9464", "::1:9464", "a b:1"] {
-            let text = format!("server = {server:?}");
-            assert!(
-                message(&text).contains("server must be host:port"),
-                "{server}"
-            );
-        }
-    }
-
-    #[test]
-    fn an_unknown_key_names_its_line_and_the_nearest_key() {
-        assert_eq!(
-            message("listen = \"0.0.0.0:1\"\nretenton = \"5m\"\n"),
-            "c.toml:2: unknown key \"retenton\"; did you mean \"retention\"?"
-        );
-        assert!(
-            message("[collectors]\nx = 1").starts_with(
-                "c.toml:1: unknown key \"collectors\"; the keys are address_file, btf"
-            )
-        );
-    }
-
-    #[test]
-    fn broken_toml_names_its_line() {
-        assert!(
-            message("listen = \"0.0.0.0:1\"\nretention =\n").starts_with("c.toml:2: not valid")
-        );
-        assert!(message("btf = \"a\"\nbtf = \"b\"\n").starts_with("c.toml:2: not valid"));
-    }
-
-    #[test]
-    fn a_named_file_must_exist() {
-        let error = Config::read(Some(Path::new("/nonexistent/c.toml"))).expect_err("missing");
-        assert_eq!(
-            error.to_string(),
-            "cannot read the configuration file /nonexistent/c.toml"
-        );
-    }
-}
+mod tests;

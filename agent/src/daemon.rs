@@ -11,6 +11,7 @@ use crate::{
     config::Config,
     engine::{Agent, EngineError, EngineOptions},
     export::server::{ServerState, router, serve},
+    observer::Observer,
     source::Source,
 };
 
@@ -46,6 +47,9 @@ pub enum DaemonError {
     /// The server's own metrics cannot be made, which is a defect.
     #[error("set up the server's metrics")]
     Metrics(#[source] prometheus::Error),
+    /// The thread that diagnoses cannot be started.
+    #[error("start the thread that diagnoses")]
+    Observe(#[source] io::Error),
     /// The runtime or the server failed.
     #[error("serve HTTP")]
     Serve(#[source] io::Error),
@@ -63,6 +67,8 @@ pub fn engine_options(config: &Config) -> EngineOptions {
         max_containers: config.max_containers,
         retention: config.retention,
         interval: config.interval,
+        selection: config.selection.clone(),
+        runtimes: config.runtime_options(),
     }
 }
 
@@ -89,7 +95,9 @@ pub fn run(config: &Config) -> Result<(), DaemonError> {
         let address = listener.local_addr().map_err(DaemonError::Serve)?;
         let agent = Arc::new(Agent::start(engine_options(config))?);
         let source: Arc<dyn Source> = Arc::<Agent>::clone(&agent);
-        let state = ServerState::new(source).map_err(DaemonError::Metrics)?;
+        let observer = Arc::new(Observer::new(source, config.diagnosis.clone()));
+        let watching = observer.watch().map_err(DaemonError::Observe)?;
+        let state = ServerState::new(observer).map_err(DaemonError::Metrics)?;
         if let Some(path) = &config.address_file {
             write_whole(path, &format!("{address}\n")).map_err(|source| {
                 DaemonError::AddressFile { path: path.display().to_string(), source }
@@ -111,8 +119,11 @@ pub fn run(config: &Config) -> Result<(), DaemonError> {
             let _ = std::fs::remove_file(path);
         }
         let served = if agent.is_running() { served } else { Err(DaemonError::EngineEnded) };
-        // The engine's end waits for its thread, which is no work for this one.
-        let ender = thread::spawn(move || drop(agent));
+        // Their ends wait for their threads, which is no work for this one.
+        let ender = thread::spawn(move || {
+            drop(watching);
+            drop(agent);
+        });
         let _ = ender.join();
         served
     })

@@ -11,7 +11,12 @@ use std::{
     time::Duration,
 };
 
-use crate::snapshot::Snapshot;
+use crate::{
+    diagnosis::{ContainerStanding, Diagnosis, facts::WindowFacts},
+    snapshot::Snapshot,
+};
+
+pub use crate::profile::{ProfileType, Split};
 
 /// Where snapshots and profiles come from.
 pub trait Source: Send + Sync {
@@ -22,6 +27,41 @@ pub trait Source: Send + Sync {
     ///
     /// [`SourceError::NotReady`], [`SourceError::Unreachable`].
     fn snapshot(&self) -> Result<Arc<Snapshot>, SourceError>;
+
+    /// What each container and the host did in the last `window`, 1 s to [`MAX_WINDOW_SECONDS`]. It is
+    /// as long as the readings that are kept allow: [`WindowFacts::seconds`]. Blocks for the time of a
+    /// reading, 5 s after the last at the latest.
+    ///
+    /// # Errors
+    ///
+    /// [`SourceError::NotReady`] in the first second, [`SourceError::BadRequest`],
+    /// [`SourceError::Unreachable`].
+    fn facts(&self, window: Duration) -> Result<Arc<WindowFacts>, SourceError> {
+        check_window(window)?;
+        Err(SourceError::Unsupported(
+            "nothing is kept here from which facts could be made".into(),
+        ))
+    }
+
+    /// What holds each container back, or one of them, over a window.
+    ///
+    /// # Errors
+    ///
+    /// Those of [`facts`](Self::facts), [`SourceError::UnknownContainer`],
+    /// [`SourceError::AmbiguousContainer`].
+    fn diagnosis(&self, request: &DiagnosisRequest) -> Result<Arc<Diagnosis>, SourceError> {
+        let _ = request;
+        Err(SourceError::Unsupported("nothing is diagnosed here".into()))
+    }
+
+    /// The verdicts that stand for each container: those of the last windows, without flapping.
+    ///
+    /// # Errors
+    ///
+    /// [`SourceError::NotReady`], [`SourceError::Unreachable`].
+    fn standing(&self) -> Result<Arc<Vec<ContainerStanding>>, SourceError> {
+        Err(SourceError::Unsupported("nothing is diagnosed here".into()))
+    }
 
     /// Records and renders a profile. Blocks for its duration; `cancel` ends it early with
     /// [`SourceError::Cancelled`] and takes back everything it attached.
@@ -34,6 +74,15 @@ pub trait Source: Send + Sync {
         request: &ProfileRequest,
         cancel: &Cancel,
     ) -> Result<RenderedProfile, SourceError>;
+}
+
+/// A diagnosis to make.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct DiagnosisRequest {
+    /// Of how long a time, 1 s to [`MAX_WINDOW_SECONDS`]; `None` takes what is configured.
+    pub window: Option<Duration>,
+    /// Container as the user named it; `None` for all.
+    pub container: Option<String>,
 }
 
 /// A flag that ends something long from another thread. Clones share it.
@@ -53,14 +102,6 @@ impl Cancel {
     }
 }
 
-/// What a profile measures.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, clap::ValueEnum)]
-pub enum ProfileType {
-    /// Samples of what runs.
-    #[default]
-    Cpu,
-}
-
 /// How a profile is written.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, clap::ValueEnum)]
 pub enum ProfileFormat {
@@ -69,6 +110,10 @@ pub enum ProfileFormat {
     Svg,
     /// Folded stacks: `a;b;c count`.
     Folded,
+    /// For `go tool pprof` and profile stores, gzip-compressed.
+    Pprof,
+    /// For speedscope.
+    Speedscope,
 }
 
 impl ProfileFormat {
@@ -78,8 +123,48 @@ impl ProfileFormat {
         match self {
             Self::Svg => "image/svg+xml",
             Self::Folded => "text/plain; charset=utf-8",
+            // As Go's own handler has it.
+            Self::Pprof => "application/octet-stream",
+            Self::Speedscope => "application/json",
         }
     }
+
+    /// Its name, as it is asked for.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Svg => "svg",
+            Self::Folded => "folded",
+            Self::Pprof => "pprof",
+            Self::Speedscope => "speedscope",
+        }
+    }
+
+    /// How the name of a file of it ends.
+    #[must_use]
+    pub fn extension(self) -> &'static str {
+        match self {
+            Self::Svg => "svg",
+            Self::Folded => "folded",
+            Self::Pprof => "pb.gz",
+            Self::Speedscope => "speedscope.json",
+        }
+    }
+}
+
+/// Longest window of facts, seconds.
+pub const MAX_WINDOW_SECONDS: u32 = 60;
+
+/// Refuses a window out of range.
+pub(crate) fn check_window(window: Duration) -> Result<(), SourceError> {
+    let longest = Duration::from_secs(MAX_WINDOW_SECONDS.into());
+    if (Duration::from_secs(1)..=longest).contains(&window) {
+        return Ok(());
+    }
+    Err(SourceError::BadRequest(format!(
+        "a window has 1 to {MAX_WINDOW_SECONDS} seconds, not {}",
+        window.as_secs_f64()
+    )))
 }
 
 /// Longest profile, seconds.
@@ -101,6 +186,8 @@ pub struct ProfileRequest {
     pub duration: Duration,
     /// Samples per second and CPU, 1 to [`MAX_PROFILE_FREQUENCY`].
     pub frequency: u32,
+    /// How finely the stacks of a container are told apart.
+    pub split: Split,
     /// How to write it.
     pub format: ProfileFormat,
 }

@@ -40,9 +40,12 @@ fn empty_cgroups_take_no_place_from_a_container() {
     let container = Container::start(&group, &ContainerSpec::new("real", &["burn"])).unwrap();
     let seen = wait_seen(&agent, &container);
     assert!(seen.sched.unwrap().on_cpu_ns > 0);
-    let refused = [("reason", "container_limit")];
+    let refused = [("reason", "limit")];
     let metrics = agent.metrics().unwrap();
-    assert_eq!(metrics.value("ctrscope_losses_total", &refused), Some(0.0));
+    assert_eq!(
+        metrics.value("ctrscope_containers_in_other_total", &refused),
+        Some(0.0)
+    );
     // The same where they were there first.
     drop(agent);
     let agent = Agent::start(&[]).unwrap();
@@ -126,8 +129,11 @@ fn churn_leaves_no_memory_and_no_slot_behind() {
         readings.push(bytes);
         assert!(readings.len() < ROUNDS, "it grows and grows: {readings:?}");
     };
-    let refused = [("reason", "container_limit")];
-    assert_eq!(after.value("ctrscope_losses_total", &refused), Some(0.0));
+    let refused = [("reason", "limit")];
+    assert_eq!(
+        after.value("ctrscope_containers_in_other_total", &refused),
+        Some(0.0)
+    );
 }
 
 #[test]

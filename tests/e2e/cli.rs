@@ -141,6 +141,11 @@ fn who_names_the_container_of_a_process() {
         // It is process 1 of its pid namespace.
         assert_eq!(json["container_pid"], 1, "{json}");
         assert!(source.stdout(&["who", &pid]).contains(name));
+        // And back.
+        let back = source.stdout(&["who", "--container", name, "1", "--json"]);
+        let back: Value = serde_json::from_str(&back).unwrap();
+        assert_eq!(back["pid"].to_string(), pid, "{back}");
+        assert_eq!(back["container"], name, "{back}");
     }
     let output = Source::Daemon(&agent).run(&["who", "2147483647"]);
     assert_eq!(output.status.code(), Some(1));

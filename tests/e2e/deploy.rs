@@ -6,14 +6,16 @@ use std::{
     process::{Command, Output},
 };
 
-use ctrscope_tests::{agent::describe, binaries::repository, skip};
+use ctrscope_tests::{
+    agent::describe,
+    binaries::{repository, target},
+    skip,
+};
 use tempfile::TempDir;
 
 /// `kubernetes-validate` of the Python environment that `cargo xtask setup --test` makes.
 fn validator() -> Option<PathBuf> {
-    let target = std::env::var_os("CARGO_TARGET_DIR")
-        .map_or_else(|| repository().join("target"), PathBuf::from);
-    let path = target.join("venv/bin/kubernetes-validate");
+    let path = target().join("venv/bin/kubernetes-validate");
     path.exists().then_some(path)
 }
 

@@ -29,6 +29,12 @@ pub fn workload() -> Result<PathBuf> {
     find("CTRSCOPE_WORKLOAD", "ctrscope-workload")
 }
 
+/// Where cargo and `cargo xtask setup` put what they make.
+#[must_use]
+pub fn target() -> PathBuf {
+    std::env::var_os("CARGO_TARGET_DIR").map_or_else(|| repository().join("target"), PathBuf::from)
+}
+
 fn find(variable: &str, name: &str) -> Result<PathBuf> {
     if let Some(path) = std::env::var_os(variable) {
         let path = PathBuf::from(path);
@@ -37,10 +43,7 @@ fn find(variable: &str, name: &str) -> Result<PathBuf> {
         }
         return Ok(path);
     }
-    let target = std::env::var_os("CARGO_TARGET_DIR").map_or_else(
-        || Path::new(env!("CARGO_MANIFEST_DIR")).join("../target"),
-        PathBuf::from,
-    );
+    let target = target();
     // target/<triple>/release/<name>; the newest, should there be several.
     let newest = std::fs::read_dir(&target)
         .into_iter()

@@ -1,5 +1,7 @@
 //! A real container: a runc bundle that holds nothing but the workload.
 
+mod spec;
+
 use std::{
     ffi::CString,
     fs::{self, File},
@@ -15,7 +17,7 @@ use std::{
 };
 
 use anyhow::{Context as _, Result, bail};
-use serde_json::{Value, json};
+use serde_json::Value;
 use tempfile::TempDir;
 
 use crate::{
@@ -23,6 +25,8 @@ use crate::{
     accounts::{BlockAccounts, ThreadAccounts},
     binaries, wait_until,
 };
+
+pub use spec::ContainerSpec;
 
 /// The workload inside: a path that no host has.
 pub const WORKLOAD_PATH: &str = "/opt/app/workload";
@@ -34,140 +38,6 @@ const EXECUTED_PATIENCE: Duration = Duration::from_secs(30);
 const CONTROL_PATH: &str = "/control";
 /// How long a container may take to end.
 const END_PATIENCE: Duration = Duration::from_secs(10);
-
-/// What to start.
-#[derive(Clone, Debug, Default)]
-pub struct ContainerSpec {
-    name: String,
-    arguments: Vec<String>,
-    quota: Option<(u64, u64)>,
-    shares: Option<u64>,
-    cpus: Option<String>,
-    data: Option<PathBuf>,
-    binary: Option<PathBuf>,
-    gated: bool,
-    held: bool,
-}
-
-impl ContainerSpec {
-    /// A container of that name (also its id in runc and the last part of its cgroup path) that runs
-    /// the workload with these arguments.
-    #[must_use]
-    pub fn new(name: &str, arguments: &[&str]) -> Self {
-        Self {
-            name: name.to_owned(),
-            arguments: arguments.iter().map(|&argument| argument.into()).collect(),
-            ..Self::default()
-        }
-    }
-
-    /// CPU bandwidth: `quota_usec` in each `period_usec`.
-    #[must_use]
-    pub fn quota(mut self, quota_usec: u64, period_usec: u64) -> Self {
-        self.quota = Some((quota_usec, period_usec));
-        self
-    }
-
-    /// CPU shares on the v1 scale (1024 is the default).
-    #[must_use]
-    pub fn shares(mut self, shares: u64) -> Self {
-        self.shares = Some(shares);
-        self
-    }
-
-    /// cpuset, as in `0-1`.
-    #[must_use]
-    pub fn cpus(mut self, cpus: &str) -> Self {
-        self.cpus = Some(cpus.to_owned());
-        self
-    }
-
-    /// A directory of the host to mount at [`DATA_PATH`].
-    #[must_use]
-    pub fn data(mut self, directory: &Path) -> Self {
-        self.data = Some(directory.to_owned());
-        self
-    }
-
-    /// A file of the host to run in place of the workload, such as a stripped copy of it.
-    #[must_use]
-    pub fn binary(mut self, path: &Path) -> Self {
-        self.binary = Some(path.to_owned());
-        self
-    }
-
-    /// The work begins only with [`Container::open_gate`].
-    #[must_use]
-    pub fn gated(mut self) -> Self {
-        self.gated = true;
-        self
-    }
-
-    /// After the work all threads stay, idle, until the container is stopped, so that their accounts
-    /// can be read.
-    #[must_use]
-    pub fn held(mut self) -> Self {
-        self.held = true;
-        self
-    }
-
-    fn config(&self, control: &Path, cgroup: &str) -> Value {
-        let mut arguments = vec![WORKLOAD_PATH.to_owned()];
-        if self.gated {
-            arguments.extend(["--gate".to_owned(), format!("{CONTROL_PATH}/gate")]);
-        }
-        if self.held {
-            arguments.push("--hold".to_owned());
-        }
-        arguments.extend(self.arguments.iter().cloned());
-
-        let bind = |source: &Path, destination: &str| {
-            json!({"type": "bind", "source": source, "destination": destination,
-                   "options": ["bind", "rw"]})
-        };
-        let mut mounts = vec![
-            json!({"type": "proc", "source": "proc", "destination": "/proc"}),
-            json!({"type": "tmpfs", "source": "tmpfs", "destination": "/dev",
-                   "options": ["nosuid", "mode=755", "size=64k"]}),
-            bind(control, CONTROL_PATH),
-        ];
-        if let Some(data) = &self.data {
-            mounts.push(bind(data, DATA_PATH));
-        }
-
-        let mut cpu = serde_json::Map::new();
-        if let Some((quota, period)) = self.quota {
-            cpu.insert("quota".into(), quota.into());
-            cpu.insert("period".into(), period.into());
-        }
-        if let Some(shares) = self.shares {
-            cpu.insert("shares".into(), shares.into());
-        }
-        if let Some(cpus) = &self.cpus {
-            cpu.insert("cpus".into(), cpus.as_str().into());
-        }
-        json!({
-            "ociVersion": "1.0.2",
-            "hostname": self.name,
-            "root": {"path": "rootfs"},
-            "process": {
-                "terminal": false,
-                "user": {"uid": 0, "gid": 0},
-                "cwd": "/",
-                "args": arguments,
-                "env": ["PATH=/opt/app"],
-                "noNewPrivileges": true,
-            },
-            "mounts": mounts,
-            "linux": {
-                "cgroupsPath": cgroup,
-                "resources": {"cpu": cpu},
-                "namespaces": [{"type": "pid"}, {"type": "mount"}, {"type": "ipc"},
-                               {"type": "uts"}],
-            },
-        })
-    }
-}
 
 /// A container that runs. Dropping it kills it, deletes it and removes its cgroups.
 pub struct Container {
@@ -188,7 +58,7 @@ impl Container {
     /// runc is missing or refuses; its message is part of the error.
     pub fn start(group: &Arc<Group>, spec: &ContainerSpec) -> Result<Self> {
         let bundle = TempDir::with_prefix("ctrscope-bundle-").context("cannot make a bundle")?;
-        let cgroup = format!("{}/{}", group.path(), spec.name);
+        let cgroup = spec.cgroup(&group.path());
         let gate = write_bundle(bundle.path(), spec, &cgroup)
             .with_context(|| format!("cannot write the bundle of {}", spec.name))?;
         // From here on a failure deletes what runc may have made.
@@ -202,7 +72,7 @@ impl Container {
         };
         container.run()?;
         if let Some(data) = &spec.data {
-            container.switch_on_block_accounts(data)?;
+            container.limit_io(data, spec.io_limits())?;
         }
         Ok(container)
     }
@@ -247,18 +117,26 @@ impl Container {
         })
     }
 
-    /// On v1 nothing is counted before some cgroup has a limit on the device since Linux 6.10
-    /// (`blk_throtl_activated`, block/blk-throttle.h), and on 6.1 no direction without a limit of its
-    /// own: give this one limits that no device reaches.
-    fn switch_on_block_accounts(&self, data: &Path) -> Result<()> {
-        const BYTES_PER_SECOND: u64 = 1 << 40;
-        let (Ok(directory), Some(device)) = (self.cgroup_path("blkio"), disk_of(data)) else {
+    /// Limits what it reads and writes. On v1 nothing is counted before some cgroup has a limit on the
+    /// device since Linux 6.10 (`blk_throtl_activated`, block/blk-throttle.h), and on 6.1 no direction
+    /// without a limit of its own: there a direction without one gets one that no device reaches.
+    fn limit_io(&self, data: &Path, [read, write]: [Option<u64>; 2]) -> Result<()> {
+        const UNREACHED: u64 = 1 << 40;
+        let Some(device) = disk_of(data) else {
             return Ok(());
         };
-        for direction in ["read", "write"] {
-            let file = directory.join(format!("blkio.throttle.{direction}_bps_device"));
-            fs::write(&file, format!("{device} {BYTES_PER_SECOND}"))
-                .with_context(|| format!("cannot write {}", file.display()))?;
+        let put = |file: PathBuf, text: String| {
+            fs::write(&file, text).with_context(|| format!("cannot write {}", file.display()))
+        };
+        if let Ok(directory) = self.cgroup_path("blkio") {
+            for (direction, limit) in [("read", read), ("write", write)] {
+                let file = directory.join(format!("blkio.throttle.{direction}_bps_device"));
+                put(file, format!("{device} {}", limit.unwrap_or(UNREACHED)))?;
+            }
+        } else if read.is_some() || write.is_some() {
+            let value = |limit: Option<u64>| limit.map_or("max".to_owned(), |n| n.to_string());
+            let line = format!("{device} rbps={} wbps={}", value(read), value(write));
+            put(self.cgroup_path("io")?.join("io.max"), line)?;
         }
         Ok(())
     }
@@ -451,8 +329,10 @@ impl Drop for Container {
             // SAFETY: as in `stop`.
             unsafe { libc::kill(self.pid.cast_signed(), libc::SIGKILL) };
         }
+        let below = self.cgroup.strip_prefix(&self.group.path());
+        let below = below.unwrap_or_default().trim_start_matches('/');
         for directory in self.group.directories() {
-            let directory = directory.join(&self.name);
+            let directory = directory.join(below);
             if let Err(error) = crate::cgroup::remove(&directory) {
                 eprintln!("cgroup left behind: {error:#}");
             }

@@ -9,21 +9,26 @@ pub mod agent;
 pub mod binaries;
 pub mod cgroup;
 pub mod container;
+pub mod containerd;
+pub mod docker;
 pub mod filesystem;
 pub mod http;
 pub mod issuers;
 pub mod metrics;
+pub mod network;
 pub mod perf;
 pub mod wait;
 pub mod without;
 pub mod workload;
 
+mod daemon;
 mod skip;
 
 pub use agent::{Agent, AgentCommand};
 pub use cgroup::Group;
 pub use container::{Container, ContainerSpec};
 pub use metrics::Metrics;
+pub use network::Cable;
 pub use skip::{is_root, skip};
 pub use wait::wait_until;
 pub use without::{Capability, Without};

@@ -5,16 +5,17 @@
 //! it from rustup. Nothing is done for what is already there, which takes well under a second to see.
 
 use std::{
-    path::{Path, PathBuf},
+    path::Path,
     process::{Command, ExitCode, Stdio},
     time::Instant,
 };
 
-use anyhow::{Context as _, Result, bail};
+use anyhow::{Result, bail};
 
 use crate::{architecture::Architecture, step};
 
 pub(crate) mod cross;
+mod readers;
 
 /// Packages of the matched set on Debian: compiler, cargo, library source, LLVM for the linker.
 const DEBIAN_TOOLCHAIN: [&str; 4] = ["rustc-web", "cargo-web", "rust-web-src", "llvm-22-dev"];
@@ -24,8 +25,6 @@ const DEBIAN_LLVM: &str = "/usr/lib/llvm-22";
 const LINKER_FOR_DEBIAN: &str = "0.13.0";
 /// `bpf-linker` that finds the LLVM inside a rustup toolchain.
 const LINKER_FOR_RUSTUP: &str = "0.10.3";
-/// Checks the DaemonSet against the Kubernetes schema.
-const KUBERNETES_VALIDATE: &str = "kubernetes-validate";
 
 /// Install what is missing to build and run ctrscope here; do nothing for what is there.
 ///
@@ -39,7 +38,7 @@ pub(crate) struct Arguments {
     /// Also what `cargo xtask bench` compares with: libbpf-tools, bpftrace, bpftool, perf
     #[arg(long)]
     pub(crate) bench: bool,
-    /// Also what `cargo xtask vm` runs its machines with: qemu, busybox, tools for their disks
+    /// Also what `cargo xtask vm` runs its machines with: busybox, tools for their disks
     #[arg(long)]
     pub(crate) vm: bool,
     /// Also what `cargo xtask build --target` needs: cross compiler, C library, Rust library
@@ -74,7 +73,10 @@ const ALWAYS: [Requirement; 3] = [
     },
 ];
 
-const FOR_TEST: [Requirement; 5] = [
+/// Until Debian 12 it was a part of the engine's package.
+const DOCKER_CLIENT: &str = "docker-cli";
+
+const FOR_TEST: [Requirement; 11] = [
     Requirement {
         name: "bpftool",
         package: "bpftool",
@@ -86,9 +88,39 @@ const FOR_TEST: [Requirement; 5] = [
         present: || on_path("runqlat"),
     },
     Requirement {
+        name: "ip",
+        package: "iproute2",
+        present: || on_path("ip"),
+    },
+    Requirement {
         name: "tmux",
         package: "tmux",
         present: || on_path("tmux"),
+    },
+    Requirement {
+        name: "containerd with ctr",
+        package: "containerd",
+        present: || on_path("containerd") && on_path("ctr"),
+    },
+    Requirement {
+        name: "the Docker Engine",
+        package: "docker.io",
+        present: || on_path("dockerd"),
+    },
+    Requirement {
+        name: "Docker's client",
+        package: DOCKER_CLIENT,
+        present: || on_path("docker"),
+    },
+    Requirement {
+        name: "Go, whose pprof reads profiles",
+        package: "golang-go",
+        present: || on_path("go"),
+    },
+    Requirement {
+        name: "npm",
+        package: "npm",
+        present: || readers::schema().exists() || on_path("npm"),
     },
     Requirement {
         name: "strip",
@@ -98,7 +130,9 @@ const FOR_TEST: [Requirement; 5] = [
     Requirement {
         name: "python3 with venv",
         package: "python3-venv",
-        present: || validator().exists() || succeeds("python3", &["-c", "import ensurepip, venv"]),
+        present: || {
+            readers::validator().exists() || succeeds("python3", &["-c", "import ensurepip, venv"])
+        },
     },
 ];
 
@@ -125,12 +159,7 @@ const FOR_BENCH: [Requirement; 4] = [
     },
 ];
 
-const FOR_VM: [Requirement; 6] = [
-    Requirement {
-        name: "qemu for x86_64",
-        package: "qemu-system-x86",
-        present: || on_path("qemu-system-x86_64"),
-    },
+const FOR_VM: [Requirement; 5] = [
     Requirement {
         name: "a static busybox",
         package: "busybox-static",
@@ -158,12 +187,6 @@ const FOR_VM: [Requirement; 6] = [
     },
 ];
 
-const EMULATOR_OF_AARCH64: Requirement = Requirement {
-    name: "qemu for aarch64",
-    package: "qemu-system-arm",
-    present: || on_path("qemu-system-aarch64"),
-};
-
 pub(crate) fn run(arguments: &Arguments) -> Result<ExitCode> {
     let start = Instant::now();
     let mut apt = Apt::default();
@@ -172,7 +195,7 @@ pub(crate) fn run(arguments: &Arguments) -> Result<ExitCode> {
     installed |= install_toolchain(&mut apt)?;
     if arguments.test {
         installed |= install_components()?;
-        installed |= install_validator()?;
+        installed |= readers::install()?;
     }
     if let Some(architecture) = arguments.target
         && Some(architecture) != Architecture::host()
@@ -218,6 +241,7 @@ impl Apt {
             .args(["-y", "--no-install-recommends"])
             .args(packages);
         let what = format!("install {} (apt)", packages.join(" "));
+        let _no_services = NoServices::new();
         step::run(&what, "apt-install", &mut command)
     }
 
@@ -233,6 +257,34 @@ impl Apt {
     }
 }
 
+/// Keeps packages from starting their services (the Docker Engine is one) while they are installed: the
+/// programs alone are wanted. Where somebody has a policy of their own, it stays.
+struct NoServices(bool);
+
+impl NoServices {
+    const POLICY: &str = "/usr/sbin/policy-rc.d";
+
+    fn new() -> Self {
+        if Path::new(Self::POLICY).exists() {
+            return Self(false);
+        }
+        let script = format!(
+            "printf '#!/bin/sh\\nexit 101\\n' > {0} && chmod 755 {0}",
+            Self::POLICY
+        );
+        let made = step::as_root("sh").args(["-c", &script]).status();
+        Self(made.is_ok_and(|status| status.success()))
+    }
+}
+
+impl Drop for NoServices {
+    fn drop(&mut self) {
+        if self.0 {
+            let _ = step::as_root("rm").args(["-f", Self::POLICY]).status();
+        }
+    }
+}
+
 fn install_requirements(arguments: &Arguments, apt: &mut Apt) -> Result<bool> {
     let mut wanted: Vec<&Requirement> = ALWAYS.iter().collect();
     if arguments.test {
@@ -243,9 +295,6 @@ fn install_requirements(arguments: &Arguments, apt: &mut Apt) -> Result<bool> {
     }
     if arguments.vm {
         wanted.extend(&FOR_VM);
-        if arguments.target == Some(Architecture::Aarch64) {
-            wanted.push(&EMULATOR_OF_AARCH64);
-        }
     }
     let missing: Vec<&Requirement> = wanted
         .into_iter()
@@ -272,6 +321,8 @@ fn install_missing(missing: &[&Requirement], apt: &mut Apt) -> Result<bool> {
         .collect();
     packages.sort_unstable();
     packages.dedup();
+    apt.update()?;
+    packages.retain(|package| *package != DOCKER_CLIENT || Apt::offers(package));
     apt.install(&packages)?;
     if let Some(still) = missing.iter().find(|requirement| !(requirement.present)()) {
         bail!(
@@ -404,34 +455,6 @@ fn install_components() -> Result<bool> {
     command.args(["component", "add"]).args(&missing);
     let what = format!("install {} (rustup)", missing.join(" "));
     step::run(&what, "rustup-components", &mut command)?;
-    Ok(true)
-}
-
-/// The Kubernetes schema check, in a virtual environment of its own.
-fn validator() -> PathBuf {
-    step::target_directory().join("venv/bin/kubernetes-validate")
-}
-
-fn install_validator() -> Result<bool> {
-    if validator().exists() {
-        return Ok(false);
-    }
-    let environment = step::target_directory().join("venv");
-    step::run(
-        "make a Python environment in target/venv",
-        "venv",
-        Command::new("python3")
-            .args(["-m", "venv"])
-            .arg(&environment),
-    )?;
-    step::run(
-        &format!("install {KUBERNETES_VALIDATE} (pip)"),
-        "pip",
-        Command::new(environment.join("bin/pip"))
-            .args(["install", "--disable-pip-version-check"])
-            .arg(KUBERNETES_VALIDATE),
-    )
-    .context("the check of deploy/daemonset.yaml needs it")?;
     Ok(true)
 }
 

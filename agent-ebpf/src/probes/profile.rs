@@ -53,7 +53,11 @@ fn try_profile_sample(ctx: &PerfEventContext) -> Option<()> {
         kernel: store_stack(ctx, 0),
         slot: slot::slot(owner),
         tgid: (pid_tgid >> 32) as u32,
-        tid: 0,
+        tid: if layout!(profile_threads) != 0 {
+            pid_tgid as u32
+        } else {
+            0
+        },
         reserved: 0,
     };
     if let Some(counted) = SAMPLES.get_ptr_mut(key) {

@@ -201,7 +201,7 @@ fn try_sched_switch(ctx: &BtfTracePointContext) -> Option<()> {
                 if !is_seen {
                     let total: u64 = load(prev, layout!(task_run_delay));
                     let missed = total.wrapping_sub((*task).run_delay_ns);
-                    if missed <= now {
+                    if missed <= now.saturating_sub((*task).noted_at) {
                         count_wait(stats, missed);
                     }
                     (*task).run_delay_ns = total;
@@ -245,7 +245,7 @@ fn dispatch(first_slot: u32, next: Kernel, pid: u32, owner: u32, now: u64) -> Op
             // absence would be too narrow: a slice of which neither end was traced lies in it, and
             // the wait before that slice is in the total alone.
             let added = total.wrapping_sub((*task).run_delay_ns);
-            if added >= since_queued && added <= now.wrapping_sub((*task).noted_at) {
+            if added >= since_queued && added <= now.saturating_sub((*task).noted_at) {
                 wait = added;
             }
             let departure = (*task).departure;

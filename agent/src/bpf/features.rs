@@ -6,32 +6,18 @@
 
 use std::{
     fs, io,
-    os::unix::fs::FileTypeExt,
     path::{Path, PathBuf},
 };
 
 use serde::Serialize;
+
+use crate::{host::parse_cpu_list, runtime::search};
 
 mod findings;
 #[cfg(test)]
 mod tests;
 
 pub use findings::{Finding, Status, explain, findings, profile_lacks, sampling_fix};
-
-/// Most CPUs taken from a list; the largest kernel configurations have 8,192.
-const MAX_CPUS: usize = 65_536;
-
-/// Where runtimes have their sockets, below the host's root. Under `run`, not `var/run`, which is an
-/// absolute link and would lead out of a mounted root.
-const SOCKETS: &[(&str, &str)] = &[
-    ("containerd", "run/containerd/containerd.sock"),
-    ("k3s", "run/k3s/containerd/containerd.sock"),
-    ("k0s", "run/k0s/containerd.sock"),
-    ("microk8s", "var/snap/microk8s/common/run/containerd.sock"),
-    ("crio", "run/crio/crio.sock"),
-    ("docker", "run/docker.sock"),
-    ("podman", "run/podman/podman.sock"),
-];
 
 /// Where to look.
 #[derive(Clone, Debug)]
@@ -281,15 +267,11 @@ pub struct RuntimeSocket {
 }
 
 fn runtime_sockets(host: &Path) -> Vec<RuntimeSocket> {
-    let socket = |(runtime, path): &(&'static str, &str)| RuntimeSocket {
-        runtime,
-        path: host.join(path),
-    };
-    SOCKETS
-        .iter()
-        .map(socket)
-        .filter(|socket| {
-            fs::metadata(&socket.path).is_ok_and(|metadata| metadata.file_type().is_socket())
+    search(host)
+        .into_iter()
+        .map(|place| RuntimeSocket {
+            runtime: place.runtime,
+            path: place.path,
         })
         .collect()
 }
@@ -303,21 +285,6 @@ fn read(path: &Path) -> Option<String> {
 fn parse_sched_info(schedstat: &str) -> Option<bool> {
     let dispatches = schedstat.split_whitespace().nth(2)?;
     dispatches.parse::<u64>().ok().map(|count| count > 0)
-}
-
-/// Parses a list of CPUs as the kernel writes it: `0-3,8`. `None` for anything else.
-#[must_use]
-pub fn parse_cpu_list(list: &str) -> Option<Vec<u32>> {
-    let mut cpus = Vec::new();
-    for part in list.trim().split(',').filter(|part| !part.is_empty()) {
-        let (first, last) = part.split_once('-').unwrap_or((part, part));
-        let (first, last) = (first.parse::<u32>().ok()?, last.parse::<u32>().ok()?);
-        if first > last || (last - first) as usize >= MAX_CPUS - cpus.len().min(MAX_CPUS) {
-            return None;
-        }
-        cpus.extend(first..=last);
-    }
-    Some(cpus)
 }
 
 /// Major and minor of a release: `6.1.0-18-amd64` is (6, 1).

@@ -47,6 +47,8 @@ pub(crate) type SharedSlots = Arc<MappedArray<u64>>;
 pub(crate) struct SessionSample {
     pub(crate) slot: u32,
     pub(crate) tgid: u32,
+    /// 0 where threads are not told apart.
+    pub(crate) tid: u32,
     /// Innermost first; `None` where the stack was lost.
     pub(crate) user: Option<Arc<[u64]>>,
     /// Innermost first; `None` where the stack was lost.
@@ -76,6 +78,7 @@ impl ProfileSession {
         shared_slots: SharedSlots,
         only_slot: Option<u32>,
         frequency: u32,
+        by_thread: bool,
         cpus: &[u32],
     ) -> Result<Self, BpfError> {
         if let Err(reason) = resolved.verdict("profile") {
@@ -88,6 +91,7 @@ impl ProfileSession {
         let layout = Wire(Layout {
             slots: 1,
             profile_slot: only_slot.unwrap_or(slot::IDLE),
+            profile_threads: u32::from(by_thread),
             ..resolved.layout
         });
         let mut ebpf = EbpfLoader::new()
@@ -216,6 +220,7 @@ impl ProfileSession {
             .map(|(key, count)| SessionSample {
                 slot: key.0.slot,
                 tgid: key.0.tgid,
+                tid: key.0.tid,
                 user: stack(key.0.user),
                 kernel: stack(key.0.kernel),
                 count,

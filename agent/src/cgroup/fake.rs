@@ -9,14 +9,14 @@ use super::{
     mount::{Mount, Version},
 };
 
-pub(super) struct Tree {
+pub(crate) struct Tree {
     root: TempDir,
-    pub(super) hierarchies: Hierarchies,
+    pub(crate) hierarchies: Hierarchies,
 }
 
 impl Tree {
     /// A pure v2 host with all controllers.
-    pub(super) fn v2() -> Self {
+    pub(crate) fn v2() -> Self {
         let root = tempfile::tempdir().unwrap();
         let unified = Some(mount(root.path().to_owned(), Version::V2));
         let hierarchies = Hierarchies {
@@ -32,7 +32,7 @@ impl Tree {
     }
 
     /// A v1 host with one mount for each controller.
-    pub(super) fn v1() -> Self {
+    pub(crate) fn v1() -> Self {
         let root = tempfile::tempdir().unwrap();
         let v1 = |name: &str| {
             let mount_point = root.path().join(name);
@@ -52,12 +52,12 @@ impl Tree {
     }
 
     /// Where a path of the tree is.
-    pub(super) fn path(&self, path: &str) -> PathBuf {
+    pub(crate) fn path(&self, path: &str) -> PathBuf {
         self.root.path().join(path)
     }
 
     /// Writes a file, its directories included.
-    pub(super) fn write(&self, path: &str, text: &str) {
+    pub(crate) fn write(&self, path: &str, text: &str) {
         let path = self.path(path);
         fs::create_dir_all(path.parent().unwrap()).unwrap();
         fs::write(path, text).unwrap();

@@ -24,6 +24,7 @@ pub struct FileReader {
     /// Bytes of the buffer that are the file last read.
     used: usize,
     limit: usize,
+    opened: u64,
 }
 
 impl Default for FileReader {
@@ -40,18 +41,25 @@ impl FileReader {
     }
 
     /// A reader for files up to `limit` bytes.
-    pub(super) fn with_limit(limit: usize) -> Self {
+    pub(crate) fn with_limit(limit: usize) -> Self {
         Self {
             buffer: Vec::new(),
             used: 0,
             limit,
+            opened: 0,
         }
+    }
+
+    /// Files that it has opened, or tried to: nearly all of what it costs.
+    #[must_use]
+    pub fn opened(&self) -> u64 {
+        self.opened
     }
 
     /// The text of a file; `None` if it is not there, or its cgroup or process vanished, or the kernel
     /// does not keep what it would tell (pressure with `psi=0`). Bytes after the first that is no UTF-8 are
     /// left out. A symbolic link is not followed.
-    pub(super) fn read(&mut self, path: &Path) -> Result<Option<&str>, CgroupError> {
+    pub(crate) fn read(&mut self, path: &Path) -> Result<Option<&str>, CgroupError> {
         match self.fill(path) {
             Ok(complete) => Ok(Some(self.text(complete))),
             Err(error) if is_absent(&error) => Ok(None),
@@ -77,6 +85,7 @@ impl FileReader {
     /// Reads as much as the limit allows; returns whether that was all.
     fn fill(&mut self, path: &Path) -> io::Result<bool> {
         self.used = 0;
+        self.opened += 1;
         let mut file = OpenOptions::new()
             .read(true)
             .custom_flags(libc::O_NOFOLLOW | libc::O_NONBLOCK)

@@ -14,7 +14,7 @@ use super::{
 };
 
 /// A block device, by its number.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct DeviceNumber {
     /// Major number.
     pub major: u32,
@@ -167,7 +167,7 @@ fn blkio_lines(text: &str) -> impl Iterator<Item = (DeviceNumber, &str, u64)> {
     })
 }
 
-fn parse_device(field: &str) -> Option<DeviceNumber> {
+pub(super) fn parse_device(field: &str) -> Option<DeviceNumber> {
     let (major, minor) = field.split_once(':')?;
     Some(DeviceNumber {
         major: major.parse().ok()?,

@@ -107,6 +107,7 @@ mod tests {
     fn run(json: bool, color: bool, findings: &[Finding]) -> (String, Outcome) {
         let mut out = Vec::new();
         let terminal = Terminal {
+            width: None,
             stdout: color,
             stderr: color,
             color,

@@ -48,6 +48,7 @@ pub(super) fn flame(
         profile_type: arguments.profile_type,
         duration: Duration::from_secs(u64::from(arguments.seconds)),
         frequency: arguments.frequency,
+        split: arguments.split,
         format: arguments.format,
     };
     let profile = match record(source, &request, &name, terminal, cancel) {
@@ -196,10 +197,7 @@ fn create_numbered(
     name: &str,
     format: ProfileFormat,
 ) -> Result<(File, PathBuf), CommandError> {
-    let extension = match format {
-        ProfileFormat::Svg => "svg",
-        ProfileFormat::Folded => "folded",
-    };
+    let extension = format.extension();
     let name = file_name(name);
     let mut number = 1;
     loop {
@@ -250,7 +248,7 @@ mod tests {
     use super::*;
     use crate::{
         snapshot::{Container, Identity, Snapshot},
-        source::ProfileType,
+        source::{ProfileType, Split},
     };
 
     struct Recorder(u64);
@@ -293,6 +291,7 @@ mod tests {
             profile_type: ProfileType::Cpu,
             seconds: 10,
             frequency: 99,
+            split: Split::Name,
             format: ProfileFormat::Folded,
             output,
         }

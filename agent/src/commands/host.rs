@@ -1,6 +1,6 @@
 //! Where the commands meet the rest of the agent: how a local source is made, and what a host offers.
 
-use std::path::Path;
+use std::{path::Path, sync::Arc};
 
 use super::Finding;
 use crate::{
@@ -14,6 +14,7 @@ use crate::{
     config::Config,
     daemon::engine_options,
     engine::{Agent, EngineError},
+    observer::Observer,
     source::{Source, SourceError},
 };
 
@@ -24,7 +25,10 @@ use crate::{
 /// [`SourceError::Unsupported`] that names the fix.
 pub fn local_source(config: &Config) -> Result<Box<dyn Source>, SourceError> {
     match Agent::start(engine_options(config)) {
-        Ok(agent) => Ok(Box::new(agent)),
+        Ok(agent) => {
+            let observer = Observer::new(Arc::new(agent), config.diagnosis.clone());
+            Ok(Box::new(observer))
+        }
         Err(EngineError::Privilege) => Err(SourceError::Unsupported(
             "ctrscope needs root or CAP_BPF+CAP_PERFMON to load programs; run it with sudo, or start \
              the daemon once with `sudo ctrscope run`"

@@ -3,6 +3,7 @@
 
 mod biolat;
 mod check;
+mod diagnose;
 mod flame;
 pub mod host;
 mod interrupt;
@@ -12,6 +13,7 @@ mod top;
 mod who;
 
 use std::{
+    cell::Cell,
     error::Error as StdError,
     io::{self, IsTerminal as _, stderr, stdout},
     process::ExitCode,
@@ -34,6 +36,8 @@ use crate::{
 pub const EXIT_FAILURE: u8 = 1;
 /// Exit code of wrong usage or configuration; clap's own.
 pub const EXIT_USAGE: u8 = 2;
+/// Exit code of `diagnose` where something holds a container back.
+pub const EXIT_BOTTLENECK: u8 = 3;
 /// Exit code of a command that was interrupted before it was done: 128 + SIGINT.
 pub const EXIT_INTERRUPTED: u8 = 130;
 
@@ -44,6 +48,8 @@ pub enum Outcome {
     Done,
     /// It did what was asked, and the answer is bad news (`check`).
     BadNews,
+    /// It did what was asked, and something holds a container back (`diagnose`).
+    Bottleneck,
     /// It was interrupted before it was done.
     Interrupted,
 }
@@ -117,6 +123,7 @@ pub fn run(cli: &Cli, config: &Config) -> ExitCode {
     match execute(cli, config) {
         Ok(Outcome::Done) => ExitCode::SUCCESS,
         Ok(Outcome::BadNews) => ExitCode::from(EXIT_FAILURE),
+        Ok(Outcome::Bottleneck) => ExitCode::from(EXIT_BOTTLENECK),
         Ok(Outcome::Interrupted) | Err(CommandError::Source(SourceError::Cancelled)) => {
             ExitCode::from(EXIT_INTERRUPTED)
         }
@@ -144,6 +151,15 @@ fn execute(cli: &Cli, config: &Config) -> Result<Outcome, CommandError> {
         Command::Top(arguments) => {
             let cancel = interrupt::cancel_on_signals()?;
             top::top(arguments, &*open()?, terminal, &cancel, out)
+        }
+        Command::Diagnose(arguments) => {
+            let cancel = interrupt::cancel_on_signals()?;
+            let is_local = Cell::new(false);
+            let source = open_source(config, |config| {
+                is_local.set(true);
+                host::local_source(config)
+            })?;
+            diagnose::diagnose(arguments, &*source, is_local.get(), terminal, &cancel, out)
         }
         Command::Runqlat(arguments) => {
             let cancel = interrupt::cancel_on_signals()?;

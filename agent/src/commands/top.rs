@@ -19,6 +19,7 @@ use self::{
 use super::{CommandError, Outcome, interrupt::wait_until};
 use crate::{
     cli::TopArgs,
+    diagnosis::ContainerStanding,
     snapshot::{Snapshot, seconds_between},
     source::{Cancel, Source, SourceError},
     terminal::Terminal,
@@ -61,7 +62,7 @@ fn plain(
             // The source gave the same snapshot again; the next one will have rates.
             continue;
         }
-        let mut rows = rows(&last, &snapshot);
+        let mut rows = rows(&last, &snapshot, &standing(source));
         if arguments.busy {
             rows.retain(Row::is_busy);
         }
@@ -83,7 +84,15 @@ fn plain(
     Ok(Outcome::Done)
 }
 
-type Answer = Result<Arc<Snapshot>, SourceError>;
+/// The verdicts that stand. A table without them is a table: an older daemon knows none.
+fn standing(source: &dyn Source) -> Arc<Vec<ContainerStanding>> {
+    source.standing().unwrap_or_else(|error| {
+        tracing::debug!(%error, "no verdicts");
+        Arc::default()
+    })
+}
+
+type Answer = Result<(Arc<Snapshot>, Arc<Vec<ContainerStanding>>), SourceError>;
 
 /// The table that has the terminal to itself.
 fn live(
@@ -125,7 +134,13 @@ fn collect(
 ) {
     while !done.is_cancelled() {
         wait_until(Instant::now() + interval, done);
-        if done.is_cancelled() || sender.send(source.snapshot()).is_err() {
+        if done.is_cancelled() {
+            return;
+        }
+        let answer = source
+            .snapshot()
+            .map(|snapshot| (snapshot, standing(source)));
+        if sender.send(answer).is_err() {
             return;
         }
     }
@@ -145,8 +160,8 @@ fn show(
     loop {
         loop {
             match receiver.try_recv() {
-                Ok(Ok(snapshot)) => {
-                    if screen.update(snapshot) {
+                Ok(Ok((snapshot, standing))) => {
+                    if screen.update(snapshot, &standing) {
                         shown += 1;
                     }
                 }
@@ -194,13 +209,17 @@ mod tests {
     struct Played(Mutex<Vec<Snapshot>>);
 
     impl Source for Played {
-        fn snapshot(&self) -> Answer {
+        fn snapshot(&self) -> Result<Arc<Snapshot>, SourceError> {
             let mut snapshots = self.0.lock().expect("not poisoned");
             let next = snapshots.first().cloned().unwrap_or_default();
             if snapshots.len() > 1 {
                 snapshots.remove(0);
             }
             Ok(Arc::new(next))
+        }
+
+        fn standing(&self) -> Result<Arc<Vec<ContainerStanding>>, SourceError> {
+            Ok(Arc::new(rows::fixture::standing()))
         }
 
         fn profile(&self, _: &ProfileRequest, _: &Cancel) -> Result<RenderedProfile, SourceError> {
@@ -252,6 +271,8 @@ mod tests {
         assert_eq!(json[0]["name"], "web");
         assert_eq!(json[0]["cpu_cores"], 0.75);
         assert_eq!(json[0]["cpu_pressure_ratio"], serde_json::Value::Null);
+        assert_eq!(json[0]["verdict"], "cap_throttled");
+        assert_eq!(json[1]["verdict"], serde_json::Value::Null);
     }
 
     #[test]

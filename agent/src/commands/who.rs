@@ -1,5 +1,7 @@
-//! `ctrscope who`: from a process id of the host to its container. By `/proc` alone; a daemon, where
-//! one runs, adds the names that only it knows.
+//! `ctrscope who`: from a process id of the host to its container, and from one inside a container to
+//! that of the host. By `/proc` alone; a daemon, where one runs, adds the names that only it knows.
+
+mod inside;
 
 use std::{io::Write, path::Path};
 
@@ -47,7 +49,10 @@ pub(super) fn who(
 ) -> Result<Outcome, CommandError> {
     let pid = u32::try_from(arguments.pid)
         .map_err(|_| CommandError::Nothing(format!("no process {}", arguments.pid)))?;
-    let process = read_process(&config.proc_root, pid)?;
+    let (pid, process) = match &arguments.container {
+        Some(container) => inside::find_inside(&config.proc_root, container, pid, snapshot)?,
+        None => (pid, read_process(&config.proc_root, pid)?),
+    };
     let answer = answer(pid, process, snapshot);
     let text = if arguments.json {
         let json = serde_json::to_string_pretty(&answer)

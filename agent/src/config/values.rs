@@ -5,6 +5,7 @@ use std::{net::SocketAddr, ops::RangeInclusive, path::PathBuf, str::FromStr, tim
 use tracing_subscriber::filter::LevelFilter;
 
 use super::LogFormat;
+use crate::{selection::Pattern, source::MAX_WINDOW_SECONDS};
 
 const RETENTION: RangeInclusive<Duration> = Duration::ZERO..=Duration::from_secs(24 * 3600);
 const INTERVAL: RangeInclusive<Duration> = Duration::from_secs(1)..=Duration::from_secs(300);
@@ -75,6 +76,20 @@ pub fn parse_interval(text: &str) -> Result<Duration, String> {
     duration_within(text, INTERVAL)
 }
 
+/// Parses the time that a diagnosis is of: whole seconds from 1 to 60.
+///
+/// # Errors
+///
+/// A message with the range.
+pub fn parse_window(text: &str) -> Result<Duration, String> {
+    let most = Duration::from_secs(MAX_WINDOW_SECONDS.into());
+    let window = duration_within(text, Duration::from_secs(1)..=most)?;
+    if window.subsec_nanos() > 0 {
+        return Err(format!("must be whole seconds, not {text}"));
+    }
+    Ok(window)
+}
+
 /// Parses the number of containers with numbers of their own: 1 to 32000.
 ///
 /// # Errors
@@ -129,6 +144,27 @@ pub fn parse_path(text: &str) -> Result<PathBuf, String> {
         return Err("must be a path, not empty".to_owned());
     }
     Ok(PathBuf::from(text))
+}
+
+/// Parses where a runtime is asked: a path, or `auto` or `none`.
+///
+/// # Errors
+///
+/// Empty.
+pub fn parse_runtime_socket(text: &str) -> Result<PathBuf, String> {
+    if text.is_empty() {
+        return Err("must be a path, auto or none, not empty".to_owned());
+    }
+    Ok(PathBuf::from(text))
+}
+
+/// Parses which containers are in or out.
+///
+/// # Errors
+///
+/// A message that says what a pattern is.
+pub fn parse_pattern(text: &str) -> Result<Pattern, String> {
+    text.parse()
 }
 
 /// Parses a duration: a number and one of `ms`, `s`, `m`, `h`, as in `250ms`, `30s`, `1.5m`.

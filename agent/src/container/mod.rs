@@ -2,11 +2,14 @@
 //! container's retention.
 
 mod charges;
+mod owner;
 mod registry;
 mod slots;
 mod stats;
+mod workloads;
 
 pub(crate) use charges::{BlockCharges, OperationBytes};
-pub(crate) use registry::{CgroupKey, Now, Registry, RegistryLimits, SlotWrite};
+pub(crate) use registry::{CgroupKey, Now, Registry, RegistryLimits, Report, SlotWrite};
 pub(crate) use slots::SlotTable;
 pub(crate) use stats::{Accumulated, RawSched};
+pub(crate) use workloads::{WorkloadId, Workloads};

@@ -8,65 +8,34 @@
 //! as long as nobody needs it, because writeback goes on after the end → gone, after its retention.
 //! A container that comes back under its old key within that time goes on with its old counters.
 
+mod idle;
+mod names;
 mod places;
+mod types;
+mod workloads;
 
-use std::collections::{BTreeMap, HashMap};
+use std::{
+    collections::{BTreeMap, BTreeSet, HashMap},
+    sync::Arc,
+};
 
 use ctrscope_ebpf::slot;
 
-use super::{Accumulated, SlotTable};
+pub(crate) use self::types::{CgroupKey, Now, RegistryLimits, Report, SlotWrite};
+use self::{idle::Activity, names::Name, workloads::Share};
+use super::{Accumulated, SlotTable, Workloads};
 use crate::{
     bpf::{CssId, Subsystem},
     cgroup::{PathIdentity, identify},
-    snapshot::{Identity, Kind},
+    runtime::Metadata,
+    selection::Selection,
+    snapshot::{Counters, Identity, Kind, OTHER_NAME, SeenContainers, Totals},
 };
 
-/// A moment, on both clocks that matter.
-#[derive(Clone, Copy, Debug, Default)]
-pub(crate) struct Now {
-    /// Milliseconds since the epoch.
-    pub(crate) unix_ms: u64,
-    /// Monotonic nanoseconds.
-    pub(crate) ns: u64,
-}
-
-/// A cgroup by the id of its hierarchy and its own kernfs id there.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub(crate) struct CgroupKey {
-    /// Hierarchy; 0 is the unified one.
-    pub(crate) hierarchy: u32,
-    /// Kernfs id.
-    pub(crate) id: u64,
-}
-
-/// An entry to be written into a slot table.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct SlotWrite {
-    /// Which table.
-    pub(crate) subsystem: Subsystem,
-    /// Where, and for which css.
-    pub(crate) css: CssId,
-    /// [`slot::owner`]; `None` takes the entry back, so that the css is reported anew when it is
-    /// next seen.
-    pub(crate) owner: Option<u32>,
-    /// Whether the kernel side shall report the css when it is next seen.
-    pub(crate) report: bool,
-}
-
-/// Limits.
-#[derive(Clone, Copy, Debug)]
-pub(crate) struct RegistryLimits {
-    /// Entities that are kept, live and exited.
-    pub(crate) entities: usize,
-    /// Slots, the one for everything else included.
-    pub(crate) slots: u32,
-    /// Cgroups whose paths are remembered.
-    pub(crate) cgroups: usize,
-    /// How long an exited container is kept, nanoseconds.
-    pub(crate) retention_ns: u64,
-}
-
 type EntityId = u64;
+
+/// Those that left nothing to be seen first, then by when they exited.
+type ExitOrder = (bool, u64, EntityId);
 
 /// Css that are remembered of one container: its own and its child cgroups', the dead ones too, for
 /// they still write back.
@@ -80,6 +49,17 @@ enum Member {
     System,
     /// A container over the limit.
     Refused,
+}
+
+/// Whether a name may still come.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Naming {
+    /// No runtime has one for it.
+    Needless,
+    /// Runtimes were asked, and none has answered.
+    Asked,
+    /// It has its name, for good or until the runtime gives another.
+    Settled,
 }
 
 /// A container, or what else has counters of its own.
@@ -97,6 +77,19 @@ pub(crate) struct Entity {
     pub(crate) slot: Option<u32>,
     /// Its numbers.
     pub(crate) stats: Accumulated,
+    /// What its runtime says of it.
+    pub(crate) metadata: Option<Arc<Metadata>>,
+    /// How its first process ended, the last time that it did.
+    pub(crate) exit_code: Option<i32>,
+    /// What others of its name had counted that are gone.
+    pub(crate) former: Option<Box<Counters>>,
+    /// It counts as other by the selection.
+    pub(crate) excluded: bool,
+    naming: Naming,
+    activity: Activity,
+    share: Share,
+    /// Its place in the order of those that exited.
+    exit_order: Option<ExitOrder>,
     /// A task ran in it, or was found in it.
     populated: bool,
     key: String,
@@ -120,6 +113,11 @@ impl Entity {
     pub(crate) fn is_visible(&self) -> bool {
         self.identity.kind != Kind::Cgroup || self.populated || self.stats.was_active()
     }
+
+    /// Whether its cgroup files are read while it lives.
+    pub(crate) fn has_files(&self) -> bool {
+        self.is_visible() && !self.excluded
+    }
 }
 
 /// A cgroup of a container over the limit.
@@ -128,6 +126,28 @@ struct Waiting {
     path: String,
     populated: bool,
     css: Vec<(Subsystem, CssId)>,
+    /// It was reported to run since the last look.
+    ran: bool,
+    /// It will be reported when it runs.
+    awaits_report: bool,
+    /// Looks in a row at which it had run.
+    runs_in_a_row: u8,
+    /// Times that its container started which no workload has counted.
+    starts: u64,
+}
+
+impl Waiting {
+    fn new(path: String) -> Self {
+        Self {
+            path,
+            populated: false,
+            css: Vec::new(),
+            ran: false,
+            awaits_report: false,
+            runs_in_a_row: 0,
+            starts: 1,
+        }
+    }
 }
 
 /// A slot that was taken from an entity, which may be gone itself.
@@ -153,6 +173,11 @@ pub(crate) struct Registry {
     slots: SlotTable,
     next_id: EntityId,
     other: Accumulated,
+    /// What of it is in the workload of all others.
+    other_counted: Totals,
+    workloads: Workloads,
+    /// Name of the host.
+    node: String,
     refused: u64,
     unremembered: u64,
     /// Cgroups of [`Member::Refused`], to be looked at again when there is room.
@@ -160,11 +185,28 @@ pub(crate) struct Registry {
     writes: Vec<SlotWrite>,
     /// Slots that were taken from entities and not read since.
     released: Vec<Released>,
+    /// Entities that were removed, for their last numbers. Emptied after each event.
+    departed: Vec<(EntityId, Entity)>,
+    /// Those that exited, the first to be forgotten first.
+    exited: BTreeSet<ExitOrder>,
+    by_name: HashMap<Name, Vec<EntityId>>,
+    asks: Vec<String>,
+    runtimes_answer: bool,
+    selection: Selection,
+    /// Entities that the selection leaves out now.
+    excluded: usize,
+    excluded_total: u64,
+    seen: SeenContainers,
+    last_look_ns: u64,
 }
 
 impl Registry {
     /// An empty registry. The primary hierarchy is that of the cpu controller.
-    pub(crate) fn new(limits: RegistryLimits, primary_hierarchy: u32) -> Self {
+    pub(crate) fn new(
+        limits: RegistryLimits,
+        primary_hierarchy: u32,
+        selection: Selection,
+    ) -> Self {
         Self {
             limits,
             primary_hierarchy,
@@ -174,12 +216,30 @@ impl Registry {
             slots: SlotTable::new(limits.slots),
             next_id: 1,
             other: Accumulated::default(),
+            other_counted: Totals::default(),
+            workloads: Workloads::new(limits.entities),
+            node: String::new(),
             refused: 0,
             unremembered: 0,
             waiting: BTreeMap::new(),
             writes: Vec::new(),
             released: Vec::new(),
+            departed: Vec::new(),
+            exited: BTreeSet::new(),
+            by_name: HashMap::new(),
+            asks: Vec::new(),
+            runtimes_answer: false,
+            selection,
+            excluded: 0,
+            excluded_total: 0,
+            seen: SeenContainers::default(),
+            last_look_ns: 0,
         }
+    }
+
+    /// Says what the host is called.
+    pub(crate) fn on_node(&mut self, name: &str) {
+        name.clone_into(&mut self.node);
     }
 
     /// A cgroup was made, or found in the tree. `populated` says that it holds tasks already.
@@ -196,23 +256,19 @@ impl Registry {
                 self.unremembered += 1;
                 return;
             }
-            let member = self.member_of(path, populated, now);
+            let in_primary = key.hierarchy == self.primary_hierarchy;
+            let member = self.member_of(path, in_primary, populated, now);
             if let Member::Entity(id) = member
                 && let Some(entity) = self.entities.get_mut(&id)
             {
-                if key.hierarchy == self.primary_hierarchy {
+                if in_primary {
                     entity.primary += 1;
                 } else {
                     entity.others += 1;
                 }
             }
             if member == Member::Refused {
-                let waiting = Waiting {
-                    path: path.to_owned(),
-                    populated: false,
-                    css: Vec::new(),
-                };
-                self.waiting.insert(key, waiting);
+                self.waiting.insert(key, Waiting::new(path.to_owned()));
             }
             self.cgroups.insert(key, member);
         }
@@ -236,6 +292,10 @@ impl Registry {
         }
         if subsystem == Subsystem::Cpu {
             self.mark_populated(key);
+            if let Some(waiting) = self.waiting.get_mut(&key) {
+                waiting.ran = true;
+                waiting.awaits_report = false;
+            }
         }
         Some(self.claim(key, subsystem, css))
     }
@@ -291,61 +351,10 @@ impl Registry {
         }
         if entity.primary == 0 && (in_primary || entity.others == 0) && entity.exited.is_none() {
             entity.exited = Some(now);
-        }
-    }
-
-    /// Takes out what has outlived its retention, and what ended without ever having run anything. To
-    /// be called when the slots have been read.
-    pub(crate) fn expire(&mut self, now: Now) {
-        let expired: Vec<EntityId> = self
-            .entities
-            .iter()
-            .filter(|(_, entity)| {
-                entity.exited.is_some_and(|exited| {
-                    !entity.is_visible()
-                        || now.ns.saturating_sub(exited.ns) >= self.limits.retention_ns
-                })
-            })
-            .map(|(&id, _)| id)
-            .collect();
-        for id in expired {
-            self.remove_entity(id, now);
-        }
-    }
-
-    /// Takes in containers that were refused, as far as there is room now. Costs nothing while there
-    /// is none, else one look at each path.
-    pub(crate) fn admit_waiting(&mut self, now: Now) {
-        if self.waiting.is_empty() {
-            return;
-        }
-        // As for a new container, an exited one makes room.
-        let live = self
-            .entities
-            .values()
-            .filter(|entity| entity.exited.is_none())
-            .count();
-        let mut room = self.limits.entities.saturating_sub(live);
-        if room == 0 && !self.waiting.values().any(|waiting| waiting.populated) {
-            return;
-        }
-        let mut has_empty = true;
-        for (key, waiting) in std::mem::take(&mut self.waiting) {
-            let is_known = self
-                .by_key
-                .contains_key(&identify(&waiting.path).entity_key);
-            let mut has_room = room > 0;
-            if !has_room && waiting.populated && has_empty {
-                has_empty = self.displace_empty(now);
-                has_room = has_empty;
-            }
-            if is_known || has_room {
-                room = room.saturating_sub(usize::from(!is_known));
-                self.cgroups.remove(&key);
-                self.cgroup_made(key, &waiting.path, waiting.populated, &waiting.css, now);
-            } else {
-                self.waiting.insert(key, waiting);
-            }
+            entity.share.ends += 1;
+            let order = (entity.is_visible(), now.ns, id);
+            entity.exit_order = Some(order);
+            self.exited.insert(order);
         }
     }
 
@@ -362,24 +371,6 @@ impl Registry {
     /// Entries to be written into the slot tables since the last call.
     pub(crate) fn take_writes(&mut self) -> Vec<SlotWrite> {
         std::mem::take(&mut self.writes)
-    }
-
-    /// Has the slots read that entities lost since the last call, with the numbers of those that have
-    /// not gone themselves. After [`take_writes`](Self::take_writes), so that no new request or slice
-    /// is counted there in their names.
-    pub(crate) fn read_released(
-        &mut self,
-        mut read: impl FnMut(u32, Kind, Option<&mut Accumulated>),
-    ) {
-        for Released { slot, entity, kind } in std::mem::take(&mut self.released) {
-            match self.entities.get_mut(&entity) {
-                Some(entity) => {
-                    read(slot, kind, Some(&mut entity.stats));
-                    entity.stats.detach();
-                }
-                None => read(slot, kind, None),
-            }
-        }
     }
 
     /// All entities.
@@ -407,6 +398,16 @@ impl Registry {
         self.refused
     }
 
+    /// Containers of runtimes that were seen, and how many of them were named.
+    pub(crate) fn seen(&self) -> SeenContainers {
+        self.seen
+    }
+
+    /// Times that a container was left out by the selection.
+    pub(crate) fn excluded(&self) -> u64 {
+        self.excluded_total
+    }
+
     /// Times that a cgroup was not remembered because there are too many.
     pub(crate) fn unremembered(&self) -> u64 {
         self.unremembered
@@ -420,6 +421,10 @@ impl Registry {
         } else if let Some(waiting) = self.waiting.get_mut(&key) {
             waiting.populated = true;
         }
+    }
+
+    fn owner_of_refused() -> u32 {
+        slot::owner(slot::OTHER, slot::KIND_CONTAINER)
     }
 
     /// Writes the owner of a cgroup's css.
@@ -437,7 +442,7 @@ impl Registry {
                                 subsystem,
                                 css,
                                 owner: None,
-                                report: false,
+                                report: Report::No,
                             });
                         }
                     }
@@ -461,9 +466,10 @@ impl Registry {
                         waiting.css.push((subsystem, css));
                     }
                 }
-                slot::owner(slot::OTHER, slot::KIND_CONTAINER)
+                Self::owner_of_refused()
             }
         };
+        let report = if report { Report::First } else { Report::No };
         self.writes.push(SlotWrite {
             subsystem,
             css,
@@ -474,7 +480,7 @@ impl Registry {
     }
 
     /// Who a path counts as; makes the entity if it is new.
-    fn member_of(&mut self, path: &str, populated: bool, now: Now) -> Member {
+    fn member_of(&mut self, path: &str, in_primary: bool, populated: bool, now: Now) -> Member {
         let found = identify(path);
         if found.groups_others || found.kind == Kind::Other {
             return Member::System;
@@ -488,26 +494,38 @@ impl Registry {
             && let Some(entity) = self.entities.get_mut(&id)
         {
             if entity.exited.take().is_some() {
+                entity.share.starts += 1;
                 entity.primary = 0;
                 entity.others = 0;
+                if let Some(order) = entity.exit_order.take() {
+                    self.exited.remove(&order);
+                }
             }
             self.ensure_slot(id, now);
             return Member::Entity(id);
         }
-        if self.entities.len() >= self.limits.entities && !self.forget_oldest_exited(now) {
+        let counted = self.entities.len().saturating_sub(self.excluded);
+        if counted >= self.limits.entities && !self.forget_oldest_exited(now) {
             // What may stay empty for ever takes no place from what runs; it is looked at again when
             // it runs itself.
             let may_be_empty = found.kind == Kind::Cgroup && !populated;
             if may_be_empty || !self.displace_empty(now) {
-                self.refused += u64::from(!may_be_empty);
+                // Once a container, not once a hierarchy or child cgroup.
+                let is_own = in_primary && found.owner_path == path;
+                self.refused += u64::from(!may_be_empty && is_own);
                 return Member::Refused;
             }
         }
         let id = self.next_id;
         self.next_id += 1;
         self.by_key.insert(found.entity_key.clone(), id);
-        self.entities.insert(id, new_entity(found, now));
+        let mut entity = new_entity(found, now);
+        entity.find_owner(None, &self.node);
+        let name = names::name(&entity.identity);
+        self.by_name.entry(name).or_default().push(id);
+        self.entities.insert(id, entity);
         self.ensure_slot(id, now);
+        self.ask(id, now);
         Member::Entity(id)
     }
 
@@ -527,11 +545,17 @@ impl Registry {
 }
 
 fn new_entity(found: PathIdentity, now: Now) -> Entity {
+    // The series of this name is the sum of all others.
+    let container = match found.name.as_str() {
+        OTHER_NAME => found.owner_path.clone(),
+        _ => found.name,
+    };
     Entity {
         identity: Identity {
-            container: found.name,
+            container,
             container_id: found.container_id.unwrap_or_default(),
             pod_uid: found.pod_uid.unwrap_or_default(),
+            qos: found.qos,
             runtime: found.runtime.to_owned(),
             kind: found.kind,
             cgroup: found.owner_path.clone(),
@@ -542,6 +566,14 @@ fn new_entity(found: PathIdentity, now: Now) -> Entity {
         exited: None,
         slot: None,
         stats: Accumulated::default(),
+        metadata: None,
+        exit_code: None,
+        former: None,
+        excluded: false,
+        naming: Naming::Needless,
+        activity: Activity::default(),
+        share: Share::of_new(),
+        exit_order: None,
         populated: false,
         key: found.entity_key,
         css: Vec::new(),

@@ -6,7 +6,7 @@ use ctrscope_ebpf::{
     sched::{BY_COUNT, SchedSlot},
 };
 
-use crate::snapshot::{BlockStats, SchedStats};
+use crate::snapshot::{BlockStats, Counters, SchedStats};
 
 /// A slot's scheduler counters summed over the CPUs, modulo their width: sums of wrapping counters
 /// wrap as one counter does.
@@ -195,6 +195,34 @@ impl Accumulated {
         *last = Some(raw);
     }
 
+    /// Adds what another one counted.
+    pub(crate) fn absorb(&mut self, other: &Self) {
+        let mut theirs = Counters {
+            sched: Some(other.sched.clone()),
+            block: Some(other.block.clone()),
+            ..Counters::default()
+        };
+        theirs.add(&Counters {
+            sched: Some(std::mem::take(&mut self.sched)),
+            block: Some(std::mem::take(&mut self.block)),
+            ..Counters::default()
+        });
+        self.sched = theirs.sched.unwrap_or_default();
+        self.block = theirs.block.unwrap_or_default();
+        self.ran |= other.ran;
+        self.did_io |= other.did_io;
+    }
+
+    /// A number that changes whenever something was counted.
+    pub(crate) fn activity(&self) -> u64 {
+        let requests = self.block.operations.iter().map(|one| one.count);
+        let switches = self.sched.voluntary + self.sched.involuntary;
+        requests.fold(
+            self.sched.on_cpu_ns.wrapping_add(switches),
+            u64::wrapping_add,
+        )
+    }
+
     /// The slot is gone: the next reading is of another one, which begins at zero.
     pub(crate) fn detach(&mut self) {
         self.last_sched = RawSched::default();
@@ -213,6 +241,16 @@ impl Accumulated {
     /// Block counters.
     pub(crate) fn block(&self) -> &BlockStats {
         &self.block
+    }
+
+    /// Whether it was ever seen to run.
+    pub(crate) fn has_run(&self) -> bool {
+        self.ran || self.reported_on_cpu_ns > 0
+    }
+
+    /// Whether it ever did I/O.
+    pub(crate) fn did_io(&self) -> bool {
+        self.did_io
     }
 
     /// Whether it ever ran or did I/O.

@@ -3,10 +3,12 @@
 mod collect;
 mod health;
 mod kernel;
+mod names;
 
 use std::{
     collections::HashMap,
     fs,
+    io::PipeWriter,
     os::fd::BorrowedFd,
     sync::{
         Arc,
@@ -19,8 +21,10 @@ use ctrscope_ebpf::{counter, slot};
 
 pub(super) use kernel::ProfileParts;
 
+use self::names::Names;
 use super::{
     EngineError, EngineOptions,
+    facts::{FactCollector, Sources},
     files::{FileCollector, FileSample},
     tree::Tree,
 };
@@ -30,12 +34,11 @@ use crate::{
         features::{HostFeatures, Psi, Roots},
     },
     cgroup::{DiscoverOptions, Hierarchies, HierarchyIds},
-    container::{BlockCharges, Now, Registry, RegistryLimits, SlotWrite},
+    container::{BlockCharges, Now, Registry, RegistryLimits, Report, SlotWrite},
+    diagnosis::facts::WindowFacts,
+    profile::Owner,
     snapshot::{CollectorState, Host, Identity, KernelProgram, Snapshot},
 };
-
-/// Name of the entry that sums everything without one of its own.
-const OTHER_NAME: &str = "_other";
 
 /// Snapshots younger than this are not taken anew.
 const SHORTEST_INTERVAL: Duration = Duration::from_millis(100);
@@ -55,8 +58,10 @@ pub(super) struct Engine {
     registry: Registry,
     block_charges: BlockCharges,
     tree: Tree,
+    names: Names,
     files: FileCollector,
     file_samples: HashMap<String, FileSample>,
+    facts: FactCollector,
     sandbox_looks: HashMap<String, u8>,
     options: EngineOptions,
     profile_losses: ProfileLossTotals,
@@ -74,7 +79,8 @@ pub(super) struct Engine {
 
 impl Engine {
     /// Loads and attaches the programs and finds the containers that are there.
-    pub(super) fn start(options: EngineOptions) -> Result<Self, EngineError> {
+    /// What runtimes say wakes the thread through `wake`.
+    pub(super) fn start(options: EngineOptions, wake: PipeWriter) -> Result<Self, EngineError> {
         let features = HostFeatures::probe(&Roots {
             proc: options.proc_root.clone(),
             ..Roots::default()
@@ -118,7 +124,8 @@ impl Engine {
             cgroups: 65_536,
             retention_ns: u64::try_from(options.retention.as_nanos()).unwrap_or(u64::MAX),
         };
-        let registry = Registry::new(limits, tree.primary());
+        let registry = Registry::new(limits, tree.primary(), options.selection.clone());
+        let names = Names::start(options.runtimes.clone(), wake);
         let has_pressure = !matches!(features.psi, Psi::Absent | Psi::Disabled);
         let mut engine = Self {
             kernel: loaded.side,
@@ -128,6 +135,13 @@ impl Engine {
             registry,
             block_charges: BlockCharges::default(),
             tree,
+            names,
+            facts: FactCollector::new(
+                hierarchies.clone(),
+                has_pressure,
+                options.proc_root.clone(),
+                options.interval,
+            ),
             files: FileCollector::new(hierarchies, has_pressure),
             file_samples: HashMap::new(),
             sandbox_looks: HashMap::new(),
@@ -148,7 +162,9 @@ impl Engine {
             logged_states: HashMap::new(),
         };
         engine.first_seen_other = engine.now();
+        engine.registry.on_node(&engine.host.name);
         engine.pump();
+        engine.await_first_names();
         Ok(engine)
     }
 
@@ -188,6 +204,7 @@ impl Engine {
             let now = self.now();
             let owner = self.tree.handle(&event, &mut self.registry, now);
             self.apply_writes();
+            self.ask_names();
             if let (
                 Some(owner),
                 KernelEvent::CssSeen {
@@ -203,6 +220,7 @@ impl Engine {
         let now = self.now();
         self.tree.walk_if_due(&mut self.registry, now);
         self.apply_writes();
+        self.take_names();
     }
 
     /// How long the thread may sleep at most.
@@ -211,6 +229,7 @@ impl Engine {
             Some((taken, _)) => self.options.interval.saturating_sub(taken.elapsed()),
             None => Duration::ZERO,
         };
+        let tick = tick.min(self.facts.due_in());
         self.tree.walk_due_in().map_or(tick, |walk| walk.min(tick))
     }
 
@@ -246,6 +265,7 @@ impl Engine {
             };
             self.block_charges.update(slot, kind, bytes);
         });
+        self.bury_departed();
     }
 
     /// Writes an entry, unless the kernel side has already met a younger css under the same id.
@@ -269,7 +289,7 @@ impl Engine {
                     let entry = slot::entry(write.css.serial, owner);
                     // What has run already was reported, or is being reported.
                     let ran = slot::entry_serial(current) == serial;
-                    if write.report && !ran {
+                    if write.report == Report::Again || (write.report == Report::First && !ran) {
                         slot::reported_when_seen(entry)
                     } else {
                         entry
@@ -292,8 +312,29 @@ impl Engine {
         self.collect()
     }
 
+    /// The facts of a window that ends now, or with the last reading if one more would cost too much;
+    /// `None` before there is a window.
+    pub(super) fn window_facts(&mut self, window: Duration) -> Option<Arc<WindowFacts>> {
+        if self.facts.may_read() {
+            self.read_facts();
+        }
+        self.facts.facts(window)
+    }
+
+    fn read_facts(&mut self) {
+        let snapshot = self.snapshot();
+        self.facts.read(&Sources {
+            snapshot: &snapshot,
+            slots: &self.last_slots,
+            kernel: self.kernel.as_ref(),
+        });
+    }
+
     /// Collects if the interval is over.
     pub(super) fn tick(&mut self) {
+        if self.facts.due_in() == Duration::ZERO {
+            self.read_facts();
+        }
         if self
             .last
             .as_ref()
@@ -309,10 +350,10 @@ impl Engine {
     }
 
     /// Names by slot, for profiles.
-    pub(super) fn names_by_slot(&self) -> HashMap<u32, Arc<str>> {
+    pub(super) fn names_by_slot(&self) -> HashMap<u32, Arc<Owner>> {
         self.registry
             .entities()
-            .filter_map(|entity| Some((entity.slot?, Arc::from(label(&entity.identity)))))
+            .filter_map(|entity| Some((entity.slot?, Arc::new(owner(&entity.identity)))))
             .collect()
     }
 
@@ -332,14 +373,13 @@ impl Engine {
     }
 }
 
-/// How a container is called in a profile: all of its names that it has.
-pub(super) fn label(identity: &Identity) -> String {
-    [&identity.namespace, &identity.pod, &identity.container]
-        .into_iter()
-        .filter(|part| !part.is_empty())
-        .cloned()
-        .collect::<Vec<_>>()
-        .join("/")
+/// How a container is called in a profile.
+pub(super) fn owner(identity: &Identity) -> Owner {
+    Owner {
+        namespace: identity.namespace.clone(),
+        pod: identity.pod.clone(),
+        container: identity.container.clone(),
+    }
 }
 
 fn read_trimmed(options: &EngineOptions, path: &str) -> String {

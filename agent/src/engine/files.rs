@@ -1,4 +1,9 @@
 //! Collector of the kernel's own files of each container: bandwidth control, memory, pressure.
+//!
+//! A container that does nothing is read rarely. Its bandwidth control cannot change, its pressure only
+//! while a task of it waits, which shows at the next reading, and its memory only by what others do to it
+//! (reclaim, a new limit). So who ran or did I/O is read at each round, once more after that until nothing
+//! moves, and then only in its turn, which comes at least once in [`QUIET_INTERVAL`].
 
 use std::time::{Duration, Instant};
 
@@ -19,10 +24,28 @@ pub(crate) struct FileSample {
     pub(crate) memory: Option<Memory>,
     pub(crate) pressure: Option<Pressure>,
     counters: Counters,
+    /// The number of its last reading; none for one that is new.
+    reading: Option<u64>,
+    /// It was active since it was last read.
+    active: bool,
+    /// Its last reading was of a time in which it was not active, and found no counter changed.
+    settled: bool,
+}
+
+impl FileSample {
+    /// Notes whether it ran or did I/O since the last time, or might have.
+    pub(crate) fn note_activity(&mut self, active: bool) {
+        self.active |= active;
+    }
+
+    /// The number of its last reading, if nothing new is expected of another one.
+    pub(crate) fn quiet_since(&self) -> Option<u64> {
+        self.reading.filter(|_| self.settled && !self.active)
+    }
 }
 
 /// Counters of a container's files.
-#[derive(Clone, Copy, Debug, Default)]
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
 struct Counters {
     usage: Counter,
     periods: Counter,
@@ -35,7 +58,7 @@ struct Counters {
 }
 
 /// A counter of one path, whose cgroup may be another one at each reading.
-#[derive(Clone, Copy, Debug, Default)]
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
 struct Counter {
     /// What the former cgroups had counted when they were last read.
     former: u64,
@@ -61,13 +84,39 @@ pub(crate) struct FileCollector {
     hierarchies: Hierarchies,
     has_pressure: bool,
     next: Instant,
+    last_round: Option<Instant>,
+    /// Readings of containers so far.
+    readings: u64,
     failures: u64,
 }
 
-/// Shortest time between two readings.
+/// Shortest time between two rounds.
 const SHORTEST_INTERVAL: Duration = Duration::from_millis(900);
-/// The time between two readings is at least this many times the time that one takes.
+/// The time between two rounds is at least this many times the time that one takes.
 const COST_FACTOR: u32 = 50;
+/// Longest time between two readings of a container that does nothing, and one round more.
+pub(crate) const QUIET_INTERVAL: Duration = Duration::from_secs(60);
+
+/// Whom a collection reads.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Round {
+    /// Whether there is a round at all, or only what is new is read.
+    is_due: bool,
+    /// Of the quiet ones, it reads those whose last reading has at most this number.
+    quiet_until: Option<u64>,
+}
+
+impl Round {
+    /// Whether it reads one. What is new is read whatever the round: a container's series are all there
+    /// from its first sight.
+    pub(crate) fn reads(&self, sample: &FileSample) -> bool {
+        match (sample.reading, sample.quiet_since()) {
+            (None, _) => true,
+            (_, None) => self.is_due,
+            (_, Some(since)) => self.quiet_until.is_some_and(|until| since <= until),
+        }
+    }
+}
 
 impl FileCollector {
     /// A collector of these mounts; `has_pressure` says whether the kernel keeps pressure at all.
@@ -77,6 +126,8 @@ impl FileCollector {
             hierarchies,
             has_pressure,
             next: Instant::now(),
+            last_round: None,
+            readings: 0,
             failures: 0,
         }
     }
@@ -86,20 +137,45 @@ impl FileCollector {
         &self.hierarchies
     }
 
-    /// Whether it is time to read again.
-    pub(crate) fn is_due(&self) -> bool {
-        Instant::now() >= self.next
+    /// Says whom to read now. `quiet` has [`FileSample::quiet_since`] of those that are: the ones that were
+    /// read longest ago have their turn, as many as are due for the time since the last round.
+    pub(crate) fn round(&mut self, now: Instant, quiet: &mut [u64]) -> Round {
+        if now < self.next {
+            return Round {
+                is_due: false,
+                quiet_until: None,
+            };
+        }
+        let since = self.last_round.map_or(Duration::ZERO, |last| now - last);
+        self.last_round = Some(now);
+        let share = (since.as_secs_f64() / QUIET_INTERVAL.as_secs_f64()).min(1.0);
+        let count = (share * quiet.len() as f64).ceil() as usize;
+        let quiet_until = count
+            .checked_sub(1)
+            .filter(|&index| index < quiet.len())
+            .map(|index| *quiet.select_nth_unstable(index).1);
+        Round {
+            is_due: true,
+            quiet_until,
+        }
     }
 
-    /// A round of reading that began at `started` is over.
-    pub(crate) fn finish_round(&mut self, started: Instant) {
-        let interval = (started.elapsed() * COST_FACTOR).max(SHORTEST_INTERVAL);
-        self.next = started + interval;
+    /// What a round read that began at `started` has been read.
+    pub(crate) fn finish_round(&mut self, round: Round, started: Instant) {
+        if round.is_due {
+            let interval = (started.elapsed() * COST_FACTOR).max(SHORTEST_INTERVAL);
+            self.next = started + interval;
+        }
     }
 
     /// Readings that failed for another reason than the cgroup having gone.
     pub(crate) fn failures(&self) -> u64 {
         self.failures
+    }
+
+    /// Files that were opened.
+    pub(crate) fn files_read(&self) -> u64 {
+        self.reader.opened()
     }
 
     /// The reader, for what else is read on this thread.
@@ -110,6 +186,15 @@ impl FileCollector {
     /// Reads the files of one container. What has gone meanwhile leaves the last reading as it is:
     /// a container's counters stay after its end.
     pub(crate) fn read(&mut self, cgroup: &str, sample: &mut FileSample) {
+        let before = sample.counters;
+        self.read_all(cgroup, sample);
+        sample.settled = !sample.active && sample.counters == before;
+        sample.active = false;
+        self.readings += 1;
+        sample.reading = Some(self.readings);
+    }
+
+    fn read_all(&mut self, cgroup: &str, sample: &mut FileSample) {
         let counters = &mut sample.counters;
         let mut cpu = read_cpu(&mut self.reader, &self.hierarchies, cgroup);
         if let Ok(Some(cpu)) = &mut cpu {
@@ -170,6 +255,7 @@ impl FileCollector {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::cgroup::fake::Tree;
 
     #[test]
     fn a_cgroup_made_again_is_added_to_the_former_ones() {
@@ -180,5 +266,136 @@ mod tests {
         };
         assert_eq!([sum(10), sum(15), sum(15)], [10, 15, 15]);
         assert_eq!([sum(0), sum(4), sum(2)], [15, 19, 21]);
+    }
+
+    /// Containers with files, and the collector that reads them.
+    struct Host {
+        tree: Tree,
+        files: FileCollector,
+        samples: Vec<FileSample>,
+        now: Instant,
+    }
+
+    impl Host {
+        fn new(containers: usize) -> Self {
+            let tree = Tree::v2();
+            let host = Self {
+                files: FileCollector::new(tree.hierarchies.clone(), true),
+                tree,
+                samples: vec![FileSample::default(); containers],
+                // In the future, where no time passes while it is read.
+                now: Instant::now() + Duration::from_secs(3_600),
+            };
+            for index in 0..containers {
+                host.write(index, 0);
+            }
+            host
+        }
+
+        /// What the container has counted: throttled periods.
+        fn write(&self, index: usize, throttled: u64) {
+            let stat = format!("nr_periods 10\nnr_throttled {throttled}\nthrottled_usec 0\n");
+            self.tree.write(&format!("{index}/cpu.stat"), &stat);
+        }
+
+        fn throttled(&self, index: usize) -> u64 {
+            self.samples[index].cpu.as_ref().unwrap().throttled_periods
+        }
+
+        /// A collection some time after the last one; says whom it read.
+        fn collect(&mut self, after: Duration, active: &[usize]) -> Vec<usize> {
+            self.now += after;
+            for (index, sample) in self.samples.iter_mut().enumerate() {
+                sample.note_activity(active.contains(&index));
+            }
+            let quiet = self.samples.iter().filter_map(FileSample::quiet_since);
+            let round = self.files.round(self.now, &mut quiet.collect::<Vec<_>>());
+            let mut read = Vec::new();
+            for (index, sample) in self.samples.iter_mut().enumerate() {
+                if round.reads(sample) {
+                    self.files.read(&format!("/{index}"), sample);
+                    read.push(index);
+                }
+            }
+            self.files.finish_round(round, self.now);
+            read
+        }
+    }
+
+    const INTERVAL: Duration = Duration::from_secs(5);
+
+    #[test]
+    fn what_is_active_is_read_at_each_round_and_once_more_when_it_has_stopped() {
+        let mut host = Host::new(2);
+        assert_eq!(host.collect(INTERVAL, &[0, 1]), [0, 1]);
+        host.collect(INTERVAL, &[1]);
+        for throttled in 1..4 {
+            host.write(1, throttled);
+            assert!(host.collect(INTERVAL, &[1]).contains(&1));
+            assert_eq!(host.throttled(1), throttled);
+        }
+        // The kernel closes a period after the last task of it has gone to sleep.
+        host.write(1, 4);
+        assert!(host.collect(INTERVAL, &[]).contains(&1));
+        assert_eq!(host.throttled(1), 4);
+        // That it moved is a reason to look again, that it did not is none.
+        assert!(host.collect(INTERVAL, &[]).contains(&1));
+        let read: Vec<_> = (0..2).map(|_| host.collect(INTERVAL, &[])).collect();
+        assert!(read.iter().any(|read| !read.contains(&1)), "{read:?}");
+    }
+
+    #[test]
+    fn what_waits_without_running_goes_on_being_read() {
+        let mut host = Host::new(1);
+        host.collect(INTERVAL, &[0]);
+        for waited in 1..20 {
+            let pressure = format!("some avg10=0.00 avg60=0.00 avg300=0.00 total={waited}\n");
+            host.tree.write("0/io.pressure", &pressure);
+            assert_eq!(host.collect(INTERVAL, &[]), [0], "{waited}");
+        }
+    }
+
+    #[test]
+    fn a_thousand_quiet_ones_are_read_once_a_minute_evenly() {
+        const QUIET: usize = 1_000;
+        let busy: Vec<usize> = (QUIET..QUIET + 20).collect();
+        let everybody: Vec<usize> = (0..QUIET + 20).collect();
+        let mut host = Host::new(QUIET + 20);
+        assert_eq!(host.collect(INTERVAL, &everybody).len(), QUIET + 20);
+        assert_eq!(host.collect(INTERVAL, &busy).len(), QUIET + 20);
+        let opened = host.files.files_read();
+        let mut last_read = vec![host.now; QUIET];
+        let (mut most, mut readings) = (0, 0);
+        for _ in 0..36 {
+            let read = host.collect(INTERVAL, &busy);
+            most = most.max(read.len());
+            readings += read.len();
+            assert!(busy.iter().all(|index| read.contains(index)));
+            for &index in read.iter().filter(|&&index| index < QUIET) {
+                let age = host.now - last_read[index];
+                assert!(age <= QUIET_INTERVAL + INTERVAL, "{index}: {age:?}");
+                last_read[index] = host.now;
+            }
+        }
+        for last in last_read {
+            assert!(host.now - last <= QUIET_INTERVAL + INTERVAL);
+        }
+        // A twelfth of them at each round, three minutes long.
+        assert_eq!(most, 84 + 20);
+        assert_eq!(readings, 36 * (84 + 20));
+        // Of the files of each, eleven at most: these have one, which stands for the controller.
+        let opened = host.files.files_read() - opened;
+        assert!(opened <= 11 * readings as u64, "{opened}");
+    }
+
+    #[test]
+    fn between_rounds_only_what_is_new_is_read() {
+        let mut host = Host::new(2);
+        host.collect(INTERVAL, &[0, 1]);
+        host.samples.push(FileSample::default());
+        host.write(2, 0);
+        let soon = Duration::from_millis(200);
+        assert_eq!(host.collect(soon, &[0, 1, 2]), [2]);
+        assert_eq!(host.collect(SHORTEST_INTERVAL, &[0, 1, 2]), [0, 1, 2]);
     }
 }

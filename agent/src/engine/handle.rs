@@ -15,14 +15,16 @@ use std::{
 
 use super::{
     EngineError, EngineOptions,
-    core::{Engine, label},
+    core::{Engine, owner},
     profile::{SessionParts, record},
 };
 use crate::{
     bpf::wait_readable,
+    diagnosis::facts::WindowFacts,
+    profile::Owner,
     resolve::resolve_container,
     snapshot::Snapshot,
-    source::{Cancel, ProfileRequest, RenderedProfile, Source, SourceError},
+    source::{Cancel, ProfileRequest, RenderedProfile, Source, SourceError, check_window},
 };
 
 /// Longest that somebody waits for the engine's thread.
@@ -35,7 +37,8 @@ pub(super) const PROFILE_SLOTS: usize = 4;
 enum Command {
     Snapshot(SyncSender<Arc<Snapshot>>),
     Target(String, SyncSender<Result<(u32, String), SourceError>>),
-    Names(SyncSender<HashMap<u32, Arc<str>>>),
+    Facts(Duration, SyncSender<Option<Arc<WindowFacts>>>),
+    Names(SyncSender<HashMap<u32, Arc<Owner>>>),
     Stop,
 }
 
@@ -59,12 +62,13 @@ impl Agent {
     pub fn start(options: EngineOptions) -> Result<Self, EngineError> {
         let (commands, inbox) = sync_channel(QUEUE);
         let (woken, wake) = std::io::pipe().map_err(EngineError::Thread)?;
+        let names_wake = wake.try_clone().map_err(EngineError::Thread)?;
         let (started, outcome) = sync_channel(1);
         let proc_root = options.proc_root.clone();
         // The engine is made on its own thread: what aya holds need not be sent.
         let thread = std::thread::Builder::new()
             .name("ctrscope-engine".into())
-            .spawn(move || match Engine::start(options) {
+            .spawn(move || match Engine::start(options, names_wake) {
                 Ok(engine) => {
                     let parts = engine.profile().clone().map(|parts| SessionParts {
                         proc_root,
@@ -131,6 +135,18 @@ impl Agent {
 impl Source for Agent {
     fn snapshot(&self) -> Result<Arc<Snapshot>, SourceError> {
         self.ask(Command::Snapshot)
+    }
+
+    fn facts(&self, window: Duration) -> Result<Arc<WindowFacts>, SourceError> {
+        check_window(window)?;
+        self.ask(|reply| Command::Facts(window, reply))?
+            .ok_or_else(|| {
+                SourceError::NotReady(
+                    "facts are of the time between two readings, and there is one so far; ask again in \
+                     a second"
+                        .into(),
+                )
+            })
     }
 
     fn profile(
@@ -219,6 +235,9 @@ fn run(mut engine: Engine, inbox: &Receiver<Command>, mut woken: PipeReader) {
                 Ok(Command::Names(reply)) => {
                     let _ = reply.try_send(engine.names_by_slot());
                 }
+                Ok(Command::Facts(window, reply)) => {
+                    let _ = reply.try_send(engine.window_facts(window));
+                }
                 Ok(Command::Stop) | Err(TryRecvError::Disconnected) => return,
                 Err(TryRecvError::Empty) => break,
             }
@@ -238,7 +257,7 @@ fn target(engine: &mut Engine, query: &str) -> Result<(u32, String), SourceError
     let name = snapshot
         .containers
         .get(index)
-        .map(|container| label(&container.identity))
+        .map(|container| owner(&container.identity).label())
         .unwrap_or_default();
     match engine.slot_of(index) {
         Some(slot) => Ok((slot, name)),

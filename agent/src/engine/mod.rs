@@ -4,6 +4,7 @@
 
 mod core;
 mod error;
+mod facts;
 mod files;
 mod handle;
 mod profile;
@@ -13,6 +14,8 @@ pub use error::EngineError;
 pub use handle::Agent;
 
 use std::{path::PathBuf, time::Duration};
+
+use crate::{runtime::RuntimeOptions, selection::Selection};
 
 /// What an engine is started with.
 #[derive(Clone, Debug)]
@@ -30,6 +33,10 @@ pub struct EngineOptions {
     pub retention: Duration,
     /// Longest time between two collections.
     pub interval: Duration,
+    /// Which containers have series of their own, as far as there are places.
+    pub selection: Selection,
+    /// Where container runtimes are asked for names; `None` asks none.
+    pub runtimes: Option<RuntimeOptions>,
 }
 
 impl Default for EngineOptions {
@@ -41,6 +48,8 @@ impl Default for EngineOptions {
             max_containers: 1_000,
             retention: Duration::from_secs(300),
             interval: Duration::from_secs(5),
+            selection: Selection::default(),
+            runtimes: None,
         }
     }
 }

@@ -4,7 +4,7 @@ use std::{
     collections::{HashMap, HashSet},
     path::PathBuf,
     sync::{Arc, atomic::Ordering},
-    time::{Duration, Instant},
+    time::{Duration, Instant, SystemTime, UNIX_EPOCH},
 };
 
 use ctrscope_ebpf::counter;
@@ -12,8 +12,12 @@ use ctrscope_ebpf::counter;
 use super::core::ProfileLossTotals;
 use crate::{
     bpf::{BpfError, ProfileSession, SharedSlots, layout::Resolved},
-    profile::{FlameGraph, ProfileLosses, RawProfile, RawSample, Symbolizer, fold},
-    source::{Cancel, ProfileFormat, ProfileRequest, RenderedProfile, SourceError},
+    profile::{
+        FlameGraph, Owner, Profile, ProfileLosses, RawProfile, RawSample, Symbolizer, name,
+        write_folded, write_pprof, write_speedscope,
+    },
+    snapshot::OTHER_NAME,
+    source::{Cancel, ProfileFormat, ProfileRequest, RenderedProfile, SourceError, Split},
 };
 
 /// How often new processes are looked at and the slot table is brought up to date.
@@ -34,7 +38,7 @@ pub(super) fn record(
     request: &ProfileRequest,
     slot: Option<u32>,
     subject: &str,
-    names: impl Fn() -> Result<HashMap<u32, Arc<str>>, SourceError>,
+    names: impl Fn() -> Result<HashMap<u32, Arc<Owner>>, SourceError>,
     cancel: &Cancel,
 ) -> Result<RenderedProfile, SourceError> {
     let mut session = ProfileSession::start(
@@ -42,12 +46,14 @@ pub(super) fn record(
         Arc::clone(&parts.slots),
         slot,
         request.frequency,
+        request.split == Split::Thread,
         &parts.cpus,
     )
     .map_err(refused)?;
     let mut symbolizer = Symbolizer::with_proc(&parts.proc_root);
     let mut known = HashSet::new();
     let mut labels = names()?;
+    let began_unix_ms = unix_ms();
     let began = Instant::now();
     loop {
         let left = request.duration.saturating_sub(began.elapsed());
@@ -84,21 +90,25 @@ pub(super) fn record(
             .get(index as usize)
             .map_or(0, |counter| counter.count)
     };
-    let other: Arc<str> = Arc::from("_other");
+    let other = Arc::new(Owner::named(OTHER_NAME));
+    let sample_ns = 1_000_000_000 / u64::from(request.frequency.max(1));
     let empty: Arc<[u64]> = Arc::from([]);
     let samples = session.samples();
     // A thread that was sampled and has gone leaves its process here by name at least.
     drop(session);
     let raw = RawProfile {
+        profile_type: request.profile_type,
+        began_unix_ms,
         samples: samples
             .into_iter()
             .map(|sample| RawSample {
-                container: Arc::clone(labels.get(&sample.slot).unwrap_or(&other)),
+                owner: Arc::clone(labels.get(&sample.slot).unwrap_or(&other)),
                 tgid: sample.tgid,
-                tid: 0,
+                tid: sample.tid,
                 user: sample.user.unwrap_or_else(|| Arc::clone(&empty)),
                 kernel: sample.kernel.unwrap_or_else(|| Arc::clone(&empty)),
                 count: sample.count,
+                ns: sample.count.saturating_mul(sample_ns),
             })
             .collect(),
         seconds,
@@ -108,28 +118,43 @@ pub(super) fn record(
             stacks: loss(counter::STACKS_FULL),
         },
     };
-    let folded = fold(&raw, &mut symbolizer);
+    let named = name(&raw, &mut symbolizer, request.split);
+    Ok(RenderedProfile {
+        body: write(&named, request.format, subject)?,
+        samples: named.count,
+        lost: raw.losses.total(),
+    })
+}
+
+/// A profile in a format.
+fn write(profile: &Profile, format: ProfileFormat, subject: &str) -> Result<Vec<u8>, SourceError> {
     let mut body = Vec::new();
-    let failed = |source: std::io::Error| SourceError::Failed {
-        context: "write the profile".into(),
-        source: Box::new(source),
-    };
-    match request.format {
+    let written = match format {
         ProfileFormat::Svg => {
-            body = FlameGraph::on_cpu(subject)
-                .draw(&folded)
+            return FlameGraph::new(subject)
+                .draw(profile)
                 .map_err(|source| SourceError::Failed {
                     context: "draw the profile".into(),
                     source: Box::new(source),
-                })?;
+                });
         }
-        ProfileFormat::Folded => folded.write_text(&mut body).map_err(failed)?,
-    }
-    Ok(RenderedProfile {
-        body,
-        samples: folded.samples,
-        lost: raw.losses.total(),
-    })
+        ProfileFormat::Folded => write_folded(profile, &mut body),
+        ProfileFormat::Pprof => write_pprof(profile, &mut body),
+        ProfileFormat::Speedscope => write_speedscope(profile, subject, &mut body),
+    };
+    written.map_err(|source| SourceError::Failed {
+        context: "write the profile".into(),
+        source: Box::new(source),
+    })?;
+    Ok(body)
+}
+
+fn unix_ms() -> u64 {
+    SystemTime::now()
+        .duration_since(UNIX_EPOCH)
+        .map_or(0, |since| {
+            u64::try_from(since.as_millis()).unwrap_or(u64::MAX)
+        })
 }
 
 fn refused(error: BpfError) -> SourceError {

@@ -265,7 +265,9 @@ mod tests {
     use std::path::Path;
 
     use super::*;
-    use crate::{bpf::FirstRun, cgroup::DiscoverOptions, container::RegistryLimits};
+    use crate::{
+        bpf::FirstRun, cgroup::DiscoverOptions, container::RegistryLimits, selection::Selection,
+    };
 
     /// Kernel 6.18, hybrid.
     const MOUNTS: &str = "\
@@ -294,7 +296,7 @@ mod tests {
             cgroups: 10,
             retention_ns: 0,
         };
-        let mut registry = Registry::new(limits, tree.primary());
+        let mut registry = Registry::new(limits, tree.primary(), Selection::default());
         let key = CgroupKey {
             hierarchy: tree.primary(),
             id: 42,

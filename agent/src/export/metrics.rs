@@ -16,6 +16,7 @@ mod definitions;
 mod merge;
 mod server;
 mod text;
+mod verdicts;
 
 #[cfg(test)]
 mod drift;
@@ -26,41 +27,60 @@ use std::{collections::BTreeSet, fmt::Write as _};
 
 pub use agent::ProcessUsage;
 pub use definitions::{METRICS, Metric, MetricKind, Scope, reference_table};
-pub use merge::Ledger;
 pub use server::ServerMetrics;
 
 use self::{
     agent::AgentView,
     definitions::Read,
     merge::Series,
-    text::{Text, escape_label},
+    text::{Text, Value, escape_label},
 };
-use crate::snapshot::{Kind, Snapshot};
+use crate::{
+    diagnosis::ContainerStanding,
+    snapshot::{Kind, Snapshot, Workload, WorkloadIdentity},
+};
 
 /// Content type of the exposition.
 pub const CONTENT_TYPE: &str = prometheus::TEXT_FORMAT;
 
-/// Writes the exposition of a snapshot. `capacity` is how many bytes are expected; the ledger belongs
-/// to the one caller that renders (see [`Ledger`]). About 10 ms for 1,000 containers.
+/// Writes the exposition of a snapshot and of the verdicts that stand. `capacity` is how many bytes are
+/// expected. About 10 ms for 1,000 containers.
 #[must_use]
 pub fn render(
     snapshot: &Snapshot,
-    ledger: &mut Ledger,
+    standing: &[ContainerStanding],
     process: Option<&ProcessUsage>,
     server: &ServerMetrics,
     capacity: usize,
 ) -> String {
-    let series = merge::series(snapshot, ledger);
+    let series = merge::series(snapshot);
     let view = AgentView {
         health: &snapshot.agent,
         process,
     };
+    let workloads: Vec<(String, &Workload)> = snapshot
+        .workloads
+        .iter()
+        .map(|workload| (workload_labels(&workload.identity), workload))
+        .collect();
     let mut text = Text::with_capacity(capacity);
     for metric in METRICS {
         match metric.read {
-            Read::Number(read) => number(&mut text, metric, &series, read),
+            Read::Number(read) => {
+                let rows = series
+                    .iter()
+                    .map(|one| (one.labels.as_str(), &*one.container));
+                number(&mut text, metric, rows, read);
+            }
+            Read::Workload(read) => {
+                let rows = workloads
+                    .iter()
+                    .map(|(labels, one)| (labels.as_str(), *one));
+                number(&mut text, metric, rows, read);
+            }
             Read::Latency(bounds, read) => latency(&mut text, metric, &series, bounds, read),
             Read::Info => info(&mut text, metric, snapshot),
+            Read::Bottleneck => verdicts::write(&mut text, metric, &series, standing),
             Read::Agent(read) => {
                 let rows = agent::rows(metric, &view, read);
                 if !rows.is_empty() {
@@ -78,19 +98,25 @@ pub fn render(
     out
 }
 
-fn number(text: &mut Text, metric: &Metric, series: &[Series<'_>], read: definitions::ReadNumber) {
+/// One series for each of `rows`, which have their label pairs, and each value of the extra label.
+fn number<'a, T: 'a>(
+    text: &mut Text,
+    metric: &Metric,
+    rows: impl Iterator<Item = (&'a str, &'a T)>,
+    read: fn(&T, usize) -> Option<Value>,
+) {
     let extras = metric.extra_labels();
     let mut opened = false;
-    for one in series {
+    for (labels, row) in rows {
         for (index, extra) in extras.iter().enumerate() {
-            let Some(value) = read(&one.container, index) else {
+            let Some(value) = read(row, index) else {
                 continue;
             };
             if !opened {
                 text.family(metric.name, metric.kind.name(), metric.help);
                 opened = true;
             }
-            text.sample(metric.name, "", &one.labels, extra, value);
+            text.sample(metric.name, "", labels, extra, value);
         }
     }
 }
@@ -118,6 +144,21 @@ fn latency(
     }
 }
 
+/// The label pairs of a workload, escaped, without braces.
+fn workload_labels(identity: &WorkloadIdentity) -> String {
+    let mut out = String::with_capacity(96);
+    for (opening, value) in [
+        ("namespace=\"", identity.namespace.as_str()),
+        ("\",workload=\"", &identity.name),
+        ("\",workload_kind=\"", identity.kind.label()),
+    ] {
+        out.push_str(opening);
+        escape_label(value, &mut out);
+    }
+    out.push('"');
+    out
+}
+
 /// One series a container id; two entries that agree in every label are one series.
 fn info(text: &mut Text, metric: &Metric, snapshot: &Snapshot) {
     let mut seen = BTreeSet::new();
@@ -138,6 +179,8 @@ fn info(text: &mut Text, metric: &Metric, snapshot: &Snapshot) {
             ("runtime", &identity.runtime),
             ("kind", kind),
             ("cgroup", &identity.cgroup),
+            ("workload", &identity.workload),
+            ("workload_kind", identity.workload_kind.label()),
         ] {
             // Writing to a String does not fail.
             let _ = write!(labels, ",{name}=\"");
@@ -150,6 +193,6 @@ fn info(text: &mut Text, metric: &Metric, snapshot: &Snapshot) {
         text.family(metric.name, metric.kind.name(), metric.help);
     }
     for labels in &seen {
-        text.sample(metric.name, "", labels, "", text::Value::Count(1));
+        text.sample(metric.name, "", labels, "", Value::Count(1));
     }
 }

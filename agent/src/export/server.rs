@@ -6,12 +6,15 @@
 //! to take the answer, and how many expositions are kept for slow readers.
 
 mod containers;
+mod diagnosis;
 mod error;
 mod exposition;
+mod facts;
 mod listen;
 mod params;
 mod profile;
 mod status;
+mod workloads;
 
 #[cfg(test)]
 mod tests;
@@ -76,7 +79,13 @@ pub fn router(state: ServerState) -> Router {
         .route("/status", get(status::status))
         .route("/api/v1/containers", get(containers::all))
         .route("/api/v1/containers/{*id}", get(containers::one))
+        .route("/api/v1/diagnosis", get(diagnosis::all))
+        .route("/api/v1/diagnosis/{*id}", get(diagnosis::one))
+        .route("/api/v1/verdicts", get(diagnosis::verdicts))
+        .route("/api/v1/facts", get(facts::facts))
+        .route("/api/v1/workloads", get(workloads::all))
         .route("/api/v1/profile", get(profile::profile))
+        .route("/debug/pprof/{name}", get(profile::pprof))
         .fallback(not_found)
         .method_not_allowed_fallback(method_not_allowed)
         .layer(middleware::from_fn_with_state(state.clone(), guard))

@@ -1,9 +1,12 @@
 //! A made-up snapshot of any size, to measure what rendering costs and to test it.
 
+use std::{collections::BTreeMap, sync::Arc};
+
 use crate::snapshot::{
-    AgentHealth, BlockStats, ChargedBytes, CollectorStatus, Container, CpuControl, Histogram, Host,
-    Identity, KernelMap, KernelProgram, Kind, LossCounter, Memory, Pressure, PressureTimes,
-    SchedStats, Snapshot,
+    AgentHealth, BlockStats, ChargedBytes, CollectorStatus, Container, CpuControl,
+    EvictedWorkloads, Histogram, Host, Identity, InOther, KernelMap, KernelProgram, Kind, Labels,
+    LossCounter, Memory, Pressure, PressureTimes, Qos, Resources, RuntimeHealth, SchedStats,
+    SeenContainers, Snapshot, Total, Totals, Workload, WorkloadIdentity, WorkloadKind,
 };
 
 /// Makes a snapshot with `count` containers, in which everything is measured and every number
@@ -11,6 +14,9 @@ use crate::snapshot::{
 #[must_use]
 pub fn synthetic_snapshot(count: usize) -> Snapshot {
     let mut random = Random(0x9e37_79b9_7f4a_7c15);
+    let containers: Vec<Container> = (0..count)
+        .map(|index| container(index, &mut random))
+        .collect();
     Snapshot {
         taken_at_unix_ms: 1_700_000_000_000,
         taken_at_ns: 1_000_000_000,
@@ -19,9 +25,9 @@ pub fn synthetic_snapshot(count: usize) -> Snapshot {
             kernel: "6.18.0".to_owned(),
             cpus: 64,
         },
-        containers: (0..count)
-            .map(|index| container(index, &mut random))
-            .collect(),
+        workloads: workloads(&containers),
+        evicted_workloads: EvictedWorkloads::default(),
+        containers,
         agent: agent(u32::try_from(count).unwrap_or(u32::MAX)),
     }
 }
@@ -84,8 +90,18 @@ fn container(index: usize, random: &mut Random) -> Container {
             ),
             container_id: id,
             pod_uid,
+            workload: format!("checkout-{}", index / 100),
+            workload_kind: WorkloadKind::Deployment,
+            qos: Some(Qos::Burstable),
         },
+        resources: Some(Resources {
+            cpu_request_cores: Some(0.25),
+            ..Resources::default()
+        }),
+        labels: Labels::default(),
         first_seen_unix_ms: 1_699_999_000_000,
+        exit_code: None,
+        former: None,
         exited_at_unix_ms: None,
         sched: Some(SchedStats {
             run_queue: random.histogram(),
@@ -122,12 +138,48 @@ fn container(index: usize, random: &mut Random) -> Container {
     }
 }
 
+/// One for each five containers, as of services with replicas.
+fn workloads(containers: &[Container]) -> Vec<Workload> {
+    let mut all = BTreeMap::new();
+    for container in containers {
+        let identity = WorkloadIdentity {
+            namespace: container.identity.namespace.clone(),
+            name: container.identity.workload.clone(),
+            kind: container.identity.workload_kind,
+        };
+        let workload: &mut Workload = all.entry(identity).or_default();
+        let mut totals = Totals::of_container(container);
+        totals.set(Total::STARTED, 2);
+        totals.set(Total::EXITED, 1);
+        workload.totals.add(&totals);
+        workload.containers = Some(workload.containers.unwrap_or(0) + 1);
+    }
+    all.into_iter()
+        .map(|(identity, workload)| Workload {
+            identity: Arc::new(identity),
+            ..workload
+        })
+        .collect()
+}
+
 fn agent(slots_used: u32) -> AgentHealth {
     let collector = |name: &str| CollectorStatus {
         name: name.to_owned(),
         ..CollectorStatus::default()
     };
     AgentHealth {
+        runtimes: vec![RuntimeHealth {
+            runtime: "containerd".to_owned(),
+            socket: "/run/containerd/containerd.sock".to_owned(),
+            connected: true,
+            connections: 1,
+            ..RuntimeHealth::default()
+        }],
+        seen: SeenContainers { all: 9, named: 8 },
+        in_other: InOther {
+            limit: 1,
+            excluded: 2,
+        },
         collectors: ["sched", "block", "cpu", "memory", "pressure"]
             .map(collector)
             .to_vec(),
@@ -158,5 +210,6 @@ fn agent(slots_used: u32) -> AgentHealth {
             other: [1 << 20, 1 << 40, 0, 1 << 33],
         }),
         collection_ns: 20_000_000,
+        files_read: 120_000,
     }
 }

@@ -1,142 +1,59 @@
-//! Samples to folded stacks.
+//! A profile as folded stacks: `container;process;outermost;…;innermost value`.
 
-use std::{collections::BTreeMap, io, io::Write};
+use std::io::{self, Write};
 
-use super::{
-    frame_name::{UNKNOWN, clean},
-    raw::{ProfileLosses, RawProfile},
-    symbolize::{StackState, Symbolizer},
-};
-use ctrscope_ebpf::profile::MAX_FRAMES;
+use super::named::Profile;
 
-/// Stands at the root side of a stack whose walk ended in garbage.
-pub const BROKEN: &str = "[broken stack]";
-/// Stands at the root side of a stack that is deeper than the limit.
-pub const TRUNCATED: &str = "[truncated]";
-
-/// A profile with names: folded stacks and what is known about their quality.
-#[derive(Clone, Debug, Default, PartialEq)]
-pub struct Folded {
-    /// `container;process;outermost;…;innermost`, user frames then kernel frames, and its samples.
-    pub stacks: BTreeMap<String, u64>,
-    /// Samples in it.
-    pub samples: u64,
-    /// Samples by the state of their user stack.
-    pub user_stacks: StackCounts,
-    /// Distinct addresses that have a name.
-    pub symbol_hits: u64,
-    /// Distinct addresses that have none.
-    pub symbol_misses: u64,
-    /// How long samples were taken, seconds.
-    pub seconds: f64,
-    /// Samples per second and CPU, Hz.
-    pub frequency: u32,
-    /// What is missing.
-    pub losses: ProfileLosses,
-}
-
-/// Samples by the state of their user stack ([`StackState`]).
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct StackCounts {
-    /// No user stack: kernel threads.
-    pub absent: u64,
-    /// Walked to the end.
-    pub complete: u64,
-    /// Cut where the walk left executable memory.
-    pub cut: u64,
-    /// As deep as the limit.
-    pub truncated: u64,
-    /// Of processes that were gone before their mappings were read.
-    pub unmapped: u64,
-}
-
-impl StackCounts {
-    fn add(&mut self, state: StackState, count: u64) {
-        let counter = match state {
-            StackState::Absent => &mut self.absent,
-            StackState::Complete => &mut self.complete,
-            StackState::Cut => &mut self.cut,
-            StackState::Truncated => &mut self.truncated,
-            StackState::Unmapped => &mut self.unmapped,
-        };
-        *counter = counter.saturating_add(count);
-    }
-}
-
-impl Folded {
-    /// Writes one line a stack: `stack count`.
-    ///
-    /// # Errors
-    ///
-    /// Those of the writer.
-    pub fn write_text(&self, out: &mut impl Write) -> io::Result<()> {
-        for (stack, count) in &self.stacks {
-            writeln!(out, "{stack} {count}")?;
-        }
-        Ok(())
-    }
-
-    /// The share of distinct addresses that have a name, 0 to 1; `None` without addresses.
-    #[must_use]
-    #[expect(clippy::cast_precision_loss, reason = "a share for display")]
-    pub fn symbol_ratio(&self) -> Option<f64> {
-        let all = self.symbol_hits + self.symbol_misses;
-        (all > 0).then(|| self.symbol_hits as f64 / all as f64)
-    }
-}
-
-/// Names and folds a profile. Stacks that have the same names are added up; threads of a process
-/// are not told apart.
+/// The lines, sorted, stacks that read the same added up. The value is that which is drawn: counts
+/// for samples, nanoseconds for waits.
 #[must_use]
-pub fn fold(raw: &RawProfile, symbolizer: &mut Symbolizer) -> Folded {
-    let names = symbolizer.resolve(raw);
-    let mut folded = Folded {
-        symbol_hits: names.symbol_hits,
-        symbol_misses: names.symbol_misses,
-        seconds: raw.seconds,
-        frequency: raw.frequency,
-        losses: raw.losses,
-        ..Folded::default()
-    };
-    let mut line = String::new();
-    for sample in raw.samples.iter().filter(|sample| sample.count > 0) {
-        line.clear();
-        line.push_str(&clean(&sample.container));
-        let mut push = |name: &str| {
-            line.push(';');
-            line.push_str(name);
-        };
-        push(&symbolizer.process_name(sample.tgid));
-        let user = symbolizer.user_stack(sample);
-        match user.state {
-            StackState::Absent | StackState::Complete => {}
-            StackState::Cut => push(BROKEN),
-            StackState::Truncated => push(TRUNCATED),
-            StackState::Unmapped => push(UNKNOWN),
-        }
-        for (index, &address) in user.frames.iter().enumerate().rev() {
-            push(names.user(sample.tgid, index, address));
-        }
-        if sample.kernel.len() >= MAX_FRAMES {
-            push("[truncated]_[k]");
-        }
-        for (index, &address) in sample.kernel.iter().enumerate().rev() {
-            if address != 0 {
-                push(names.kernel(index, address));
+pub fn fold(profile: &Profile) -> Vec<(String, u64)> {
+    let mut lines: Vec<(String, u64)> = profile
+        .stacks
+        .iter()
+        .map(|stack| {
+            let mut line = profile.roots(stack).join(";");
+            for frame in &stack.frames {
+                line.push(';');
+                if let Some(frame) = profile.frames.get(*frame as usize) {
+                    line.push_str(&frame.name);
+                }
             }
+            (line, profile.value(stack))
+        })
+        .filter(|(_, value)| *value > 0)
+        .collect();
+    lines.sort_unstable();
+    lines.dedup_by(|next, kept| {
+        let same = next.0 == kept.0;
+        if same {
+            kept.1 = kept.1.saturating_add(next.1);
         }
-        folded.user_stacks.add(user.state, sample.count);
-        folded.samples = folded.samples.saturating_add(sample.count);
-        let total = folded.stacks.entry(line.clone()).or_default();
-        *total = total.saturating_add(sample.count);
+        same
+    });
+    lines
+}
+
+/// Writes one line a stack: `stack value`.
+///
+/// # Errors
+///
+/// Those of the writer.
+pub fn write_folded(profile: &Profile, out: &mut impl Write) -> io::Result<()> {
+    for (stack, value) in fold(profile) {
+        writeln!(out, "{stack} {value}")?;
     }
-    folded
+    Ok(())
 }
 
 #[cfg(test)]
 mod tests {
+    use std::{collections::BTreeMap, sync::Arc};
+
     use super::*;
-    use crate::profile::RawSample;
+    use crate::profile::{
+        Owner, RawProfile, RawSample, Split, StackCounts, Symbolizer, name, named::BROKEN,
+    };
 
     #[inline(never)]
     #[unsafe(no_mangle)]
@@ -146,18 +63,19 @@ mod tests {
 
     fn sample(container: &str, tgid: u32, user: &[u64], kernel: &[u64], count: u64) -> RawSample {
         RawSample {
-            container: container.into(),
+            owner: Arc::new(Owner::named(container)),
             tgid,
             tid: tgid,
             user: user.into(),
             kernel: kernel.into(),
             count,
+            ns: count,
         }
     }
 
-    fn text(folded: &Folded) -> String {
+    fn text(profile: &Profile) -> String {
         let mut out = Vec::new();
-        folded.write_text(&mut out).unwrap();
+        write_folded(profile, &mut out).unwrap();
         String::from_utf8(out).unwrap()
     }
 
@@ -208,9 +126,9 @@ mod tests {
             ],
             seconds: 2.0,
             frequency: 99,
-            losses: ProfileLosses::default(),
+            ..RawProfile::default()
         };
-        let folded = fold(&raw, &mut symbolizer);
+        let named = name(&raw, &mut symbolizer, Split::Name);
         let comm = symbolizer.process_name(own);
         let f = "ctrscope_test_folded_function";
         let expected: BTreeMap<String, u64> = [
@@ -224,10 +142,9 @@ mod tests {
             ("web;[exited 8];do_syscall_64_[k]".to_owned(), 1),
         ]
         .into();
-        assert_eq!(folded.stacks, expected);
-        assert_eq!(folded.samples, 12);
+        assert_eq!(named.count, 12);
         assert_eq!(
-            folded.user_stacks,
+            named.user_stacks,
             StackCounts {
                 absent: 1,
                 complete: 8,
@@ -237,19 +154,24 @@ mod tests {
             }
         );
         // Each line read back: everything before the last space, and the count after it.
-        let read: BTreeMap<String, u64> = text(&folded)
+        let read: BTreeMap<String, u64> = text(&named)
             .lines()
             .map(|line| line.rsplit_once(' ').unwrap())
             .map(|(stack, count)| (stack.to_owned(), count.parse().unwrap()))
             .collect();
         assert_eq!(read, expected);
+
+        let named = name(&raw, &mut symbolizer, Split::Process);
+        assert!(text(&named).contains("\nweb;a:b c_(k)-7;evil:name_1+0x510 1\n"));
+        let named = name(&raw, &mut symbolizer, Split::Thread);
+        assert!(text(&named).contains("\nweb;[exited 8]-8;[exited 8]-8;do_syscall_64_[k] 1\n"));
     }
 
     #[test]
     fn an_empty_profile_folds_to_nothing() {
-        let folded = fold(&RawProfile::default(), &mut Symbolizer::new());
-        assert_eq!(text(&folded), "");
-        assert_eq!(folded.symbol_ratio(), None);
+        let named = name(&RawProfile::default(), &mut Symbolizer::new(), Split::Name);
+        assert_eq!(text(&named), "");
+        assert_eq!(named.symbol_ratio(), None);
     }
 
     #[test]
@@ -265,9 +187,9 @@ mod tests {
             seconds: f64::NAN,
             ..RawProfile::default()
         };
-        let folded = fold(&raw, &mut Symbolizer::new());
-        assert_eq!(folded.samples, u64::MAX);
-        assert_eq!(folded.stacks.len(), 3);
-        assert_eq!(text(&folded).lines().count(), 3);
+        let named = name(&raw, &mut Symbolizer::new(), Split::Name);
+        assert_eq!(named.count, u64::MAX);
+        assert_eq!(named.stacks.len(), 3);
+        assert_eq!(text(&named).lines().count(), 3);
     }
 }

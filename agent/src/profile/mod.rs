@@ -1,7 +1,7 @@
 //! On-demand profiles: from sampled addresses to a flame graph.
 //!
-//! Stages: [`RawProfile`] (addresses, as sampled) → [`Symbolizer`] (names) → [`Folded`]
-//! (`container;process;outermost;…;innermost count`) → [`svg`].
+//! Stages: [`RawProfile`] (addresses, as sampled) → [`Symbolizer`] (names) → [`Profile`] (stacks with
+//! names) → [`fold`](mod@fold), [`svg`], [`pprof`], [`speedscope`].
 //!
 //! Everything that comes from a container (process names, file names, symbol tables, perf maps) is
 //! hostile input: opened inside the container's root, bounded, and cleaned ([`frame_name`]).
@@ -14,15 +14,26 @@ mod elf;
 pub mod fold;
 pub mod frame_name;
 mod kallsyms;
+mod kind;
+#[cfg(test)]
+mod made;
 mod maps;
+mod named;
+mod numbers;
 mod open_in_root;
 mod perf_map;
+pub mod pprof;
 mod process;
 mod raw;
+pub mod speedscope;
 pub mod svg;
 pub mod symbolize;
 
-pub use fold::{Folded, StackCounts, fold};
-pub use raw::{ProfileLosses, RawProfile, RawSample};
+pub use fold::{fold, write_folded};
+pub use kind::{ProfileType, Split};
+pub use named::{Frame, FrameKind, NamedStack, Profile, StackCounts, name};
+pub use pprof::write_pprof;
+pub use raw::{Owner, ProfileLosses, RawProfile, RawSample};
+pub use speedscope::write_speedscope;
 pub use svg::{FlameGraph, SvgError};
 pub use symbolize::Symbolizer;

@@ -90,6 +90,16 @@ pub(super) fn folder(proc_root: &Path, tgid: u32) -> PathBuf {
     proc_root.join(tgid.to_string())
 }
 
+/// Name of a thread.
+///
+/// # Errors
+///
+/// Those of reading `/proc/PID/task/TID/comm`: most often the thread is gone.
+pub(super) fn thread_comm(proc_root: &Path, tgid: u32, tid: u32) -> io::Result<String> {
+    let path = folder(proc_root, tgid).join(format!("task/{tid}/comm"));
+    Ok(read_bounded(&path)?.trim_end_matches('\n').to_owned())
+}
+
 fn read_mappings(folder: &Path) -> io::Result<Vec<Mapping>> {
     Ok(maps::parse(&read_bounded(&folder.join("maps"))?))
 }

@@ -2,27 +2,66 @@
 
 use std::sync::Arc;
 
+use super::kind::ProfileType;
+
 /// Samples of one recording.
 #[derive(Clone, Debug, Default)]
 pub struct RawProfile {
+    /// What was measured.
+    pub profile_type: ProfileType,
     /// Distinct stacks with their counts.
     pub samples: Vec<RawSample>,
+    /// When it began, milliseconds since the epoch.
+    pub began_unix_ms: u64,
     /// How long samples were taken, seconds.
     pub seconds: f64,
-    /// Samples per second and CPU, Hz.
+    /// Samples per second and CPU, Hz; 0 where every event is counted.
     pub frequency: u32,
     /// What is missing.
     pub losses: ProfileLosses,
 }
 
+/// Who a container is, as profiles say it.
+#[derive(Clone, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Owner {
+    /// Kubernetes namespace; empty outside Kubernetes.
+    pub namespace: String,
+    /// Kubernetes pod; empty outside Kubernetes.
+    pub pod: String,
+    /// Name.
+    pub container: String,
+}
+
+impl Owner {
+    /// One with a name alone.
+    #[must_use]
+    pub fn named(container: impl Into<String>) -> Self {
+        Self {
+            container: container.into(),
+            ..Self::default()
+        }
+    }
+
+    /// All of its names that it has: the root frame.
+    #[must_use]
+    pub fn label(&self) -> String {
+        [&self.namespace, &self.pod, &self.container]
+            .into_iter()
+            .filter(|part| !part.is_empty())
+            .map(String::as_str)
+            .collect::<Vec<_>>()
+            .join("/")
+    }
+}
+
 /// One stack of one thread and how often it was seen.
 #[derive(Clone, Debug)]
 pub struct RawSample {
-    /// Label of the container: the root frame.
-    pub container: Arc<str>,
+    /// The container.
+    pub owner: Arc<Owner>,
     /// The kernel's tgid.
     pub tgid: u32,
-    /// The kernel's pid.
+    /// The kernel's pid; 0 where threads are not told apart.
     pub tid: u32,
     /// User addresses, the innermost first; empty when there is no user stack. All but the first are
     /// return addresses.
@@ -32,6 +71,8 @@ pub struct RawSample {
     pub kernel: Arc<[u64]>,
     /// Number of samples.
     pub count: u64,
+    /// How long they took together, nanoseconds.
+    pub ns: u64,
 }
 
 /// What a recording could not keep.

@@ -5,7 +5,7 @@
 //! and process blue. The shade within a colour depends on the name alone, so two graphs can be laid
 //! side by side.
 
-use std::{collections::HashSet, io};
+use std::io;
 
 use inferno::flamegraph::{
     self, Options, TextTruncateDirection,
@@ -13,8 +13,9 @@ use inferno::flamegraph::{
 };
 
 use super::{
-    fold::Folded,
+    fold::fold,
     frame_name::{JIT_SUFFIX, KERNEL_SUFFIX, clean},
+    named::Profile,
 };
 
 /// A flame graph could not be drawn.
@@ -27,20 +28,14 @@ pub struct SvgError(#[from] io::Error);
 pub struct FlameGraph {
     /// What was profiled: a container's name, or the host's.
     pub subject: String,
-    /// What was measured: `on-CPU`.
-    pub measure: String,
-    /// What one of the counts is.
-    pub count_name: String,
 }
 
 impl FlameGraph {
-    /// An on-CPU flame graph.
+    /// A flame graph of a container, or of the host.
     #[must_use]
-    pub fn on_cpu(subject: impl Into<String>) -> Self {
+    pub fn new(subject: impl Into<String>) -> Self {
         Self {
             subject: subject.into(),
-            measure: "on-CPU".to_owned(),
-            count_name: "samples".to_owned(),
         }
     }
 
@@ -50,67 +45,49 @@ impl FlameGraph {
     /// # Errors
     ///
     /// [`SvgError`] when the drawing library refuses it.
-    pub fn draw(&self, folded: &Folded) -> Result<Vec<u8>, SvgError> {
-        let title = self.title(folded);
-        let subtitle = self.subtitle(folded);
-        if folded.stacks.values().all(|&count| count == 0) {
-            return Ok(self.draw_empty(&title, folded).into_bytes());
+    pub fn draw(&self, profile: &Profile) -> Result<Vec<u8>, SvgError> {
+        let title = self.title(profile);
+        let lines = fold(profile);
+        if lines.is_empty() {
+            return Ok(self.draw_empty(&title, profile).into_bytes());
         }
-        let mut palette = palette(folded);
+        let mut palette = palette(profile);
         let mut options = Options::default();
         options.title = title;
-        options.subtitle = Some(subtitle);
-        options.count_name.clone_from(&self.count_name);
+        options.subtitle = Some(subtitle(profile));
+        profile
+            .profile_type
+            .count_name()
+            .clone_into(&mut options.count_name);
         options.name_type = "Frame:".to_owned();
         options.palette_map = Some(&mut palette);
         options.bgcolors = Some(BackgroundColor::Flat(rgb(0xfa, 0xfa, 0xf8)));
         options.deterministic = true;
         options.text_truncate_direction = TextTruncateDirection::Right;
-        let lines: Vec<String> = folded
-            .stacks
-            .iter()
-            .map(|(stack, count)| format!("{stack} {count}"))
+        let lines: Vec<String> = lines
+            .into_iter()
+            .map(|(stack, value)| format!("{stack} {value}"))
             .collect();
         let mut svg = Vec::new();
         flamegraph::from_lines(&mut options, lines.iter().map(String::as_str), &mut svg)?;
         Ok(svg)
     }
 
-    fn title(&self, folded: &Folded) -> String {
+    fn title(&self, profile: &Profile) -> String {
+        let frequency = match profile.frequency {
+            0 => String::new(),
+            hertz => format!("{hertz} Hz, "),
+        };
         format!(
-            "{} — {}, {} Hz, {} s",
+            "{} — {}, {frequency}{} s",
             clean(&self.subject),
-            self.measure,
-            folded.frequency,
-            round(folded.seconds),
+            profile.profile_type.measure(),
+            round(profile.seconds),
         )
     }
 
-    fn subtitle(&self, folded: &Folded) -> String {
-        let mut text = format!(
-            "{} {}, {} lost",
-            thousands(folded.samples),
-            self.count_name,
-            thousands(folded.losses.total()),
-        );
-        if let Some(ratio) = folded.symbol_ratio() {
-            text.push_str(&format!(", {:.0} % of addresses named", ratio * 100.0));
-        }
-        let stacks = folded.user_stacks;
-        for (count, what) in [
-            (stacks.cut, "broken (no frame pointers)"),
-            (stacks.truncated, "deeper than kept"),
-            (stacks.unmapped, "of exited processes"),
-        ] {
-            if count > 0 {
-                text.push_str(&format!(", {} {what}", thousands(count)));
-            }
-        }
-        text
-    }
-
-    fn draw_empty(&self, title: &str, folded: &Folded) -> String {
-        let lost = match folded.losses.total() {
+    fn draw_empty(&self, title: &str, profile: &Profile) -> String {
+        let lost = match profile.losses.total() {
             0 => String::new(),
             lost => format!(" ({} were lost)", thousands(lost)),
         };
@@ -127,37 +104,68 @@ impl FlameGraph {
     }
 }
 
+fn subtitle(profile: &Profile) -> String {
+    let mut text = format!(
+        "{} {}, {} lost",
+        thousands(profile.count),
+        profile.profile_type.count_name(),
+        thousands(profile.losses.total()),
+    );
+    if let Some(ratio) = profile.symbol_ratio() {
+        text.push_str(&format!(", {:.0} % of addresses named", ratio * 100.0));
+    }
+    let stacks = profile.user_stacks;
+    for (count, what) in [
+        (stacks.cut, "broken (no frame pointers)"),
+        (stacks.truncated, "deeper than kept"),
+        (stacks.unmapped, "of exited processes"),
+    ] {
+        if count > 0 {
+            text.push_str(&format!(", {} {what}", thousands(count)));
+        }
+    }
+    text
+}
+
 /// A colour for every frame.
-fn palette(folded: &Folded) -> PaletteMap {
+fn palette(profile: &Profile) -> PaletteMap {
     let mut map = PaletteMap::default();
-    // The row below all, which has no name.
-    map.insert("", color(0, ""));
-    let mut seen = HashSet::new();
-    for stack in folded.stacks.keys() {
-        for (depth, name) in stack.split(';').enumerate() {
-            if seen.insert(name) {
-                map.insert(name, color(depth, name));
-            }
+    for frame in &profile.frames {
+        map.insert(&frame.name, code_color(&frame.name));
+    }
+    // The row below all has no name.
+    map.insert("", root_color(""));
+    for stack in &profile.stacks {
+        for root in profile.roots(stack) {
+            map.insert(&root, root_color(&root));
         }
     }
     map
 }
 
-fn color(depth: usize, name: &str) -> Color {
-    // FNV-1a; 0 to 40.
+/// 0 to 40, by the name alone (FNV-1a).
+fn shade(name: &str) -> u8 {
     let hash = name.bytes().fold(0x811c_9dc5_u32, |hash, byte| {
         (hash ^ u32::from(byte)).wrapping_mul(0x0100_0193)
     });
-    let shade = u8::try_from((hash >> 8) % 41).unwrap_or(0);
+    u8::try_from((hash >> 8) % 41).unwrap_or(0)
+}
+
+/// Of containers, processes and threads.
+fn root_color(name: &str) -> Color {
+    let shade = shade(name);
+    rgb(0x90 + shade / 2, 0xb4 + shade / 2, 0xe0)
+}
+
+fn code_color(name: &str) -> Color {
+    let shade = shade(name);
     let unnamed = |name: &str| {
         name.starts_with('[')
             || name.rsplit_once("+0x").is_some_and(|(_, digits)| {
                 !digits.is_empty() && digits.bytes().all(|b| b.is_ascii_hexdigit())
             })
     };
-    if depth < 2 {
-        rgb(0x90 + shade / 2, 0xb4 + shade / 2, 0xe0)
-    } else if unnamed(name.strip_suffix(KERNEL_SUFFIX).unwrap_or(name)) {
+    if unnamed(name.strip_suffix(KERNEL_SUFFIX).unwrap_or(name)) {
         rgb(0xb4 + shade / 2, 0xb4 + shade / 2, 0xb0 + shade / 2)
     } else if name.ends_with(KERNEL_SUFFIX) {
         rgb(0xf2, 0x8c + shade, 0x28)
@@ -201,36 +209,17 @@ fn escape(text: &str) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::profile::{ProfileLosses, StackCounts};
+    use crate::profile::made::of_lines;
 
-    fn folded(stacks: &[(&str, u64)]) -> Folded {
-        Folded {
-            stacks: stacks.iter().map(|&(s, n)| (s.to_owned(), n)).collect(),
-            samples: stacks.iter().map(|&(_, n)| n).sum(),
-            user_stacks: StackCounts {
-                cut: 12,
-                ..StackCounts::default()
-            },
-            symbol_hits: 9,
-            symbol_misses: 1,
-            seconds: 10.0,
-            frequency: 99,
-            losses: ProfileLosses {
-                samples: 3,
-                stacks: 0,
-            },
-        }
-    }
-
-    fn draw(subject: &str, folded: &Folded) -> String {
-        String::from_utf8(FlameGraph::on_cpu(subject).draw(folded).unwrap()).unwrap()
+    fn draw(subject: &str, profile: &Profile) -> String {
+        String::from_utf8(FlameGraph::new(subject).draw(profile).unwrap()).unwrap()
     }
 
     #[test]
     fn the_titles_say_what_was_measured() {
         let svg = draw(
             "web",
-            &folded(&[("web;nginx;main;read_[k]", 1234), ("web;nginx;x", 1)]),
+            &of_lines(&[("web;nginx;main;read_[k]", 1234), ("web;nginx;x", 1)]),
         );
         for part in [
             ">web — on-CPU, 99 Hz, 10 s<",
@@ -246,25 +235,25 @@ mod tests {
     fn names_are_escaped() {
         let svg = draw(
             "<script>alert(1)</script>",
-            &folded(&[("<script>alert(2)</script>;a&b;\"<x onload='y'>", 1)]),
+            &of_lines(&[("<script>alert(2)</script>;a&b;\"<x onload='y'>", 1)]),
         );
         assert!(!svg.contains("<script>alert"));
         assert!(!svg.contains("<x "));
         assert!(svg.contains("&lt;script&gt;alert(1)"));
-        let empty = draw("<script>alert(1)</script>\u{1}", &folded(&[]));
+        let empty = draw("<script>alert(1)</script>\u{1}", &of_lines(&[]));
         assert!(!empty.contains("<script>") && !empty.contains('\u{1}'));
     }
 
     #[test]
     fn the_same_profile_gives_the_same_bytes() {
-        let profile = folded(&[("a;b;c::d;e_[k]", 5), ("a;b;c::d;f_[j]", 6)]);
+        let profile = of_lines(&[("a;b;c::d;e_[k]", 5), ("a;b;c::d;f_[j]", 6)]);
         assert_eq!(draw("a", &profile), draw("a", &profile));
     }
 
     #[test]
     fn a_profile_without_samples_says_so() {
         for stacks in [&[][..], &[("a;b", 0)]] {
-            let svg = draw("web", &folded(stacks));
+            let svg = draw("web", &of_lines(stacks));
             assert!(svg.contains("No sample was taken (3 were lost)"));
             assert!(svg.contains("web — on-CPU") && svg.ends_with("</svg>\n"));
         }
@@ -276,7 +265,7 @@ mod tests {
         let many: Vec<(String, u64)> = (0..5000).map(|i| (format!("a;b;f{i}"), 1)).collect();
         let many: Vec<(&str, u64)> = many.iter().map(|(s, n)| (s.as_str(), *n)).collect();
         for stacks in [&[(";;", 1)][..], &[(&deep, 1)], &[("é 𝄞;…", 2)], &many] {
-            let svg = draw("x", &folded(stacks));
+            let svg = draw("x", &of_lines(stacks));
             assert!(svg.trim_end().ends_with("</svg>"));
         }
     }
@@ -291,11 +280,11 @@ mod tests {
             "libc.so.6+0x1f",
             "[kernel]+0x1_[k]",
         ];
-        let colors = names.map(|name| color(2, name));
+        let colors = names.map(code_color);
         for (index, color) in colors[..5].iter().enumerate() {
             assert!(!colors[..index].contains(color), "{}", names[index]);
         }
-        assert_ne!(color(0, "main"), colors[0]);
+        assert_ne!(root_color("main"), colors[0]);
         assert_eq!(thousands(1), "1");
         assert_eq!(thousands(1_234_567), "1,234,567");
         assert_eq!((round(10.0).as_str(), round(2.25).as_str()), ("10", "2.2"));

@@ -41,6 +41,8 @@ use super::{
     frame_name::{JIT_SUFFIX, KERNEL_SUFFIX, UNKNOWN, clean},
     kallsyms,
     maps::Mapping,
+    named::{Frame, FrameKind, KERNEL_MODULE},
+    numbers::Numbers,
     open_in_root::{memory_file, open_regular, open_regular_in_root},
     perf_map,
     process::{self, Process},
@@ -106,31 +108,64 @@ pub struct UserStack<'a> {
 }
 
 /// The names of one profile.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub struct Names {
-    user: HashMap<(u32, u64), Arc<str>>,
-    kernel: HashMap<u64, Arc<str>>,
+    user: HashMap<(u32, u64), u32>,
+    kernel: HashMap<u64, u32>,
+    frames: Numbers<Frame>,
+    unknown: u32,
+    unknown_kernel: u32,
     /// Distinct addresses that have a name.
     pub symbol_hits: u64,
     /// Distinct addresses that have none.
     pub symbol_misses: u64,
 }
 
+impl Default for Names {
+    fn default() -> Self {
+        let mut frames = Numbers::default();
+        let unknown = frames.of(&Frame::marker(UNKNOWN));
+        let unknown_kernel = frames.of(&Frame {
+            name: format!("[kernel]{KERNEL_SUFFIX}").into(),
+            module: KERNEL_MODULE.into(),
+            kind: FrameKind::Kernel,
+        });
+        Self {
+            user: HashMap::new(),
+            kernel: HashMap::new(),
+            frames,
+            unknown,
+            unknown_kernel,
+            symbol_hits: 0,
+            symbol_misses: 0,
+        }
+    }
+}
+
 impl Names {
-    /// Name of a user frame; `index` is its place in the stack, 0 the innermost.
+    /// All frames.
     #[must_use]
-    pub fn user(&self, tgid: u32, index: usize, address: u64) -> &str {
-        self.user
-            .get(&(tgid, lookup_address(index, address)))
-            .map_or(UNKNOWN, |name| name)
+    pub fn frames(&self) -> &[Frame] {
+        self.frames.list()
     }
 
-    /// Name of a kernel frame, with [`KERNEL_SUFFIX`].
+    /// Number of a user frame in [`frames`](Self::frames); `index` is its place in the stack, 0 the
+    /// innermost.
     #[must_use]
-    pub fn kernel(&self, index: usize, address: u64) -> &str {
+    pub fn user(&self, tgid: u32, index: usize, address: u64) -> u32 {
+        self.user
+            .get(&(tgid, lookup_address(index, address)))
+            .copied()
+            .unwrap_or(self.unknown)
+    }
+
+    /// Number of a kernel frame, whose name has the [`KERNEL_SUFFIX`].
+    #[must_use]
+    pub fn kernel(&self, index: usize, address: u64) -> u32 {
         self.kernel
             .get(&lookup_address(index, address))
-            .map_or("[kernel]_[k]", |name| name)
+            .copied()
+            .unwrap_or(self.unknown_kernel)
     }
 }
 
@@ -167,6 +202,7 @@ struct Wanted {
 #[derive(Debug)]
 struct Place {
     module: Module,
+    module_name: Arc<str>,
     offset: u64,
     fallback: Arc<str>,
 }
@@ -220,6 +256,13 @@ impl Symbolizer {
         self.processes
             .get(&tgid)
             .map_or_else(|| format!("[exited {tgid}]"), |known| clean(&known.comm))
+    }
+
+    /// Name of a thread: its comm, or `[exited TID]` when it was gone before it was looked at.
+    #[must_use]
+    pub fn thread_name(&self, tgid: u32, tid: u32) -> String {
+        process::thread_comm(&self.proc_root, tgid, tid)
+            .map_or_else(|_| format!("[exited {tid}]"), |comm| clean(&comm))
     }
 
     /// Judges a user stack.
@@ -347,9 +390,14 @@ impl Symbolizer {
                 .get(&place.module)
                 .and_then(|module| module.offsets.get(&place.offset)?.clone());
             match symbol {
-                Some(symbol) => {
+                Some(name) => {
                     names.symbol_hits += 1;
-                    names.user.insert((tgid, address), symbol);
+                    let frame = names.frames.of(&Frame {
+                        name,
+                        module: Arc::clone(&place.module_name),
+                        kind: FrameKind::Native,
+                    });
+                    names.user.insert((tgid, address), frame);
                 }
                 None => {
                     unnamed.entry(tgid).or_default().insert(address);
@@ -371,13 +419,20 @@ impl Symbolizer {
                 } else {
                     names.symbol_misses += 1;
                 }
-                let name = symbol.or_else(|| {
-                    let place = places.get(&(tgid, address))?;
-                    Some(Arc::clone(&place.fallback))
+                let Some(place) = places.get(&(tgid, address)) else {
+                    continue;
+                };
+                let kind = if symbol.is_some() {
+                    FrameKind::Jit
+                } else {
+                    FrameKind::Native
+                };
+                let frame = names.frames.of(&Frame {
+                    name: symbol.unwrap_or_else(|| Arc::clone(&place.fallback)),
+                    module: Arc::clone(&place.module_name),
+                    kind,
                 });
-                if let Some(name) = name {
-                    names.user.insert((tgid, address), name);
-                }
+                names.user.insert((tgid, address), frame);
             }
         }
     }
@@ -394,6 +449,7 @@ impl Symbolizer {
         if addresses.is_empty() {
             return;
         }
+        let kernel: Arc<str> = KERNEL_MODULE.into();
         let addresses: Vec<u64> = addresses.into_iter().collect();
         let found = File::open(self.proc_root.join("kallsyms"))
             .and_then(|file| kallsyms::resolve(file, &addresses))
@@ -415,7 +471,12 @@ impl Symbolizer {
                     format!("[kernel]+{:#x}{KERNEL_SUFFIX}", address & 0x1f_ffff).into()
                 }
             };
-            names.kernel.insert(address, name);
+            let frame = names.frames.of(&Frame {
+                name,
+                module: Arc::clone(&kernel),
+                kind: FrameKind::Kernel,
+            });
+            names.kernel.insert(address, frame);
         }
     }
 
@@ -478,6 +539,7 @@ fn place(tgid: u32, address: u64, mapping: &Mapping, interner: &mut Interner) ->
     };
     Place {
         module,
+        module_name: interner.keep(clean(mapping.module())),
         offset,
         fallback: interner.keep(fallback),
     }

@@ -4,14 +4,21 @@
 //! cumulative since the container was first seen, never goes backwards, and is absent rather than
 //! zero where it was not measured.
 
+mod counters;
 mod histogram;
 mod rates;
+mod resources;
 mod types;
+mod workload;
 
+pub use counters::Counters;
 pub use histogram::Histogram;
 pub use rates::{EarlierContainers, Rates, histogram_increase, is_same, seconds_between};
+pub use resources::{Labels, Qos, Resources};
 pub use types::{
     AgentHealth, BlockOperation, BlockStats, ChargedBytes, CollectorState, CollectorStatus,
-    Container, CpuControl, Host, Identity, KernelMap, KernelProgram, Kind, LossCounter, Memory,
-    Operation, PreemptedBy, Pressure, PressureTimes, SchedStats, Snapshot,
+    Container, CpuControl, Host, Identity, InOther, KernelMap, KernelProgram, Kind, LossCounter,
+    Memory, OTHER_NAME, Operation, PreemptedBy, Pressure, PressureTimes, RuntimeHealth, SchedStats,
+    SeenContainers, Snapshot,
 };
+pub use workload::{EvictedWorkloads, Total, Totals, Workload, WorkloadIdentity, WorkloadKind};

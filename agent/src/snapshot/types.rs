@@ -2,7 +2,9 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::Histogram;
+use super::{
+    Counters, EvictedWorkloads, Histogram, Labels, Qos, Resources, Workload, WorkloadKind,
+};
 
 /// Everything known at one instant.
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
@@ -16,6 +18,14 @@ pub struct Snapshot {
     /// One entry for each container, live and recently exited, ordered by name; the entry of kind
     /// [`Kind::Other`] sums what has no entry of its own.
     pub containers: Vec<Container>,
+    /// Sums over containers, those that are gone among them, ordered by identity; the one of
+    /// [`WorkloadKind::Other`] has what is in the entry of kind [`Kind::Other`]. No part of the JSON of
+    /// the containers: `/api/v1/workloads` has them.
+    #[serde(skip)]
+    pub workloads: Vec<Workload>,
+    /// What workloads had counted that are no longer among them.
+    #[serde(skip)]
+    pub evicted_workloads: EvictedWorkloads,
     /// The agent's account of itself.
     pub agent: AgentHealth,
 }
@@ -30,6 +40,9 @@ pub struct Host {
     /// CPUs online.
     pub cpus: u32,
 }
+
+/// Name of the entry that sums what has no entry of its own. No container has it, whatever it is called.
+pub const OTHER_NAME: &str = "_other";
 
 /// What a cgroup is.
 #[derive(
@@ -64,6 +77,9 @@ pub struct Identity {
     pub container_id: String,
     /// Kubernetes pod uid; empty outside Kubernetes.
     pub pod_uid: String,
+    /// Class of the pod; `None` outside Kubernetes, and where the kubelet did not lay out the cgroups.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub qos: Option<Qos>,
     /// Image; empty where unknown.
     pub image: String,
     /// Runtime: `containerd`, `docker`, `crio`, `podman`, `systemd`, ...; empty where unknown.
@@ -72,6 +88,25 @@ pub struct Identity {
     pub kind: Kind,
     /// Path of its cgroup from the root of the hierarchy of the cpu controller.
     pub cgroup: String,
+    /// The workload that it is counted in.
+    #[serde(default)]
+    pub workload: String,
+    /// What that is.
+    #[serde(default)]
+    pub workload_kind: WorkloadKind,
+}
+
+impl Identity {
+    /// How it is called in a sentence: all of its names that it has, joined by `/`.
+    #[must_use]
+    pub fn label(&self) -> String {
+        [&self.namespace, &self.pod, &self.container]
+            .into_iter()
+            .filter(|part| !part.is_empty())
+            .map(String::as_str)
+            .collect::<Vec<_>>()
+            .join("/")
+    }
 }
 
 /// One container.
@@ -79,10 +114,25 @@ pub struct Identity {
 pub struct Container {
     /// Who it is.
     pub identity: Identity,
+    /// Requests and limits that its runtime was given; `None` where no runtime says.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub resources: Option<Resources>,
+    /// What it is labelled with, as its runtime says. Of all containers that would be too much for one
+    /// answer: only that of one container has it.
+    #[serde(skip)]
+    pub labels: Labels,
     /// When the agent first saw it, milliseconds since the epoch.
     pub first_seen_unix_ms: u64,
     /// When its cgroup was removed, milliseconds since the epoch; `None` while it lives.
     pub exited_at_unix_ms: Option<u64>,
+    /// Exit code of its first process when it last ended, as the runtime says: 128 and a signal's number
+    /// where that killed it; `None` while it never ended, and where no runtime says.
+    #[serde(default)]
+    pub exit_code: Option<i32>,
+    /// What containers of the same namespace, pod and name had counted before it that are gone. The
+    /// series of that name are the sum of both.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub former: Option<Box<Counters>>,
     /// Scheduler; `None` where that collector does not run, or cannot tell containers apart.
     pub sched: Option<SchedStats>,
     /// Block I/O; `None` where that collector does not run, or cannot tell containers apart.
@@ -318,11 +368,60 @@ pub struct AgentHealth {
     pub slots_used: u32,
     /// Slots there are.
     pub slots: u32,
+    /// Sockets of container runtimes that were found.
+    #[serde(default)]
+    pub runtimes: Vec<RuntimeHealth>,
+    /// Containers of runtimes that were seen.
+    #[serde(default)]
+    pub seen: SeenContainers,
+    /// Containers that got no series of their own.
+    #[serde(default)]
+    pub in_other: InOther,
     /// Bytes of all block requests; `None` where the block collector does not run.
     #[serde(default)]
     pub charged_bytes: Option<ChargedBytes>,
     /// How long this snapshot took to collect, nanoseconds.
     pub collection_ns: u64,
+    /// Files that were opened for the numbers of containers since the start: most of what collecting them
+    /// costs.
+    #[serde(default)]
+    pub files_read: u64,
+}
+
+/// How it stands with the socket of a container runtime.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RuntimeHealth {
+    /// `containerd`, `crio`, `docker` or `podman`.
+    pub runtime: String,
+    /// Path of its socket.
+    pub socket: String,
+    /// Whether it answers.
+    pub connected: bool,
+    /// Why it does not, or what of it is not used; else empty.
+    pub reason: String,
+    /// Times that it was connected.
+    pub connections: u64,
+    /// Questions that it did not answer, or wrongly.
+    pub failures: u64,
+}
+
+/// Containers of runtimes since the start, those with an id; one over the limit counts when it is taken
+/// in.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SeenContainers {
+    /// All of them.
+    pub all: u64,
+    /// Those that a runtime has named.
+    pub named: u64,
+}
+
+/// How often a container got no series of its own, and is in those of all others, by reason.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct InOther {
+    /// There was no place for it, or it gave its place to a busier one.
+    pub limit: u64,
+    /// The selection leaves it out.
+    pub excluded: u64,
 }
 
 /// State of a collector.
@@ -345,7 +444,8 @@ pub enum CollectorState {
 /// A collector and its state.
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
 pub struct CollectorStatus {
-    /// Its name: `sched`, `block`, `cpu`, `memory`, `pressure`, `cgroup`, `profile`.
+    /// Its name: `sched`, `block`, `cpu`, `memory`, `pressure`, `facts`, `cgroup`, `names`,
+    /// `profile`.
     pub name: String,
     /// Its state.
     pub state: CollectorState,

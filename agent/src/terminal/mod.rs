@@ -2,6 +2,7 @@
 
 mod histogram;
 mod number;
+mod paragraph;
 mod table;
 
 use std::{
@@ -11,7 +12,8 @@ use std::{
 };
 
 pub use histogram::{Octave, Unit, octaves, render_histogram, render_summary};
-pub use number::{bytes, cores, count, per_second, percent, seconds};
+pub use number::{bytes, cores, count, per_second, percent, seconds, size};
+pub use paragraph::{Paragraphs, shortened};
 pub use table::{Align, Table};
 
 /// What stands for a number that was not measured.
@@ -26,6 +28,8 @@ pub struct Terminal {
     pub stderr: bool,
     /// Colours are wanted: `NO_COLOR` is not set and `TERM` is not `dumb`.
     pub color: bool,
+    /// Columns of standard output; `None` where it is no terminal.
+    pub width: Option<u16>,
 }
 
 impl Terminal {
@@ -34,7 +38,12 @@ impl Terminal {
     pub fn detect() -> Self {
         let no_color = env::var_os("NO_COLOR").is_some_and(|value| !value.is_empty());
         let dumb = env::var_os("TERM").is_some_and(|value| value == "dumb");
+        let size = || ratatui::crossterm::terminal::size().ok();
+        let width = stdout().is_terminal().then(size).flatten();
         Self {
+            width: width
+                .map(|(columns, _)| columns)
+                .filter(|&columns| columns > 0),
             stdout: stdout().is_terminal(),
             stderr: stderr().is_terminal(),
             color: !no_color && !dumb,

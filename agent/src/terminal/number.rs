@@ -52,6 +52,12 @@ pub fn bytes(value: Option<f64>) -> String {
     }
 }
 
+/// Bytes: `0B`, `4.20MiB`.
+#[must_use]
+pub fn size(value: Option<f64>) -> String {
+    bytes(value).trim_end_matches("/s").to_owned()
+}
+
 /// Events per second: `0/s`, `0.50/s`, `1.20k/s`.
 #[must_use]
 pub fn per_second(value: Option<f64>) -> String {
@@ -119,6 +125,8 @@ mod tests {
         assert_eq!(bytes(Some(0.0)), "0B/s");
         assert_eq!(bytes(Some(4_404_019.0)), "4.20MiB/s");
         assert_eq!(bytes(Some(1000.0)), "0.98KiB/s");
+        assert_eq!(size(Some(4_404_019.0)), "4.20MiB");
+        assert_eq!(size(None), "-");
         assert_eq!(per_second(Some(1200.0)), "1.20k/s");
         assert_eq!(per_second(Some(0.5)), "0.50/s");
         assert_eq!(percent(Some(0.0)), "0%");

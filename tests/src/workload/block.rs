@@ -67,6 +67,24 @@ pub(crate) fn buffered(options: BlockOptions, fsync_every: u64, fsync_first: boo
     })]
 }
 
+/// Reads through the page cache.
+pub(crate) fn read_buffered(options: BlockOptions) -> Vec<Worker> {
+    vec![Box::new(move |until| {
+        let mut buffer = Buffer::new(options.block)?;
+        fill(&options)?;
+        let file = open(&options, 0)?;
+        let mut offsets = Offsets::new(&options);
+        let mut operations = 0u64;
+        while more(&options, until, operations) {
+            file.read_exact_at(buffer.bytes(), offsets.next())
+                .context("cannot read")?;
+            operations += 1;
+            pause(&options);
+        }
+        Ok(json!({ "bytes_read": operations * options.block as u64 }))
+    })]
+}
+
 fn more(options: &BlockOptions, until: &Until, operations: u64) -> bool {
     !until.is_over()
         && options

@@ -8,12 +8,15 @@ mod cpu;
 pub mod hot;
 pub mod jit;
 pub mod mangled;
+mod memory;
+mod network;
 mod signal;
 mod spawn;
 
 use std::{
     fs::File,
     io::{Read as _, Write as _},
+    net::SocketAddr,
     os::{fd::AsFd as _, unix::fs::OpenOptionsExt as _},
     path::{Path, PathBuf},
     sync::{
@@ -68,6 +71,38 @@ pub enum Work {
         /// fsync after the first block
         #[arg(long)]
         fsync_first: bool,
+    },
+    /// Read a file through the page cache, over and over; it is written first if it is too short
+    ReadBuffered(BlockOptions),
+    /// Take memory and keep it until SIGTERM
+    Allocate {
+        /// How much
+        #[arg(long)]
+        bytes: u64,
+    },
+    /// Start children, one after the other, that take more memory than there is
+    Overcommit {
+        /// How much each takes
+        #[arg(long)]
+        bytes: u64,
+        /// Pause between two
+        #[arg(long, default_value_t = 200)]
+        pause_ms: u64,
+    },
+    /// Send small datagrams as fast as it can
+    Flood {
+        /// Where to
+        #[arg(long)]
+        to: SocketAddr,
+    },
+    /// Take datagrams, with a pause after each
+    Sink {
+        /// Where it listens
+        #[arg(long)]
+        at: SocketAddr,
+        /// Pause after each
+        #[arg(long, default_value_t = 0)]
+        pause_ms: u64,
     },
     /// Start children that live a few milliseconds
     Spawn {
@@ -256,6 +291,14 @@ fn prepare(work: &Work) -> Result<(Option<f64>, Vec<Worker>)> {
             options.seconds,
             block::buffered(options, fsync_every, fsync_first),
         ),
+        Work::ReadBuffered(options) => (options.seconds, block::read_buffered(options)),
+        Work::Allocate { bytes } => (None, memory::allocate(memory::size(bytes)?)),
+        Work::Overcommit { bytes, pause_ms } => (
+            None,
+            memory::overcommit(memory::size(bytes)?, Duration::from_millis(pause_ms)),
+        ),
+        Work::Flood { to } => (None, network::flood(to)),
+        Work::Sink { at, pause_ms } => (None, network::sink(at, Duration::from_millis(pause_ms))?),
         Work::Spawn { seconds, pause_ms } => {
             (seconds, spawn::spawn(Duration::from_millis(pause_ms)))
         }

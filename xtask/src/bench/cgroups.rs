@@ -128,6 +128,11 @@ impl Cgroups {
         Ok(())
     }
 
+    /// Those that were made, in their order.
+    pub(super) fn made(&self) -> &[Cgroup] {
+        &self.made
+    }
+
     /// How many were made.
     pub(super) fn len(&self) -> usize {
         self.made.len()

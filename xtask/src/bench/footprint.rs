@@ -1,7 +1,8 @@
 //! Memory and CPU time of the agent, and the time of a scrape, by the number of cgroups.
 
 use std::{
-    fs,
+    fmt, fs,
+    path::Path,
     time::{Duration, Instant},
 };
 
@@ -12,13 +13,50 @@ use serde_json::Value;
 use super::{
     Effort,
     cgroups::Cgroups,
+    load::{self, Process},
     programs,
     report::{Section, Table, Target, median, number},
 };
 use crate::{interrupt, step};
 
-/// Numbers of cgroups.
-const COUNTS: [usize; 3] = [0, 100, 1_000];
+/// A number of cgroups, and what is in them.
+#[derive(Clone, Copy, PartialEq)]
+enum Case {
+    /// A task ran once in each; nothing does any more.
+    Left(usize),
+    /// A process sleeps in each, and some more work a fiftieth of the time.
+    Inhabited { idle: usize, busy: usize },
+}
+
+impl Case {
+    fn cgroups(self) -> usize {
+        match self {
+            Self::Left(count) => count,
+            Self::Inhabited { idle, busy } => idle + busy,
+        }
+    }
+}
+
+impl fmt::Display for Case {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Left(count) => write!(f, "{count}"),
+            Self::Inhabited { idle, busy } => write!(f, "{idle} idle, {busy} busy"),
+        }
+    }
+}
+
+const CASES: [Case; 4] = [
+    Case::Left(0),
+    Case::Left(100),
+    Case::Left(1_000),
+    Case::Inhabited {
+        idle: 1_000,
+        busy: 20,
+    },
+];
+/// What a busy one does: 2 ms of each 100.
+const BUSY: &str = "sleep-burn --burn-ms 2 --sleep-ms 98";
 /// `--max-containers`: room for the host's own beside the thousand.
 const LIMIT: &str = "1100";
 /// As Prometheus scrapes by default in many a set-up.
@@ -31,7 +69,7 @@ const MB: f64 = 1e6;
 
 /// What was measured with one number of cgroups.
 struct Footprint {
-    cgroups: usize,
+    case: Case,
     containers: u64,
     memory: Memory,
     map_bytes: f64,
@@ -54,11 +92,11 @@ struct Memory {
     peak: f64,
 }
 
-pub(super) fn measure(effort: &Effort) -> Result<Vec<Section>> {
+pub(super) fn measure(effort: &Effort, workload: &Path) -> Result<Vec<Section>> {
     let mut footprints = Vec::new();
-    for count in COUNTS {
-        let what = format!("agent with {count} cgroups: memory, CPU, scrapes");
-        footprints.push(step::timed(&what, || measure_with(effort, count))?);
+    for case in CASES {
+        let what = format!("agent with {case} cgroups: memory, CPU, scrapes");
+        footprints.push(step::timed(&what, || measure_with(effort, workload, case))?);
     }
     Ok(vec![
         memory_section(effort, &footprints),
@@ -66,11 +104,25 @@ pub(super) fn measure(effort: &Effort) -> Result<Vec<Section>> {
     ])
 }
 
-fn measure_with(effort: &Effort, count: usize) -> Result<Footprint> {
+/// Lets processes live in the cgroups of a case.
+fn inhabit(workload: &Path, cgroups: &Cgroups, case: Case) -> Result<Vec<Process>> {
+    let Case::Inhabited { idle, .. } = case else {
+        return Ok(Vec::new());
+    };
+    let (idle, busy) = cgroups.made().split_at(idle);
+    let mut processes = vec![load::sleepers(idle)?];
+    for cgroup in busy {
+        processes.push(load::workload(workload, cgroup, BUSY)?);
+    }
+    Ok(processes)
+}
+
+fn measure_with(effort: &Effort, workload: &Path, case: Case) -> Result<Footprint> {
     let mut cgroups = Cgroups::new()?;
     let agent = Agent::start(&["--max-containers", LIMIT])?;
     // The agent meets them one by one, as in life.
-    cgroups.grow_to(count)?;
+    cgroups.grow_to(case.cgroups())?;
+    let processes = inhabit(workload, &cgroups, case)?;
     let prefix = format!("{}/", cgroups.path());
     wait_until(DISCOVERY_PATIENCE, "discovery of all cgroups", || {
         interrupt::check()?;
@@ -103,10 +155,12 @@ fn measure_with(effort: &Effort, count: usize) -> Result<Footprint> {
         .flatten()
         .filter_map(|map| map["bytes"].as_u64())
         .sum();
+    // The ping-pong has the CPU for itself.
+    drop(processes);
     let (first, second) = (cgroups.make("first")?, cgroups.make("second")?);
     let switch_ns = programs::switch_beyond_ns(effort, agent.pid(), &first, &second)?;
     Ok(Footprint {
-        cgroups: count,
+        case,
         containers: status["containers"].as_u64().unwrap_or(0),
         memory,
         map_bytes: map_bytes as f64,
@@ -214,7 +268,7 @@ fn memory_section(effort: &Effort, footprints: &[Footprint]) -> Section {
     for footprint in footprints {
         let memory = &footprint.memory;
         table.row([
-            footprint.cgroups.to_string(),
+            footprint.case.to_string(),
             footprint.containers.to_string(),
             number(memory.resident / MB),
             number(memory.anonymous / MB),
@@ -226,20 +280,27 @@ fn memory_section(effort: &Effort, footprints: &[Footprint]) -> Section {
             number(footprint.cpu_ms_a_minute / 600.0),
             number(footprint.switch_ns),
         ]);
-        let limit = match footprint.cgroups {
-            100 => 40.0,
-            1_000 => 80.0,
-            _ => continue,
+        let limit = match footprint.case {
+            Case::Left(100) => 40.0,
+            Case::Left(1_000) | Case::Inhabited { .. } => 80.0,
+            Case::Left(_) => continue,
         };
-        let what = format!("RSS with {} cgroups", footprint.cgroups);
+        let case = footprint.case;
+        let what = format!("RSS with {case} cgroups");
         targets.push(Target::at_most(&what, limit, memory.resident / MB, "MB"));
+        if let Case::Inhabited { .. } = case {
+            let what = format!("CPU time of the agent with {case} cgroups, a scrape each 15 s");
+            let percent = footprint.cpu_ms_a_minute / 600.0;
+            targets.push(Target::at_most(&what, 1.0, percent, "% of a CPU"));
+        }
     }
     Section {
         title: "Memory and CPU time of the agent",
         method: format!(
-            "`--max-containers {LIMIT}` in all three, so that a thousand cgroups fit beside the host's own; all \
+            "`--max-containers {LIMIT}` in all of them, so that a thousand cgroups fit beside the host's own; all \
              else at its default. The cgroups are plain ones, made while the agent runs, in each hierarchy that it \
-             reads, and each has run a task. CPU time over {} s with a scrape each 15 s (and the agent's own \
+             reads, and each has run a task. In idle ones a process sleeps, in busy ones the workload does \
+             `{BUSY}`. CPU time over {} s with a scrape each 15 s (and the agent's own \
              collections each 5 s); RSS after it and after the scrapes below. Maps that the agent maps into its memory \
              count in *file* or *shared* as well as in *kernel maps*, which is what the kernel holds for all of \
              them. *ns a switch*: `sched_switch` beyond an empty program, across two of the cgroups.",
@@ -266,7 +327,7 @@ fn scrape_section(footprints: &[Footprint]) -> Section {
     for footprint in footprints {
         let collecting = &footprint.collecting_ms;
         table.row([
-            footprint.cgroups.to_string(),
+            footprint.case.to_string(),
             number(median(collecting)),
             number(collecting.iter().copied().fold(f64::INFINITY, f64::min)),
             number(most(collecting)),
@@ -276,7 +337,7 @@ fn scrape_section(footprints: &[Footprint]) -> Section {
             number(footprint.bytes as f64 / MB),
             footprint.series.to_string(),
         ]);
-        if footprint.cgroups == 1_000 {
+        if footprint.case == Case::Left(1_000) {
             let what = "scrape with 1000 cgroups, median of those 1.5 s apart";
             targets.push(Target::at_most(what, 50.0, median(collecting), "ms"));
             let what = "the same, median of those 15 s apart";
@@ -294,7 +355,7 @@ fn scrape_section(footprints: &[Footprint]) -> Section {
             "`GET /metrics` over loopback, from the connection to the last byte. {} scrapes, {} s apart, so that \
              each collects; right after each another one, which is answered from the snapshot that is still young. The \
              cgroup files are read more rarely than the maps (the time between two readings is at least fifty times \
-             what one takes), so some scrapes read them and most do not: that is the distance between *least* and \
+             what one takes, and those of an idle cgroup are read once a minute), so some scrapes read them and most do not: that is the distance between *least* and \
              *most*. The scrapes 15 s apart are the {} of the section above, and also come up against it.",
             footprints
                 .first()

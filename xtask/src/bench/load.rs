@@ -18,6 +18,12 @@ use crate::interrupt;
 const LOAD_PATIENCE: Duration = Duration::from_secs(30);
 /// How long a load may take to get going.
 const START_PATIENCE: Duration = Duration::from_secs(10);
+/// How long it may take to put a thousand processes into their cgroups, each in five hierarchies.
+const SETTLE_PATIENCE: Duration = Duration::from_secs(120);
+/// Starts a process for each list of directories, which ends with `--`, and puts it into those cgroups.
+const SETTLE: &str = "while [ $# -gt 0 ]; do sleep infinity & \
+                      while [ \"$1\" != -- ]; do echo $! >\"$1/cgroup.procs\" || exit 1; shift; done; \
+                      shift; done; wait";
 /// Enters the cgroups given by their directories up to `--`, then becomes the rest of its arguments.
 const ENTER: &str = "while [ \"$1\" != -- ]; do echo $$ >\"$1/cgroup.procs\" || exit 1; shift; done; \
                      shift; exec \"$@\"";
@@ -208,6 +214,27 @@ pub(super) fn workload(binary: &Path, cgroup: &Cgroup, arguments: &str) -> Resul
         process.expect_alive()?;
         let name = std::fs::read_to_string(&comm).unwrap_or_default();
         Ok(name.starts_with("ctrscope-wor").then_some(()))
+    })?;
+    Ok(process)
+}
+
+/// Processes that do nothing, one in each of the cgroups.
+pub(super) fn sleepers(cgroups: &[Cgroup]) -> Result<Process> {
+    let mut command = Command::new("sh");
+    command.args(["-c", SETTLE, "sh"]);
+    for cgroup in cgroups {
+        command.args(cgroup.directories()).arg("--");
+    }
+    let mut process = Process::start("the sleepers", &mut command)?;
+    let last = cgroups
+        .last()
+        .and_then(|cgroup| cgroup.directories().last());
+    let last = last.context("no cgroup")?.join("cgroup.procs");
+    wait_until(SETTLE_PATIENCE, "a process in each cgroup", || {
+        interrupt::check()?;
+        process.expect_alive()?;
+        let members = std::fs::read_to_string(&last)?;
+        Ok((!members.is_empty()).then_some(()))
     })?;
     Ok(process)
 }

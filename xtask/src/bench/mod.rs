@@ -53,7 +53,7 @@ enum Part {
     Programs,
     /// Slow-down of context switches, also by runqlat and bpftrace
     Slowdown,
-    /// Memory, CPU time and scrapes with 0, 100 and 1,000 cgroups
+    /// Memory, CPU time and scrapes with up to 1,020 cgroups
     Footprint,
     /// Time to start the daemon and a profile
     Start,
@@ -219,7 +219,7 @@ fn bench(arguments: &Arguments, workload: &Path) -> Result<()> {
         sections.push(programs::measure(&effort, workload, &mut quiet)?);
     }
     if wants(Part::Footprint) {
-        sections.extend(footprint::measure(&effort)?);
+        sections.extend(footprint::measure(&effort, workload)?);
     }
     if wants(Part::Start) {
         sections.push(start::measure(&effort)?);

@@ -13,21 +13,25 @@ use std::{
 
 use anyhow::{Context as _, Result, bail};
 
-use super::{Cell, image, packages::Kernel};
+use super::{Cell, Row, emulator::Emulator, image, packages::Kernel};
 use crate::{architecture::Architecture, interrupt};
 
 /// From power-on to the last test; a guest that says nothing more for [`SILENCE`] has hung.
 const LONGEST: Duration = Duration::from_secs(1800);
 /// No test is silent for as long.
-const SILENCE: Duration = Duration::from_secs(150);
+const SILENCE: Duration = Duration::from_secs(120);
 /// How long a machine that hangs is listened to after it was asked where it is.
 const LAST_WORDS: Duration = Duration::from_secs(5);
 /// How often an interruption is looked for.
 const INTERVAL: Duration = Duration::from_millis(500);
-/// Boots until one comes to an end of its own. The emulator's threads can run an instruction that another
-/// has just replaced: a boot of Linux 7.3 was seen to end early with an int3 of the kernel's own
-/// patching. And one of 5.10 stood still in the middle of the tests, with nothing on the console.
+/// Boots until one comes to an end of its own: an emulated machine can stand still for reasons of the
+/// emulator's (see `emulator.rs`).
 const ATTEMPTS: usize = 3;
+/// A CPU that stands still is the end at once, and the stack of each is on the console.
+const KERNEL_PARAMETERS: &str = "loglevel=5 panic=1 sysctl.kernel.softlockup_panic=1 \
+    sysctl.kernel.softlockup_all_cpu_backtrace=1";
+/// Where a machine ended that ended in no test.
+const BETWEEN: &str = "between two tests";
 /// Size of the disk, sparse.
 const DISK_BYTES: u64 = 2 << 30;
 
@@ -35,7 +39,10 @@ const DISK_BYTES: u64 = 2 << 30;
 pub(crate) struct Plan<'a> {
     pub(crate) kernel: &'a Kernel,
     pub(crate) initramfs: &'a Path,
+    pub(crate) emulator: &'a Emulator,
     pub(crate) cell: &'a Cell,
+    /// What is run, for whoever reads the console later.
+    pub(crate) commit: Option<&'a str>,
 }
 
 /// What a guest said.
@@ -52,7 +59,7 @@ pub(crate) struct Outcome {
     pub(crate) absent: Vec<String>,
     /// The test in which the machine ended, where it did not come to an end of its own.
     unfinished: Option<String>,
-    /// The tests in which earlier boots ended so.
+    /// Where earlier boots ended so: a test, the boot, or between two tests.
     pub(crate) early: Vec<String>,
     /// Exit code of the tests; `None` if the guest never got there.
     pub(crate) exit: Option<i32>,
@@ -133,6 +140,9 @@ pub(crate) fn run(directory: &Path, plan: &Plan<'_>) -> Result<Outcome> {
     let log = directory.join(format!("{name}.log"));
     let mut console =
         File::create(&log).with_context(|| format!("cannot write {}", log.display()))?;
+    if let Some(commit) = plan.commit {
+        writeln!(console, "{commit}")?;
+    }
     let mut attempt = || boot(plan, &initramfs.0, &disk.0, &mut console);
     let mut outcome = attempt()?;
     let mut early = Vec::new();
@@ -141,15 +151,73 @@ pub(crate) fn run(directory: &Path, plan: &Plan<'_>) -> Result<Outcome> {
         if outcome.exit.is_some() || !outcome.failed.is_empty() {
             break;
         }
-        let unfinished = outcome.unfinished.unwrap_or_else(|| "the boot".to_owned());
-        print!("ended early in {unfinished}, again ... ");
+        let between = if outcome.passed.is_empty() {
+            "the boot"
+        } else {
+            BETWEEN
+        };
+        let unfinished = outcome.unfinished.unwrap_or_else(|| between.to_owned());
+        print!("ended early ({unfinished}), again ... ");
         early.push(unfinished);
         outcome = attempt()?;
     }
-    outcome.failed.extend(outcome.unfinished.take());
+    // An end before the end is a failure, also between two tests.
+    if outcome.exit.is_none() {
+        let unfinished = outcome.unfinished.take();
+        outcome
+            .failed
+            .push(unfinished.unwrap_or_else(|| "the machine ended early".to_owned()));
+    }
     outcome.early = early;
     outcome.log = log;
     Ok(outcome)
+}
+
+/// What the console says of the last run of a cell; `None` where it did not end well.
+pub(crate) fn last_run(directory: &Path, cell: &Cell) -> Option<Row> {
+    let log = directory.join(format!("{}.log", cell.name()));
+    let text = fs::read(&log).ok()?;
+    let mut row = read_console(&String::from_utf8_lossy(&text), cell)?;
+    row.outcome.log = log;
+    row.outcome.is_ok().then_some(row)
+}
+
+/// Reads a console with all attempts in it: the last one counts.
+fn read_console(text: &str, cell: &Cell) -> Option<Row> {
+    let mut commit = None;
+    let mut release = None;
+    let mut outcome = Outcome::default();
+    let mut early = Vec::new();
+    let mut current = None;
+    for line in text.lines() {
+        if line.starts_with("commit ") {
+            commit = Some(line.to_owned());
+        }
+        // What the monitor said has no time in front.
+        let Some((seconds, said)) = line
+            .strip_prefix('[')
+            .and_then(|line| line.split_once("] "))
+            .and_then(|(time, said)| Some((time.trim().parse().ok()?, said)))
+        else {
+            continue;
+        };
+        if let Some(name) = said.strip_prefix("vm: kernel ") {
+            if release.replace(name.to_owned()).is_some() {
+                early.push(current.take().unwrap_or_else(|| BETWEEN.to_owned()));
+            }
+            outcome = Outcome::default();
+            current = None;
+        }
+        outcome.seconds = seconds;
+        outcome.read(said, &mut current);
+    }
+    outcome.early = early;
+    Some(Row {
+        cell: cell.clone(),
+        release: release?,
+        commit,
+        outcome,
+    })
 }
 
 /// A file; removed on drop.
@@ -164,22 +232,12 @@ impl Drop for Temporary {
 /// Has all that Debian's runc and glibc ask for; less what the emulator lacks and would warn of.
 const X86_CPU: &str = "Haswell-v1,pcid=off,x2apic=off,tsc-deadline=off,hle=off,invpcid=off,rtm=off";
 
-/// The emulator of an architecture without hardware virtualization, and its serial console.
-fn emulator(architecture: Architecture) -> (Command, &'static str) {
-    let (program, arguments, console): (_, &[&str], _) = match architecture {
-        Architecture::X86_64 => ("qemu-system-x86_64", &["-cpu", X86_CPU], "ttyS0"),
-        Architecture::Aarch64 => (
-            "qemu-system-aarch64",
-            &["-machine", "virt", "-cpu", "cortex-a72"],
-            "ttyAMA0",
-        ),
-    };
-    let mut command = Command::new(program);
-    command
-        .args(arguments)
-        .args(["-accel", "tcg,thread=multi", "-m", "2048", "-smp", "2"])
-        .args(["-nographic", "-no-reboot", "-net", "none"]);
-    (command, console)
+/// What the emulator of an architecture is told, and its serial console.
+fn machine(architecture: Architecture) -> (&'static [&'static str], &'static str) {
+    match architecture {
+        Architecture::X86_64 => (&["-cpu", X86_CPU], "ttyS0"),
+        Architecture::Aarch64 => (&["-machine", "virt", "-cpu", "cortex-a72"], "ttyAMA0"),
+    }
 }
 
 /// The emulator; ended on drop.
@@ -195,14 +253,22 @@ impl Drop for Machine {
 /// Boots once; what the console says is added to `file`.
 fn boot(plan: &Plan<'_>, initramfs: &Path, disk: &Path, file: &mut File) -> Result<Outcome> {
     let start = Instant::now();
-    let (mut emulator, console) = emulator(plan.cell.architecture);
+    let (arguments, console) = machine(plan.cell.architecture);
     let monitor = Temporary(initramfs.with_extension("monitor"));
-    let child = emulator
+    let child = plan
+        .emulator
+        .command()?
+        .args(arguments)
+        .args(["-accel", "tcg,thread=multi", "-m", "2048", "-smp", "2"])
+        .args(["-display", "none", "-serial", "stdio"])
+        .args(["-no-reboot", "-net", "none"])
         .arg("-append")
         .arg(format!(
-            "console={console} quiet panic=1 {}",
+            "console={console} {KERNEL_PARAMETERS} {}",
             plan.cell.append
         ))
+        .arg("-monitor")
+        .arg(format!("unix:{},server=on,wait=off", monitor.0.display()))
         .arg("-kernel")
         .arg(&plan.kernel.image)
         .arg("-initrd")
@@ -216,7 +282,7 @@ fn boot(plan: &Plan<'_>, initramfs: &Path, disk: &Path, file: &mut File) -> Resu
         .stdout(Stdio::piped())
         .stderr(Stdio::inherit())
         .spawn()
-        .context("cannot run the emulator: run `cargo xtask setup --vm`")?;
+        .context("cannot run the emulator")?;
     let mut machine = Machine(child);
     let console = machine.0.stdout.take().context("no console")?;
     let (sender, lines) = mpsc::channel();
@@ -237,7 +303,12 @@ fn boot(plan: &Plan<'_>, initramfs: &Path, disk: &Path, file: &mut File) -> Resu
         if start.elapsed() > LONGEST || heard.elapsed() > SILENCE {
             writeln!(file, "ended: it took too long")?;
             match last_words(&monitor.0) {
-                Ok(text) => file.write_all(&text)?,
+                Ok(text) => {
+                    // Its prompt echoes the questions letter by letter.
+                    for line in text.lines().filter(|line| !line.starts_with("(qemu)")) {
+                        writeln!(file, "{line}")?;
+                    }
+                }
                 Err(error) => writeln!(file, "the emulator does not say where it was: {error}")?,
             }
             while let Ok(line) = lines.recv_timeout(LAST_WORDS) {
@@ -265,7 +336,7 @@ fn boot(plan: &Plan<'_>, initramfs: &Path, disk: &Path, file: &mut File) -> Resu
 
 /// Asks the emulator for the registers of each CPU, and the kernel, by an interrupt that it does not
 /// expect, for the stack of one.
-fn last_words(monitor: &Path) -> io::Result<Vec<u8>> {
+fn last_words(monitor: &Path) -> io::Result<String> {
     let mut stream = UnixStream::connect(monitor)?;
     stream.set_read_timeout(Some(LAST_WORDS))?;
     stream.write_all(b"info registers -a\nnmi\n")?;
@@ -280,12 +351,29 @@ fn last_words(monitor: &Path) -> io::Result<Vec<u8>> {
             Err(error) => return Err(error),
         }
     }
-    Ok(text)
+    Ok(String::from_utf8_lossy(&text).into_owned())
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_console_of_two_attempts_gives_the_last() {
+        let cell = Cell::new("5.10", "v2", Architecture::X86_64, &["sched::"]);
+        let text = "commit abc\n[   1.5] vm: kernel 5.10.0-32\n[   2.0] test sched::one ... \n\
+                    ended: it took too long\nCPU#0\n\
+                    [   1.4] vm: kernel 5.10.0-32\n[   1.9] vm: rss_kib 21000\n\
+                    [   3.0] test sched::one ... ok\n[   4.5] vm: exit 0\n";
+        let row = read_console(text, &cell).unwrap();
+        assert_eq!(row.commit.as_deref(), Some("commit abc"));
+        assert_eq!(row.release, "5.10.0-32");
+        assert_eq!(row.outcome.passed, ["sched::one"]);
+        assert_eq!(row.outcome.early, ["sched::one"]);
+        assert_eq!(row.outcome.seconds, 4.5);
+        assert!(row.outcome.is_ok());
+        assert!(read_console("nothing\n[x] y\n", &cell).is_none());
+    }
 
     #[test]
     fn the_console_is_read() {

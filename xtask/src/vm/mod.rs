@@ -1,5 +1,6 @@
 //! `vm`: the end-to-end tests on other kernels and cgroup layouts, in emulated machines.
 
+mod emulator;
 mod guest;
 mod image;
 mod packages;
@@ -9,7 +10,7 @@ use std::{fs, process::ExitCode};
 
 use anyhow::{Result, bail};
 
-use self::{guest::Plan, packages::Cache};
+use self::{emulator::Emulator, guest::Plan, packages::Cache};
 use crate::{architecture::Architecture, build, interrupt, setup, step};
 
 /// Kernels of the matrix, by the beginning of their versions.
@@ -54,6 +55,9 @@ pub(crate) struct Arguments {
     /// docs/kernels.md
     #[arg(long, conflicts_with_all = ["kernels", "layout", "architecture", "append", "only"])]
     all: bool,
+    /// With --all: only what did not end well in the last run; the rest is taken from its consoles
+    #[arg(long, requires = "all")]
+    again: bool,
     /// Cgroup layouts [default: v2]
     #[arg(long, value_name = "LAYOUT", value_parser = LAYOUTS)]
     layout: Vec<String>,
@@ -159,13 +163,15 @@ pub(crate) fn run(arguments: &Arguments) -> Result<ExitCode> {
         }
         cells
     };
+    let commit = report::commit();
     let done = |rows: &[Row]| {
         if arguments.all {
-            report::write(rows, cells.len())?;
+            report::write(rows, cells.len(), commit.as_deref())?;
         }
         Ok(())
     };
-    let result = boots(&cells, done).and_then(|rows| judge(&rows));
+    let result =
+        boots(&cells, commit.as_deref(), arguments.again, done).and_then(|rows| judge(&rows));
     interrupt::exit_code(result)
 }
 
@@ -211,7 +217,7 @@ pub(crate) fn run_ends() -> Result<()> {
         .iter()
         .map(|(kernel, layout)| Cell::new(kernel, layout, host, &ACCURACY))
         .collect();
-    judge(&boots(&cells, |_| Ok(()))?)
+    judge(&boots(&cells, None, false, |_| Ok(()))?)
 }
 
 fn host() -> Result<Architecture> {
@@ -223,6 +229,8 @@ fn host() -> Result<Architecture> {
 pub(crate) struct Row {
     pub(crate) cell: Cell,
     pub(crate) release: String,
+    /// What was run, as [`report::commit`] has it.
+    pub(crate) commit: Option<String>,
     pub(crate) outcome: guest::Outcome,
 }
 
@@ -242,6 +250,7 @@ struct Architectural {
     architecture: Architecture,
     built: build::Tests,
     cache: Cache,
+    emulator: Emulator,
     programs: image::Programs,
 }
 
@@ -264,22 +273,35 @@ impl Architectural {
             architecture,
             built,
             cache,
+            emulator: Emulator::fetch(architecture, host()?)?,
             programs,
         })
     }
 }
 
-/// Boots one cell after the other; `done` gets the rows so far after each.
+/// Boots one cell after the other; `done` gets the rows so far after each. With `again` those that
+/// ended well in the last run are taken from their consoles.
 ///
 /// # Errors
 ///
 /// A kernel cannot be fetched, an image not be built; an interruption.
-fn boots(cells: &[Cell], done: impl Fn(&[Row]) -> Result<()>) -> Result<Vec<Row>> {
+fn boots(
+    cells: &[Cell],
+    commit: Option<&str>,
+    again: bool,
+    done: impl Fn(&[Row]) -> Result<()>,
+) -> Result<Vec<Row>> {
     let directory = step::target_directory().join("vm");
     fs::create_dir_all(&directory)?;
     let mut ready: Vec<Architectural> = Vec::new();
     let mut rows = Vec::new();
     for cell in cells {
+        if again && let Some(row) = guest::last_run(&directory, cell) {
+            println!("Linux {}, cgroup {}: as it was", row.release, row.cgroups());
+            rows.push(row);
+            done(&rows)?;
+            continue;
+        }
         let known = ready
             .iter()
             .position(|ready| ready.architecture == cell.architecture);
@@ -293,6 +315,7 @@ fn boots(cells: &[Cell], done: impl Fn(&[Row]) -> Result<()>) -> Result<Vec<Row>
         let Architectural {
             built,
             cache,
+            emulator,
             programs,
             ..
         } = &mut ready[index];
@@ -301,7 +324,9 @@ fn boots(cells: &[Cell], done: impl Fn(&[Row]) -> Result<()>) -> Result<Vec<Row>
         let plan = Plan {
             kernel: &kernel,
             initramfs: &initramfs,
+            emulator,
             cell,
+            commit,
         };
         let mut what = format!("Linux {}, cgroup {}", kernel.release, cell.layout);
         if !cell.append.is_empty() {
@@ -321,6 +346,7 @@ fn boots(cells: &[Cell], done: impl Fn(&[Row]) -> Result<()>) -> Result<Vec<Row>
         rows.push(Row {
             cell: cell.clone(),
             release: kernel.release,
+            commit: commit.map(str::to_owned),
             outcome,
         });
         done(&rows)?;

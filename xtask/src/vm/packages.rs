@@ -186,7 +186,7 @@ fn find(directory: &Path) -> Result<Kernel> {
 }
 
 /// The Debian mirror that this machine uses, with its signing options, as the middle of a `deb` line.
-fn mirror() -> Result<String> {
+pub(super) fn mirror() -> Result<String> {
     let mut files = vec![PathBuf::from("/etc/apt/sources.list")];
     for entry in fs::read_dir("/etc/apt/sources.list.d")
         .into_iter()

@@ -12,9 +12,9 @@ use crate::step;
 /// # Errors
 ///
 /// It cannot be written.
-pub(crate) fn write(rows: &[Row], cells: usize) -> Result<()> {
+pub(crate) fn write(rows: &[Row], cells: usize, commit: Option<&str>) -> Result<()> {
     let path = step::repository().join("docs/kernels.md");
-    fs::write(&path, render(rows, cells)?)
+    fs::write(&path, render(rows, cells, commit)?)
         .with_context(|| format!("cannot write {}", path.display()))?;
     if rows.len() == cells {
         println!("wrote {}", path.display());
@@ -22,7 +22,7 @@ pub(crate) fn write(rows: &[Row], cells: usize) -> Result<()> {
     Ok(())
 }
 
-fn render(rows: &[Row], cells: usize) -> Result<String> {
+fn render(rows: &[Row], cells: usize, commit: Option<&str>) -> Result<String> {
     let mut text = String::from(
         "# Kernels\n\n\
          Written by `cargo xtask vm --all`. One static binary, the same for all; Debian's kernels, each \
@@ -34,7 +34,7 @@ fn render(rows: &[Row], cells: usize) -> Result<String> {
          | kernel | cgroups | passed | failed | skipped | RSS | peak | maps | time |\n\
          | --- | --- | ---: | ---: | ---: | ---: | ---: | ---: | ---: |\n",
     );
-    if let Some(commit) = commit() {
+    if let Some(commit) = commit {
         text = text.replacen(". One static", &format!(", at {commit}. One static"), 1);
     }
     let mib = |bytes: Option<u64>| {
@@ -68,6 +68,11 @@ fn render(rows: &[Row], cells: usize) -> Result<String> {
         )?;
     }
     for row in rows {
+        if let Some(of) = &row.commit
+            && commit.is_some_and(|commit| commit != of)
+        {
+            writeln!(notes, "- {} {}: at {of}", row.release, row.cgroups())?;
+        }
         for name in &row.outcome.failed {
             writeln!(
                 notes,
@@ -79,7 +84,7 @@ fn render(rows: &[Row], cells: usize) -> Result<String> {
         for name in &row.outcome.early {
             writeln!(
                 notes,
-                "- {} {}: an earlier boot ended early, in {name}",
+                "- {} {}: an earlier boot ended early: {name}",
                 row.release,
                 row.cgroups()
             )?;
@@ -108,10 +113,10 @@ fn render(rows: &[Row], cells: usize) -> Result<String> {
     Ok(text)
 }
 
-/// The commit that was run, as `git describe` has it.
-fn commit() -> Option<String> {
+/// The commit that is there, as `git describe` has it; to be asked before anything is built.
+pub(crate) fn commit() -> Option<String> {
     let output = Command::new("git")
-        .args(["describe", "--always"])
+        .args(["describe", "--always", "--dirty"])
         .current_dir(step::repository())
         .output()
         .ok()?;

@@ -113,10 +113,14 @@ pub fn profile_lacks(host: &HostFeatures) -> Vec<String> {
 /// Puts in front of the kernel's refusal what of this host is behind it, where that is known.
 #[must_use]
 pub fn explain(refusal: &str, host: &HostFeatures) -> String {
+    // The verifier's words change from release to release.
     let reads_by_helper = refusal.contains("probe_read")
-        && (refusal.contains("unknown func") || refusal.contains("cannot use helper"));
+        && ["unknown func", "cannot use helper", "Use a helper allowed"]
+            .iter()
+            .any(|words| refusal.contains(words));
     let is_denied = refusal.contains("Operation not permitted") || refusal.contains("os error 1)");
-    let cause = if host.lockdown == Some(Lockdown::Confidentiality) && !refusal.is_empty() {
+    let is_locked = host.lockdown == Some(Lockdown::Confidentiality);
+    let cause = if is_locked && (reads_by_helper || is_denied) {
         Some(
             "lockdown=confidentiality refuses helpers that read kernel memory: boot with lockdown=integrity",
         )

@@ -1,5 +1,7 @@
 //! What one component of a cgroup path is, given the components before it.
 
+use crate::snapshot::Qos;
+
 /// Digits of a container's id that stand for its name.
 const SHORT_ID_DIGITS: usize = 12;
 
@@ -55,6 +57,49 @@ pub(super) fn is_monitor(parents: &[&str], component: &str) -> Option<&'static s
         return Some("lxc");
     }
     None
+}
+
+/// A pod, by the component that is its cgroup.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Pod {
+    pub(super) uid: String,
+    pub(super) qos: Option<Qos>,
+}
+
+/// The pod whose cgroup this component is, `parents` being those before it.
+pub(super) fn pod(parents: &[&str], component: &str) -> Option<Pod> {
+    Some(Pod {
+        uid: pod_uid(component)?,
+        qos: qos(parents, component),
+    })
+}
+
+/// The class of a pod, by where the kubelet puts it: guaranteed pods stand beside the cgroups of the other
+/// two classes (<https://github.com/kubernetes/kubernetes/blob/v1.31.0/pkg/kubelet/cm/pod_container_manager_linux.go>,
+/// `GetPodContainerName`). `None` where somebody else put it somewhere else.
+fn qos(parents: &[&str], component: &str) -> Option<Qos> {
+    let component = component.split(':').next().unwrap_or(component);
+    let class = match component.strip_suffix(".slice") {
+        // The kubelet can have a root of its own, which stands before.
+        Some(slice) => {
+            let (class, _) = slice.rsplit_once("-pod")?;
+            let start = class.rfind("kubepods")?;
+            let is_begun = start == 0 || class.get(..start)?.ends_with('-');
+            is_begun.then_some(class.get(start..)?)?
+        }
+        None => match parents {
+            [.., "kubepods", "burstable"] => "kubepods-burstable",
+            [.., "kubepods", "besteffort"] => "kubepods-besteffort",
+            [.., "kubepods"] => "kubepods",
+            _ => return None,
+        },
+    };
+    match class {
+        "kubepods" => Some(Qos::Guaranteed),
+        "kubepods-burstable" => Some(Qos::Burstable),
+        "kubepods-besteffort" => Some(Qos::BestEffort),
+        _ => None,
+    }
 }
 
 /// The uid of the pod whose cgroup this component is: `pod<uid>` (cgroupfs driver), or

@@ -10,9 +10,9 @@ mod component;
 #[cfg(test)]
 mod tests;
 
-use component::{container, is_monitor, pod_uid, unit_name};
+use component::{Pod, container, is_monitor, pod, pod_uid, unit_name};
 
-use crate::snapshot::Kind;
+use crate::snapshot::{Kind, Qos};
 
 /// Longest path that is looked at, bytes. The kernel prints none above `PATH_MAX`; of a longer one only
 /// the leading components that fit are considered.
@@ -34,6 +34,8 @@ pub struct PathIdentity {
     /// Kubernetes uid of the pod, with dashes as the API server writes it; that of a static pod is 32 hex
     /// digits without dashes, also there.
     pub pod_uid: Option<String>,
+    /// Class of the pod; `None` outside of pods, and where the kubelet did not lay out the path.
+    pub qos: Option<Qos>,
     /// Name of the unit; the first 12 digits of a container's id, or its LXC or machine name; otherwise the
     /// path without its leading slash.
     pub name: String,
@@ -52,7 +54,7 @@ struct Owner {
     kind: Kind,
     runtime: &'static str,
     id: Option<String>,
-    pod_uid: Option<String>,
+    pod: Option<Pod>,
     name: String,
     /// Where its own path ends.
     end: usize,
@@ -73,6 +75,7 @@ pub fn identify(path: &str) -> PathIdentity {
             runtime: "",
             container_id: None,
             pod_uid: None,
+            qos: None,
             name: "/".to_owned(),
             owner_path: path.to_owned(),
             entity_key: path.to_owned(),
@@ -81,36 +84,56 @@ pub fn identify(path: &str) -> PathIdentity {
     };
     let names: Vec<&str> = components.iter().map(|&(name, _)| name).collect();
     let foreign = names.contains(&"..");
-    let (owner, last_pod_uid) = if foreign {
+    let (owner, last_pod) = if foreign {
         (None, None)
     } else {
         find_owner(&components, &names)
     };
 
+    let split = |pod: Option<Pod>| match pod {
+        Some(pod) => (Some(pod.uid), pod.qos),
+        None => (None, None),
+    };
     if let Some(owner) = owner {
+        let (pod_uid, qos) = split(owner.pod);
         let owner_path = path.get(..owner.end).unwrap_or(path).to_owned();
         return PathIdentity {
             kind: owner.kind,
             runtime: owner.runtime,
             entity_key: owner.id.clone().unwrap_or_else(|| owner_path.clone()),
             container_id: owner.id,
-            pod_uid: owner.pod_uid,
+            pod_uid,
+            qos,
             name: owner.name,
             owner_path,
             groups_others: false,
         };
     }
+    let (pod_uid, qos) = split(last_pod);
     let owner_path = path.get(..end).unwrap_or(path).to_owned();
     PathIdentity {
         kind: Kind::Cgroup,
         runtime: "",
         container_id: None,
-        pod_uid: last_pod_uid,
+        pod_uid,
+        qos,
         name: owner_path.trim_start_matches('/').to_owned(),
         entity_key: owner_path.clone(),
         owner_path,
         groups_others: !foreign && groups_others(&names),
     }
+}
+
+/// The user in whose cgroups a path is, by systemd's layout: only this user and the system can make
+/// cgroups there, and rootless containers have theirs there.
+#[must_use]
+pub fn user_of(path: &str) -> Option<u32> {
+    let rest = path.strip_prefix("/user.slice/user-")?;
+    let (uid, _) = rest.split_once(".slice/")?;
+    // As systemd writes it, so that a path has one user only.
+    let is_number =
+        uid.bytes().all(|byte| byte.is_ascii_digit()) && (uid == "0" || !uid.starts_with('0'));
+    uid.parse().ok().filter(|_| is_number)
 }
 
 /// Cuts an overlong path after its last whole component that fits.
@@ -145,14 +168,15 @@ fn components(path: &str) -> Vec<(&str, usize)> {
 }
 
 /// The last container, or outside of containers the last unit; and the last pod seen.
-fn find_owner(components: &[(&str, usize)], names: &[&str]) -> (Option<Owner>, Option<String>) {
+fn find_owner(components: &[(&str, usize)], names: &[&str]) -> (Option<Owner>, Option<Pod>) {
     let mut owner: Option<Owner> = None;
-    let mut last_pod_uid = None;
+    let mut last_pod = None;
     // First component after the enclosing container: what lies before it says nothing about the runtime.
     let mut context_start = 0;
     for (index, &(component, end)) in components.iter().enumerate() {
-        if let Some(uid) = pod_uid(component) {
-            last_pod_uid = Some(uid);
+        let before = names.get(..index).unwrap_or_default();
+        if let Some(pod) = pod(before, component) {
+            last_pod = Some(pod);
         }
         let parents = names.get(context_start..index).unwrap_or_default();
         if let Some(found) = container(parents, component) {
@@ -162,7 +186,7 @@ fn find_owner(components: &[(&str, usize)], names: &[&str]) -> (Option<Owner>, O
                 runtime: found.runtime,
                 name: found.name,
                 id: found.id,
-                pod_uid: last_pod_uid.clone(),
+                pod: last_pod.clone(),
                 end,
             });
             continue;
@@ -181,13 +205,13 @@ fn find_owner(components: &[(&str, usize)], names: &[&str]) -> (Option<Owner>, O
                 kind: Kind::Service,
                 runtime,
                 id: None,
-                pod_uid: None,
+                pod: None,
                 name: name.to_owned(),
                 end,
             });
         }
     }
-    (owner, last_pod_uid)
+    (owner, last_pod)
 }
 
 /// Whether a cgroup that is neither container nor unit is a level that holds others together.

@@ -181,7 +181,10 @@ fn containers_are_recognised_in_the_layout_of_each_runtime() {
             .take(own)
             .map(|component| format!("/{component}"))
             .collect();
+        let found = identify(&path);
+        assert_eq!(found.qos.is_some(), pod_uid.is_some(), "{path}");
         let expected = PathIdentity {
+            qos: found.qos,
             kind: Kind::Container,
             runtime,
             container_id: Some(ID.to_owned()),
@@ -191,7 +194,77 @@ fn containers_are_recognised_in_the_layout_of_each_runtime() {
             entity_key: ID.to_owned(),
             groups_others: false,
         };
-        assert_eq!(identify(&path), expected, "{path}");
+        assert_eq!(found, expected, "{path}");
+    }
+}
+
+#[test]
+fn the_class_of_a_pod_is_where_the_kubelet_puts_it() {
+    use Qos::{BestEffort, Burstable, Guaranteed};
+    let cases = [
+        ("/kubepods/podUID/ID", Some(Guaranteed)),
+        ("/kubepods/burstable/podUID/ID", Some(Burstable)),
+        ("/kubepods/besteffort/podUID/ID", Some(BestEffort)),
+        (
+            "/kubepods.slice/kubepods-podU_I_D.slice/crio-ID.scope",
+            Some(Guaranteed),
+        ),
+        (
+            "/kubepods.slice/kubepods-burstable.slice/kubepods-burstable-podU_I_D.slice/crio-ID.scope",
+            Some(Burstable),
+        ),
+        (
+            "/kubepods.slice/kubepods-besteffort.slice/kubepods-besteffort-podU_I_D.slice/crio-ID.scope",
+            Some(BestEffort),
+        ),
+        // kind: the kubelet has a root of its own.
+        (
+            "/docker/INNER/kubelet.slice/kubelet-kubepods.slice/kubelet-kubepods-burstable.slice/kubelet-kubepods-burstable-podU_I_D.slice/cri-containerd-ID.scope",
+            Some(Burstable),
+        ),
+        (
+            "/docker/INNER/kubelet/kubepods/besteffort/podUID/ID",
+            Some(BestEffort),
+        ),
+        (
+            "/kubepods-podU_I_D.slice:cri-containerd:ID",
+            Some(Guaranteed),
+        ),
+        // Not the kubelet's.
+        ("/burstable/podUID/ID", None),
+        ("/pods/podUID/ID", None),
+        ("/mykubepods-podU_I_D.slice/crio-ID.scope", None),
+        ("/kubepods-odd-podU_I_D.slice/crio-ID.scope", None),
+        ("/kubepods/burstable/ID", None),
+        ("/docker/ID", None),
+    ];
+    for (template, qos) in cases {
+        let path = expand(template);
+        assert_eq!(identify(&path).qos, qos, "{path}");
+    }
+}
+
+#[test]
+fn a_users_cgroups_are_below_the_users_slice() {
+    for (path, user) in [
+        (
+            "/user.slice/user-1000.slice/user@1000.service/x",
+            Some(1_000),
+        ),
+        ("/user.slice/user-0.slice/session-1.scope", Some(0)),
+        ("/user.slice/user-4294967295.slice/a", Some(u32::MAX)),
+        ("/user.slice/user-4294967296.slice/a", None),
+        ("/user.slice/user-1000.slice", None),
+        ("/user.slice/user-01000.slice/a", None),
+        ("/user.slice/user-+1.slice/a", None),
+        ("/user.slice/user-.slice/a", None),
+        ("/user.slice/user-10-00.slice/a", None),
+        // Whoever is root in a container can make such a path there.
+        ("/docker/x/user.slice/user-1000.slice/a", None),
+        ("user.slice/user-1000.slice/a", None),
+        ("", None),
+    ] {
+        assert_eq!(user_of(path), user, "{path}");
     }
 }
 

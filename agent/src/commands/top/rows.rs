@@ -1,14 +1,15 @@
 //! The rows and columns of `top`, the same in the terminal, in a pipe and in JSON.
 
-use std::cmp::Ordering;
+use std::{cmp::Ordering, collections::HashMap};
 
 use serde::Serialize;
 
 use crate::{
     cli::SortKey,
+    diagnosis::{ContainerStanding, Verdict},
     resolve::display_name,
-    snapshot::{EarlierContainers, Kind, Rates, Snapshot, seconds_between},
-    terminal::{Align, Table, bytes, cores, per_second, percent, printable, seconds},
+    snapshot::{EarlierContainers, Identity, Kind, Rates, Snapshot, seconds_between},
+    terminal::{ABSENT, Align, Table, bytes, cores, per_second, percent, printable, seconds},
 };
 
 /// One container over the time between two snapshots.
@@ -39,6 +40,8 @@ pub(super) struct Row {
     cpu_pressure_ratio: Option<f64>,
     memory_pressure_ratio: Option<f64>,
     io_pressure_ratio: Option<f64>,
+    /// What holds it back most, of the verdicts that stand; `None` where nothing does, or none is known.
+    verdict: Option<Verdict>,
 }
 
 impl Row {
@@ -52,6 +55,10 @@ impl Row {
 
     pub(super) fn is_throttled(&self) -> bool {
         self.throttled_ratio.is_some_and(|ratio| ratio > 0.0)
+    }
+
+    pub(super) fn is_held_back(&self) -> bool {
+        self.verdict.is_some()
     }
 
     fn state(&self) -> String {
@@ -90,8 +97,11 @@ const fn sorted(column: Column, sort: SortKey) -> Column {
     }
 }
 
+/// Title of the column that has what holds a container back.
+pub(super) const VERDICT: &str = "VERDICT";
+
 /// All columns, the most telling first: a narrow screen shows as many as fit.
-pub(super) const COLUMNS: [Column; 13] = [
+pub(super) const COLUMNS: [Column; 14] = [
     Column {
         title: "CONTAINER",
         align: Align::Left,
@@ -100,6 +110,13 @@ pub(super) const COLUMNS: [Column; 13] = [
         cell: |row| printable(&row.name).into_owned(),
     },
     sorted(number("CPU", 6, |row| cores(row.cpu_cores)), SortKey::Cpu),
+    Column {
+        title: VERDICT,
+        align: Align::Left,
+        width: 17,
+        sort: None,
+        cell: |row| row.verdict.map_or(ABSENT, Verdict::label).to_owned(),
+    },
     number("RUNQ50", 7, |row| seconds(row.run_queue_p50_seconds)),
     sorted(
         number("RUNQ99", 7, |row| seconds(row.run_queue_p99_seconds)),
@@ -130,9 +147,17 @@ pub(super) const COLUMNS: [Column; 13] = [
     },
 ];
 
-/// The containers of `later`, with what they did since `earlier`.
-pub(super) fn rows(earlier: &Snapshot, later: &Snapshot) -> Vec<Row> {
+/// The containers of `later`, with what they did since `earlier` and what holds them back.
+pub(super) fn rows(
+    earlier: &Snapshot,
+    later: &Snapshot,
+    standing: &[ContainerStanding],
+) -> Vec<Row> {
     let elapsed = seconds_between(earlier, later);
+    let verdicts: HashMap<(&str, &str), Verdict> = standing
+        .iter()
+        .filter_map(|one| Some((key(&one.identity), one.worst()?.verdict)))
+        .collect();
     let earlier = EarlierContainers::new(earlier);
     later
         .containers
@@ -173,9 +198,17 @@ pub(super) fn rows(earlier: &Snapshot, later: &Snapshot) -> Vec<Row> {
                 cpu_pressure_ratio: rates.cpu_pressure_ratio,
                 memory_pressure_ratio: rates.memory_pressure_ratio,
                 io_pressure_ratio: rates.io_pressure_ratio,
+                verdict: verdicts
+                    .get(&key(identity))
+                    .copied()
+                    .filter(|_| container.exited_at_unix_ms.is_none()),
             }
         })
         .collect()
+}
+
+fn key(identity: &Identity) -> (&str, &str) {
+    (&identity.cgroup, &identity.container_id)
 }
 
 /// Sorts, the largest first and what was not measured last; equal ones by name, so that rows stay where
@@ -213,6 +246,7 @@ pub(super) fn render(rows: &[Row]) -> String {
 /// Two snapshots, two seconds apart, of a busy, a waiting and an exited container.
 #[cfg(test)]
 pub(super) mod fixture {
+    use crate::diagnosis::{ContainerStanding, Resource, Standing, Verdict};
     use crate::snapshot::{BlockStats, Container, CpuControl, Identity, SchedStats, Snapshot};
 
     fn container(name: &str) -> Container {
@@ -226,6 +260,24 @@ pub(super) mod fixture {
             block: Some(BlockStats::default()),
             ..Container::default()
         }
+    }
+
+    /// `web` is throttled.
+    pub(crate) fn standing() -> Vec<ContainerStanding> {
+        let verdict = |resource, verdict, severity| Standing {
+            resource,
+            verdict,
+            since_unix_ms: 0,
+            severity,
+        };
+        vec![ContainerStanding {
+            identity: container("web").identity,
+            standing: vec![
+                verdict(Resource::Cpu, Verdict::CapThrottled, 0.5),
+                verdict(Resource::Memory, Verdict::Unbound, 0.0),
+                verdict(Resource::Disk, Verdict::IoLimited, 0.2),
+            ],
+        }]
     }
 
     pub(crate) fn two_snapshots() -> (Snapshot, Snapshot) {
@@ -277,7 +329,7 @@ mod tests {
 
     fn sorted_names(key: SortKey) -> Vec<String> {
         let (earlier, later) = fixture::two_snapshots();
-        let mut rows = rows(&earlier, &later);
+        let mut rows = rows(&earlier, &later, &fixture::standing());
         sort(&mut rows, key);
         rows.into_iter().map(|row| row.name).collect()
     }
@@ -285,15 +337,15 @@ mod tests {
     #[test]
     fn the_table_shows_absent_numbers_as_dashes() {
         let (earlier, later) = fixture::two_snapshots();
-        let mut rows = rows(&earlier, &later);
+        let mut rows = rows(&earlier, &later, &fixture::standing());
         sort(&mut rows, SortKey::Cpu);
         let text = render(&rows);
         let lines: Vec<&str> = text.lines().collect();
         assert_eq!(lines.len(), 4, "{text}");
         let words: Vec<&str> = lines[1].split_whitespace().collect();
-        assert_eq!(words[..2], ["web", "0.75"]);
-        assert_eq!(words[4..8], ["25.0%", "25.0%", "300/s", "20.0/s"]);
-        assert_eq!(words[8..], ["-", "0B/s", "-", "-", "live"]);
+        assert_eq!(words[..3], ["web", "0.75", "cap_throttled"]);
+        assert_eq!(words[5..9], ["25.0%", "25.0%", "300/s", "20.0/s"]);
+        assert_eq!(words[9..], ["-", "0B/s", "-", "-", "live"]);
         assert!(lines[2].contains("4.00MiB/s"), "{text}");
         assert!(lines[3].ends_with("exited 2s"), "{text}");
     }
@@ -313,7 +365,7 @@ mod tests {
             container.first_seen_unix_ms = 9;
         }
         assert!(
-            rows(&earlier, &later)
+            rows(&earlier, &later, &[])
                 .iter()
                 .all(|row| row.cpu_cores.is_none())
         );

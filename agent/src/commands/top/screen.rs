@@ -11,9 +11,10 @@ use ratatui::{
     widgets::{Cell, Paragraph, Row as TableRow, Table},
 };
 
-use super::rows::{COLUMNS, Column, Row, rows, sort};
+use super::rows::{COLUMNS, Column, Row, VERDICT, rows, sort};
 use crate::{
     cli::{SortKey, TopArgs},
+    diagnosis::ContainerStanding,
     snapshot::{CollectorState, Snapshot, seconds_between},
     terminal::{Align, printable},
 };
@@ -53,7 +54,7 @@ impl Screen {
     pub(super) fn new(arguments: &TopArgs, color: bool, first: Arc<Snapshot>) -> Self {
         let mut screen = Self {
             // Names at once, numbers after the first interval.
-            all: rows(&first, &first),
+            all: rows(&first, &first, &[]),
             last: first,
             shown: Vec::new(),
             seconds: 0.0,
@@ -71,13 +72,17 @@ impl Screen {
     }
 
     /// Takes a new snapshot in and returns whether it was new.
-    pub(super) fn update(&mut self, snapshot: Arc<Snapshot>) -> bool {
+    pub(super) fn update(
+        &mut self,
+        snapshot: Arc<Snapshot>,
+        standing: &[ContainerStanding],
+    ) -> bool {
         self.error = None;
         if snapshot.taken_at_ns == self.last.taken_at_ns {
             return false;
         }
         self.seconds = seconds_between(&self.last, &snapshot);
-        self.all = rows(&self.last, &snapshot);
+        self.all = rows(&self.last, &snapshot, standing);
         self.last = snapshot;
         self.arrange();
         true
@@ -202,7 +207,12 @@ impl Screen {
             .agent
             .collectors
             .iter()
-            .filter(|status| status.state != CollectorState::Active)
+            // A host without a runtime's socket lacks nothing that this line could help with.
+            .filter(|status| match status.state {
+                CollectorState::Active => false,
+                CollectorState::Unsupported | CollectorState::Disabled => status.name != "names",
+                CollectorState::Degraded | CollectorState::Failed => true,
+            })
             .map(|status| format!("{}: {}", status.name, printable(&status.reason)))
             .collect();
         if !reasons.is_empty() {
@@ -264,12 +274,14 @@ impl Screen {
         frame.render_widget(table, area);
     }
 
-    /// Exited containers are dim; throttling stands out.
+    /// Exited containers are dim; throttling and verdicts stand out.
     fn cell_style(&self, column: &Column, row: &Row) -> Style {
         if row.has_exited() {
             return Style::new().add_modifier(Modifier::DIM);
         }
-        if column.sort == Some(SortKey::Throttled) && row.is_throttled() {
+        let stands_out = (column.sort == Some(SortKey::Throttled) && row.is_throttled())
+            || (column.title == VERDICT && row.is_held_back());
+        if stands_out {
             return self.colored(Color::Red);
         }
         Style::new()
@@ -310,7 +322,10 @@ mod tests {
 
     use ratatui::{Terminal, backend::TestBackend};
 
-    use super::{super::rows::fixture::two_snapshots, *};
+    use super::{
+        super::rows::fixture::{standing, two_snapshots},
+        *,
+    };
 
     fn screen() -> Screen {
         let arguments = TopArgs {
@@ -322,7 +337,7 @@ mod tests {
         };
         let (earlier, later) = two_snapshots();
         let mut screen = Screen::new(&arguments, false, Arc::new(earlier));
-        assert!(screen.update(Arc::new(later)));
+        assert!(screen.update(Arc::new(later), &standing()));
         screen
     }
 
@@ -345,7 +360,7 @@ mod tests {
     }
 
     fn names(screen: &mut Screen) -> Vec<String> {
-        let lines = drawn(screen, 130, 12);
+        let lines = drawn(screen, 150, 12);
         let rows = lines[3..11].iter();
         rows.filter_map(|line| line.split_whitespace().next().map(str::to_owned))
             .collect()
@@ -353,7 +368,7 @@ mod tests {
 
     #[test]
     fn a_wide_screen_shows_all_columns() {
-        let lines = drawn(&mut screen(), 130, 8);
+        let lines = drawn(&mut screen(), 150, 8);
         assert_eq!(
             lines[0],
             "ctrscope top  box  4 CPUs  Linux 6.1.0  3 containers, 1 exited  over 2.0 s"
@@ -375,7 +390,10 @@ mod tests {
     fn a_narrow_screen_drops_columns_from_the_right_and_a_tiny_one_survives() {
         let lines = drawn(&mut screen(), 40, 8);
         assert!(lines[2].starts_with("CONTAINER"), "{lines:#?}");
-        assert!(lines[2].ends_with("RUNQ50"), "{lines:#?}");
+        assert!(lines[2].ends_with("CPU"), "{lines:#?}");
+        let lines = drawn(&mut screen(), 80, 8);
+        assert!(lines[2].ends_with("THROTTLED"), "{lines:#?}");
+        assert!(lines[3].contains(" cap_throttled "), "{lines:#?}");
         for (width, height) in [(1, 1), (5, 2), (200, 3)] {
             drawn(&mut screen(), width, height);
         }
@@ -404,26 +422,26 @@ mod tests {
     #[test]
     fn scrolling_stops_at_both_ends() {
         let mut screen = screen();
-        drawn(&mut screen, 130, 6);
+        drawn(&mut screen, 150, 6);
         screen.key(KeyEvent::from(KeyCode::End));
-        assert!(drawn(&mut screen, 130, 6)[3].starts_with("db "));
+        assert!(drawn(&mut screen, 150, 6)[3].starts_with("db "));
         screen.key(KeyEvent::from(KeyCode::Down));
-        assert!(drawn(&mut screen, 130, 6)[5].starts_with("2-3 of 3"));
+        assert!(drawn(&mut screen, 150, 6)[5].starts_with("2-3 of 3"));
         screen.key(KeyEvent::from(KeyCode::PageUp));
-        assert!(drawn(&mut screen, 130, 6)[3].starts_with("web "));
+        assert!(drawn(&mut screen, 150, 6)[3].starts_with("web "));
         screen.key(KeyEvent::from(KeyCode::Up));
-        assert!(drawn(&mut screen, 130, 6)[3].starts_with("web "));
+        assert!(drawn(&mut screen, 150, 6)[3].starts_with("web "));
     }
 
     #[test]
     fn an_error_stands_above_the_last_numbers() {
         let mut screen = screen();
         screen.set_error("no answer".to_owned());
-        let lines = drawn(&mut screen, 130, 8);
+        let lines = drawn(&mut screen, 150, 8);
         assert_eq!(lines[1], "the numbers are old: no answer");
         assert!(lines[3].starts_with("web "));
         let same = Arc::clone(&screen.last);
-        assert!(!screen.update(same), "it is the same snapshot");
-        assert_eq!(drawn(&mut screen, 130, 8)[1], "");
+        assert!(!screen.update(same, &[]), "it is the same snapshot");
+        assert_eq!(drawn(&mut screen, 150, 8)[1], "");
     }
 }

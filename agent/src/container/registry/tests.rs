@@ -1,3 +1,6 @@
+mod naming;
+mod workloads;
+
 use super::*;
 
 const CPU: u32 = 1;
@@ -11,7 +14,7 @@ fn registry(entities: usize, slots: u32) -> Registry {
         cgroups: 1_000,
         retention_ns: 300_000_000_000,
     };
-    Registry::new(limits, CPU)
+    Registry::new(limits, CPU, Selection::default())
 }
 
 fn at(seconds: u64) -> Now {
@@ -118,7 +121,7 @@ fn a_container_exits_with_its_last_cgroup_and_goes_after_its_retention() {
         subsystem: Subsystem::Cpu,
         css: css(3, 30),
         owner: None,
-        report: false,
+        report: Report::No,
     };
     assert_eq!(registry.take_writes(), [forgotten]);
     assert_eq!(registry.slot_to_clear(at(311)), None);
@@ -217,7 +220,9 @@ fn the_slot_of_a_container_that_is_gone_is_read_a_last_time() {
     assert!(names(&registry).is_empty());
     let mut read = Vec::new();
     registry.read_released(|slot, kind, stats| {
-        assert!(stats.is_none());
+        stats
+            .expect("whoever has its name may inherit")
+            .update_sched(ran(5));
         read.push((slot, kind));
     });
     assert_eq!(read, [(1, Kind::Service)]);
@@ -298,9 +303,9 @@ fn a_plain_cgroup_is_reported_when_it_first_runs_and_claims_its_children_from_th
     let mut registry = registry(10, 10);
     let outer = css(3, 30);
     registry.cgroup_made(cpu(1), "/outer", false, &[(Subsystem::Cpu, outer)], at(0));
-    assert!(registry.take_writes()[0].report);
+    assert_eq!(registry.take_writes()[0].report, Report::First);
     registry.css_seen(cpu(1), Subsystem::Cpu, outer);
-    assert!(!registry.take_writes()[0].report);
+    assert_eq!(registry.take_writes()[0].report, Report::No);
     registry.cgroup_made(
         cpu(2),
         "/outer/inner",
@@ -309,7 +314,7 @@ fn a_plain_cgroup_is_reported_when_it_first_runs_and_claims_its_children_from_th
         at(1),
     );
     assert_eq!(names(&registry), ["outer"]);
-    assert!(!registry.take_writes()[0].report);
+    assert_eq!(registry.take_writes()[0].report, Report::No);
 }
 
 #[test]

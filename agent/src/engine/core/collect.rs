@@ -8,20 +8,67 @@ use std::{
 
 use ctrscope_ebpf::{block::OPERATIONS, counter, slot};
 
-use super::{Engine, OTHER_NAME};
+use super::Engine;
 use crate::{
     bpf::KernelSide,
     cgroup::{is_pause, processes},
     container::{Accumulated, Now, OperationBytes, RawSched},
-    engine::{EngineOptions, files::FileCollector},
-    snapshot::{Container, Identity, Kind, Snapshot},
+    engine::{
+        EngineOptions,
+        files::{FileCollector, FileSample},
+    },
+    snapshot::{Container, Identity, Kind, LossCounter, OTHER_NAME, Snapshot, WorkloadKind},
 };
 
 /// How often a pod's container is looked at to see whether it is the sandbox.
 const SANDBOX_LOOKS: u8 = 3;
 
+/// What one collection found beside the registry's own numbers.
+struct Gathered {
+    began: Instant,
+    now: Now,
+    losses: Vec<LossCounter>,
+    /// Nanoseconds that the slices now running have lasted, by slot.
+    running: HashMap<u32, u64>,
+    told: Told,
+}
+
+/// What the kernel side tells of each container.
+#[derive(Clone, Copy)]
+struct Told {
+    sched_runs: bool,
+    block_runs: bool,
+    /// Where the kernel side cannot tell whose a task or a request is, all of it is in the row of the
+    /// others, and a container's numbers would be zeroes that mean nothing.
+    sched_each: bool,
+    block_each: bool,
+}
+
 impl Engine {
     pub(super) fn collect(&mut self) -> Arc<Snapshot> {
+        let gathered = self.gather();
+        let (now, began) = (gathered.now, gathered.began);
+        let rows = self.rows(&gathered);
+        self.recycle(now);
+        let (containers, slots) = rows.into_iter().unzip();
+        self.last_slots = slots;
+        let agent = self.health(gathered.losses, began);
+        self.log_states(&agent.collectors);
+        let snapshot = Arc::new(Snapshot {
+            taken_at_unix_ms: now.unix_ms,
+            taken_at_ns: now.ns,
+            host: self.host.clone(),
+            containers,
+            workloads: self.registry.workloads().all().cloned().collect(),
+            evicted_workloads: self.registry.workloads().evicted().clone(),
+            agent,
+        });
+        self.last = Some((began, Arc::clone(&snapshot)));
+        snapshot
+    }
+
+    /// Takes in the counters, what runs, and the files.
+    fn gather(&mut self) -> Gathered {
         let began = Instant::now();
         if !self.events_tell_all() {
             self.tree.want_walk();
@@ -40,6 +87,8 @@ impl Engine {
             self.pump();
         }
         let now = self.now();
+        self.registry.judge_unnamed(now);
+        self.apply_writes();
         if let Some(kernel) = &self.kernel {
             for entity in self.registry.entities_mut() {
                 if let Some(slot) = entity.slot {
@@ -56,102 +105,160 @@ impl Engine {
         let running = self.running_slices();
         let sched_runs = self.is_attached("sched_switch");
         let block_runs = self.block_runs();
-        // Where the kernel side cannot tell whose a task or a request is, all of it is in the row of the
-        // others, and a container's numbers would be zeroes that mean nothing.
-        let sched_each = sched_runs && self.tree.tells_cpu();
-        let block_each = block_runs && self.block_is_told();
-        let read_files = self.files.is_due();
+        let told = Told {
+            sched_runs,
+            block_runs,
+            sched_each: sched_runs && self.tree.tells_cpu(),
+            block_each: block_runs && self.block_is_told(),
+        };
+        self.note_activity(&running, told, now);
+        self.read_files(told, began);
+        Gathered {
+            began,
+            now,
+            losses,
+            running,
+            told,
+        }
+    }
 
-        let mut rows: Vec<(Container, Option<u32>)> = Vec::new();
-        let mut kept_files = HashMap::with_capacity(self.file_samples.len());
+    /// Notes who did something since the last collection. What is inside of a container is a part of it
+    /// in the kernel's files, also where it is a container itself.
+    fn note_activity(&mut self, running: &HashMap<u32, u64>, told: Told, now: Now) {
+        let mut active: HashSet<String> = HashSet::new();
         for entity in self.registry.entities_mut() {
-            if !entity.is_visible() {
+            let runs = entity.slot.is_some_and(|slot| running.contains_key(&slot));
+            // Of one without a slot nothing is known.
+            let is_active =
+                !told.sched_each || entity.note_activity(runs, now) || entity.slot.is_none();
+            if !is_active || entity.exited.is_some() {
                 continue;
             }
-            let known = self.file_samples.remove(&entity.owner_path);
-            // A container's series are all there from its first sight, not from the next round.
-            let read_now = read_files || known.is_none();
-            let mut files = known.unwrap_or_default();
-            if !sched_each && entity.exited.is_none() {
-                self.files.read_usage(&entity.owner_path, &mut files);
+            for (end, _) in entity.owner_path.match_indices('/').skip(1) {
+                if let Some(above) = entity.owner_path.get(..end)
+                    && !active.contains(above)
+                {
+                    active.insert(above.to_owned());
+                }
             }
-            if read_now && entity.exited.is_none() {
-                self.files.read(&entity.owner_path, &mut files);
-                look_for_sandbox(
-                    &mut self.files,
-                    &self.options,
-                    &mut self.sandbox_looks,
-                    &mut entity.identity,
-                );
+            active.insert(entity.owner_path.clone());
+        }
+        for entity in self.registry.entities().filter(|entity| entity.has_files()) {
+            let is_active = active.contains(&entity.owner_path);
+            match self.file_samples.get_mut(&entity.owner_path) {
+                Some(sample) => sample.note_activity(is_active),
+                None => {
+                    let mut sample = FileSample::default();
+                    sample.note_activity(is_active);
+                    self.file_samples.insert(entity.owner_path.clone(), sample);
+                }
             }
-            let running_ns = entity
-                .slot
-                .and_then(|slot| running.get(&slot))
-                .copied()
-                .unwrap_or(0);
+        }
+    }
+
+    /// Reads the files of those whose turn it is, and forgets what was read of those that are gone.
+    fn read_files(&mut self, told: Told, began: Instant) {
+        let with_files = || self.registry.entities().filter(|entity| entity.has_files());
+        let mut quiet: Vec<u64> = with_files()
+            .filter(|entity| entity.exited.is_none())
+            .filter_map(|entity| self.file_samples.get(&entity.owner_path)?.quiet_since())
+            .collect();
+        let kept = with_files().count();
+        if self.file_samples.len() > kept {
+            let paths: HashSet<&str> = with_files().map(|one| one.owner_path.as_str()).collect();
+            self.file_samples
+                .retain(|path, _| paths.contains(path.as_str()));
+            self.sandbox_looks
+                .retain(|path, _| paths.contains(path.as_str()));
+        }
+        let round = self.files.round(began, &mut quiet);
+        for entity in self.registry.entities_mut() {
+            if !entity.has_files() || entity.exited.is_some() {
+                continue;
+            }
+            let Some(sample) = self.file_samples.get_mut(&entity.owner_path) else {
+                continue;
+            };
+            if !told.sched_each {
+                self.files.read_usage(&entity.owner_path, sample);
+            }
+            if round.reads(sample) {
+                self.files.read(&entity.owner_path, sample);
+                // The runtime's word is better.
+                if entity.metadata.is_none() {
+                    look_for_sandbox(
+                        &mut self.files,
+                        &self.options,
+                        &mut self.sandbox_looks,
+                        &mut entity.identity,
+                    );
+                }
+            }
+        }
+        self.files.finish_round(round, began);
+    }
+
+    /// A row for each container that is shown, by name, with its slot; the others' last.
+    fn rows(&mut self, gathered: &Gathered) -> Vec<(Container, Option<u32>)> {
+        let Gathered {
+            now, running, told, ..
+        } = gathered;
+        let mut rows: Vec<(Container, Option<u32>)> = Vec::new();
+        let answer = self.names.answer;
+        let (entities, workloads) = self.registry.entities_and_workloads();
+        for entity in entities {
+            if !entity.is_shown(*now, answer) {
+                continue;
+            }
+            let running_ns = entity.slot.and_then(|slot| running.get(&slot)).copied();
+            let files = self.file_samples.get(&entity.owner_path);
             // Without a slot it is counted elsewhere, and nothing is known of it that is not old.
             let counted = entity.slot.is_some() || entity.stats.was_active();
-            rows.push((
-                Container {
-                    identity: entity.identity.clone(),
-                    first_seen_unix_ms: entity.first_seen.unix_ms,
-                    exited_at_unix_ms: entity.exited.map(|exited| exited.unix_ms),
-                    sched: (sched_each && counted).then(|| entity.stats.sched(running_ns)),
-                    block: (block_each && counted).then(|| entity.stats.block().clone()),
-                    cpu_usage_ns: files.cpu_usage_ns,
-                    is_counted_elsewhere: false,
-                    cpu: files.cpu.clone(),
-                    memory: files.memory.clone(),
-                    pressure: files.pressure.clone(),
-                },
-                entity.slot,
-            ));
-            kept_files.insert(entity.owner_path.clone(), files);
-        }
-        self.file_samples = kept_files;
-        let live: HashSet<&str> = rows
-            .iter()
-            .map(|(row, _)| row.identity.cgroup.as_str())
-            .collect();
-        self.sandbox_looks
-            .retain(|cgroup, _| live.contains(cgroup.as_str()));
-        if read_files {
-            self.files.finish_round(began);
+            let row = Container {
+                identity: entity.identity.clone(),
+                resources: entity.metadata.as_ref().and_then(|known| known.resources),
+                labels: entity
+                    .metadata
+                    .as_ref()
+                    .map(|known| Arc::clone(&known.labels))
+                    .unwrap_or_default(),
+                first_seen_unix_ms: entity.first_seen.unix_ms,
+                exited_at_unix_ms: entity.exited.map(|exited| exited.unix_ms),
+                exit_code: entity.exit_code,
+                former: entity.former.clone(),
+                sched: (told.sched_each && counted)
+                    .then(|| entity.stats.sched(running_ns.unwrap_or(0))),
+                block: (told.block_each && counted).then(|| entity.stats.block().clone()),
+                cpu_usage_ns: files.and_then(|files| files.cpu_usage_ns),
+                is_counted_elsewhere: false,
+                cpu: files.and_then(|files| files.cpu.clone()),
+                memory: files.and_then(|files| files.memory.clone()),
+                pressure: files.and_then(|files| files.pressure.clone()),
+            };
+            entity.settle(workloads, &row, *now);
+            rows.push((row, entity.slot));
         }
         let running_other = running.get(&slot::OTHER).copied().unwrap_or(0);
         let first_seen_other = self.first_seen_other;
         let other = self.registry.other_mut();
-        rows.push((
-            Container {
-                identity: Identity {
-                    container: OTHER_NAME.into(),
-                    kind: Kind::Other,
-                    ..Identity::default()
-                },
-                first_seen_unix_ms: first_seen_other.unix_ms,
-                sched: sched_runs.then(|| other.sched(running_other)),
-                is_counted_elsewhere: !sched_each,
-                block: block_runs.then(|| other.block().clone()),
-                ..Container::default()
+        let row = Container {
+            identity: Identity {
+                container: OTHER_NAME.into(),
+                kind: Kind::Other,
+                workload: OTHER_NAME.into(),
+                workload_kind: WorkloadKind::Other,
+                ..Identity::default()
             },
-            Some(slot::OTHER),
-        ));
+            first_seen_unix_ms: first_seen_other.unix_ms,
+            sched: told.sched_runs.then(|| other.sched(running_other)),
+            is_counted_elsewhere: !told.sched_each,
+            block: told.block_runs.then(|| other.block().clone()),
+            ..Container::default()
+        };
+        self.registry.settle_other(&row);
+        rows.push((row, Some(slot::OTHER)));
         rows.sort_by(|(a, _), (b, _)| name_key(&a.identity).cmp(&name_key(&b.identity)));
-        self.recycle(now);
-
-        let (containers, slots) = rows.into_iter().unzip();
-        self.last_slots = slots;
-        let agent = self.health(losses, began);
-        self.log_states(&agent);
-        let snapshot = Arc::new(Snapshot {
-            taken_at_unix_ms: now.unix_ms,
-            taken_at_ns: now.ns,
-            host: self.host.clone(),
-            containers,
-            agent,
-        });
-        self.last = Some((began, Arc::clone(&snapshot)));
-        snapshot
+        rows
     }
 
     /// Ends what is due: retention, resting slots.

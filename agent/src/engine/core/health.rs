@@ -8,7 +8,7 @@ use crate::{
         KernelSide,
         features::{Psi, profile_lacks},
     },
-    snapshot::{AgentHealth, CollectorState, CollectorStatus, KernelProgram, LossCounter},
+    snapshot::{AgentHealth, CollectorState, CollectorStatus, InOther, KernelProgram, LossCounter},
 };
 
 /// Programs without which there are no numbers of the scheduler.
@@ -27,13 +27,22 @@ impl Engine {
         }
         losses.retain(|loss| loss.kind != "taken");
         for (kind, reason, count) in [
-            ("lost", "container_limit", self.registry.refused()),
+            ("lost", "runtime_queue_full", self.names.dropped()),
             (
                 "lost",
                 "cgroup_not_remembered",
                 self.registry.unremembered(),
             ),
-            ("lost", "cgroup_file_unreadable", self.files.failures()),
+            (
+                "evicted",
+                "workload_limit",
+                self.registry.workloads().evicted().count,
+            ),
+            (
+                "lost",
+                "cgroup_file_unreadable",
+                self.files.failures() + self.facts.failures(),
+            ),
             (
                 "lost",
                 "cgroup_tree_truncated",
@@ -48,6 +57,12 @@ impl Engine {
         }
         let slots = self.kernel.as_ref().map(|kernel| kernel.sizes().slots - 1);
         AgentHealth {
+            runtimes: self.names.health(),
+            seen: self.registry.seen(),
+            in_other: InOther {
+                limit: self.registry.refused(),
+                excluded: self.registry.excluded(),
+            },
             collectors,
             programs,
             maps: self.kernel.as_ref().map_or_else(Vec::new, KernelSide::maps),
@@ -56,6 +71,7 @@ impl Engine {
             slots: slots.unwrap_or(0),
             charged_bytes: self.block_runs().then(|| self.block_charges.sums()),
             collection_ns: u64::try_from(began.elapsed().as_nanos()).unwrap_or(u64::MAX),
+            files_read: self.files.files_read(),
         }
     }
 
@@ -141,8 +157,22 @@ impl Engine {
             cpu,
             memory,
             pressure,
+            status("facts", true, self.facts.lacks()),
+            self.names_status(),
             self.profile_status(),
         ]
+    }
+
+    fn names_status(&self) -> CollectorStatus {
+        let name = "names";
+        if let Some((state, reason)) = self.names.trouble() {
+            return CollectorStatus {
+                name: name.into(),
+                state,
+                reason,
+            };
+        }
+        status(name, true, String::new())
     }
 
     fn profile_status(&self) -> CollectorStatus {
@@ -185,8 +215,8 @@ impl Engine {
     }
 
     /// Logs each collector whose state has changed; at first those that are not active.
-    pub(super) fn log_states(&mut self, health: &AgentHealth) {
-        for one in &health.collectors {
+    pub(super) fn log_states(&mut self, collectors: &[CollectorStatus]) {
+        for one in collectors {
             let before = self.logged_states.insert(one.name.clone(), one.state);
             if before.unwrap_or(CollectorState::Active) == one.state {
                 continue;

@@ -4,7 +4,11 @@ use super::{
     agent::{self, AgentView, Rows},
     text::Value,
 };
-use crate::snapshot::{BlockOperation, Container, Histogram, Pressure, PressureTimes, SchedStats};
+use crate::diagnosis::Resource;
+use crate::snapshot::{
+    BlockOperation, Container, Histogram, Operation, Pressure, PressureTimes, SchedStats, Total,
+    Workload,
+};
 
 /// What a metric counts.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -34,12 +38,15 @@ impl MetricKind {
 pub enum Scope {
     /// A container; it has the labels `namespace`, `pod` and `container` before its own.
     Container,
+    /// A workload; it has the labels `namespace`, `workload` and `workload_kind` before its own.
+    Workload,
     /// The agent.
     Agent,
 }
 
 pub(crate) type ReadNumber = fn(&Container, usize) -> Option<Value>;
 pub(crate) type ReadLatency = for<'a> fn(&'a Container, usize) -> Option<&'a Histogram>;
+pub(crate) type ReadWorkload = fn(&Workload, usize) -> Option<Value>;
 pub(crate) type ReadAgent = fn(&AgentView<'_>, &mut Rows);
 
 /// Where a metric's numbers come from.
@@ -51,6 +58,10 @@ pub(crate) enum Read {
     Latency(&'static [(i32, &'static str)], ReadLatency),
     /// A container's identity.
     Info,
+    /// The verdicts that stand for a container, one for each resource.
+    Bottleneck,
+    /// A workload, and the index of the value of the extra label.
+    Workload(ReadWorkload),
     /// The agent's account of itself.
     Agent(ReadAgent),
     /// The registry of the server.
@@ -68,9 +79,9 @@ pub struct Metric {
     pub help: &'static str,
     /// Where the numbers come from: a hook or a file of the kernel.
     pub source: &'static str,
-    /// Its labels; those of a container are not repeated here.
+    /// Its labels; those of a container or workload are not repeated here.
     pub labels: &'static [&'static str],
-    /// All values of its one label, where they are a closed set of a container's metric.
+    /// All values of its one label, where they are a closed set of a container's or workload's metric.
     pub values: &'static [&'static str],
     pub(crate) read: Read,
 }
@@ -80,20 +91,23 @@ impl Metric {
     #[must_use]
     pub fn scope(&self) -> Scope {
         match self.read {
-            Read::Number(_) | Read::Latency(..) | Read::Info => Scope::Container,
+            Read::Number(_) | Read::Latency(..) | Read::Info | Read::Bottleneck => Scope::Container,
+            Read::Workload(_) => Scope::Workload,
             Read::Agent(_) | Read::Server => Scope::Agent,
         }
     }
 
-    /// Most series that one container has of it; 0 for the agent's own metrics.
+    /// Most series that one container or workload has of it; 0 for the agent's own metrics.
     #[must_use]
-    pub fn series_per_container(&self) -> usize {
+    pub fn most_series(&self) -> usize {
         let sets = self.values.len().max(1);
         match self.read {
             // Buckets, the one without a bound, sum and count.
             Read::Latency(bounds, _) => sets * (bounds.len() + 3),
-            Read::Number(_) => sets,
+            Read::Number(_) | Read::Workload(_) => sets,
             Read::Info => 1,
+            // The verdict is a label, and one at a time stands for a resource.
+            Read::Bottleneck => Resource::ALL.len(),
             Read::Agent(_) | Read::Server => 0,
         }
     }
@@ -111,6 +125,9 @@ impl Metric {
             ("info", ""),
             ("state", ""),
             ("attached", ""),
+            ("connected", ""),
+            ("code", "exit code"),
+            ("bottleneck", ""),
         ]
         .iter()
         .find(|(suffix, _)| name.ends_with(suffix))
@@ -214,6 +231,15 @@ fn sched(container: &Container, read: impl FnOnce(&SchedStats) -> Value) -> Opti
 fn operation(container: &Container, index: usize) -> Option<&BlockOperation> {
     let operation = container.block.as_ref()?.operations.get(index)?;
     (index < 2 || operation.count > 0 || operation.errors > 0).then_some(operation)
+}
+
+/// A number of an operation of a workload. As for a container, flushes and discards are absent until there
+/// was one.
+fn block_total(workload: &Workload, index: usize, total: fn(Operation) -> Total) -> Option<u64> {
+    let operation = *Operation::ALL.get(index)?;
+    let totals = &workload.totals;
+    let is_there = index < 2 || totals.get(Total::block_operations(operation))? > 0;
+    is_there.then(|| totals.get(total(operation))).flatten()
 }
 
 fn pressure(
@@ -333,9 +359,61 @@ metrics! {
     "ctrscope_container_exited_timestamp_seconds" Gauge
         "When the container's cgroup was removed; absent while it lives."
         "`cgroup_rmdir`" Read::Number(|c, _| c.exited_at_unix_ms.map(Value::Milliseconds));
-    "ctrscope_container_info" Gauge ["container_id", "image", "pod_uid", "runtime", "kind", "cgroup"]
+    "ctrscope_container_last_exit_code" Gauge
+        "Exit code of the first process of the run that ended last, 128 and the signal's number if it was killed; absent if none ended, and where no runtime says it."
+        "runtime" Read::Number(|c, _| c.exit_code.map(|code| Value::Real(f64::from(code))));
+    "ctrscope_container_bottleneck" Gauge ["resource", "verdict"]
+        "Whether a resource (cpu, memory, disk, network) holds the container back, 1 or 0, with the verdict that stands for it; absent where it is not known."
+        "diagnosis" Read::Bottleneck;
+    "ctrscope_container_info" Gauge ["container_id", "image", "pod_uid", "runtime", "kind", "cgroup", "workload", "workload_kind"]
         "Who the container is; always 1."
         "cgroup path, runtime" Read::Info;
+
+    "ctrscope_workload_containers" Gauge
+        "Containers that live, without the sandboxes of pods."
+        "cgroup events" Read::Workload(|w, _| w.containers.map(Value::Count));
+    "ctrscope_workload_containers_started_total" Counter
+        "Containers that were seen to start, or were there when the agent started."
+        "cgroup events" Read::Workload(|w, _| w.totals.get(Total::STARTED).map(Value::Count));
+    "ctrscope_workload_containers_exited_total" Counter
+        "Containers whose cgroup was removed."
+        "`cgroup_rmdir`" Read::Workload(|w, _| w.totals.get(Total::EXITED).map(Value::Count));
+    "ctrscope_workload_cpu_seconds_total" Counter
+        "Time on CPUs, slices that still run included."
+        "as of the containers" Read::Workload(|w, _| w.totals.get(Total::CPU).map(Value::Nanoseconds));
+    "ctrscope_workload_run_queue_seconds_total" Counter
+        "Sum of the run queue latency."
+        "as of the containers" Read::Workload(|w, _| w.totals.get(Total::RUN_QUEUE).map(Value::Nanoseconds));
+    "ctrscope_workload_off_cpu_seconds_total" Counter ["state"] = STATES
+        "Blocked time, interruptible (sleep) or uninterruptible (disk)."
+        "as of the containers" Read::Workload(|w, i| w.totals.get(if i == 0 { Total::OFF_CPU_SLEEP } else { Total::OFF_CPU_DISK }).map(Value::Nanoseconds));
+    "ctrscope_workload_context_switches_total" Counter ["kind"] = KINDS
+        "Context switches that left the CPU blocked (voluntary) or still runnable (involuntary)."
+        "as of the containers" Read::Workload(|w, i| w.totals.get(if i == 0 { Total::VOLUNTARY } else { Total::INVOLUNTARY }).map(Value::Count));
+    "ctrscope_workload_cpu_throttled_seconds_total" Counter
+        "Time throttled by CFS bandwidth control, summed over CPUs."
+        "as of the containers" Read::Workload(|w, _| w.totals.get(Total::THROTTLED).map(Value::Nanoseconds));
+    "ctrscope_workload_block_io_bytes_total" Counter ["operation"] = OPERATIONS
+        "Bytes of completed block requests."
+        "as of the containers" Read::Workload(|w, i| block_total(w, i, Total::block_bytes).map(Value::Count));
+    "ctrscope_workload_block_io_operations_total" Counter ["operation"] = OPERATIONS
+        "Completed block requests."
+        "as of the containers" Read::Workload(|w, i| block_total(w, i, Total::block_operations).map(Value::Count));
+    "ctrscope_workload_block_io_latency_seconds_total" Counter ["operation"] = OPERATIONS
+        "Sum of the block I/O latency."
+        "as of the containers" Read::Workload(|w, i| block_total(w, i, Total::block_latency).map(Value::Nanoseconds));
+    "ctrscope_workload_memory_oom_kills_total" Counter
+        "Tasks killed for want of memory."
+        "as of the containers" Read::Workload(|w, _| w.totals.get(Total::OOM_KILLS).map(Value::Count));
+    "ctrscope_workload_pressure_cpu_waiting_seconds_total" Counter
+        "Time in which at least one task of a container waited for CPU (pressure some), summed over containers."
+        "as of the containers" Read::Workload(|w, _| w.totals.get(Total::CPU_WAITING).map(Value::Microseconds));
+    "ctrscope_workload_pressure_memory_waiting_seconds_total" Counter
+        "Time in which at least one task of a container waited for memory (pressure some), summed over containers."
+        "as of the containers" Read::Workload(|w, _| w.totals.get(Total::MEMORY_WAITING).map(Value::Microseconds));
+    "ctrscope_workload_pressure_io_waiting_seconds_total" Counter
+        "Time in which at least one task of a container waited for I/O (pressure some), summed over containers."
+        "as of the containers" Read::Workload(|w, _| w.totals.get(Total::IO_WAITING).map(Value::Microseconds));
 
     "ctrscope_build_info" Gauge ["version"]
         "The agent's version; always 1."
@@ -361,6 +439,21 @@ metrics! {
     "ctrscope_losses_total" Counter ["kind", "reason"]
         "What is missing from the numbers: lost (ring full), discarded (sample judged wrong) or evicted (removed for room)."
         "kernel programs, agent" Read::Agent(|a, rows| rows.extend(a.health.losses.iter().map(|l| (vec![l.kind.clone(), l.reason.clone()], Value::Count(l.count)))));
+    "ctrscope_containers_seen_total" Counter
+        "Containers of a runtime that were seen and have or had series of their own, by their ids."
+        "cgroup events" Read::Agent(|a, rows| rows.push((vec![], Value::Count(a.health.seen.all))));
+    "ctrscope_containers_named_total" Counter
+        "Containers that were seen and that a runtime has named."
+        "runtime" Read::Agent(|a, rows| rows.push((vec![], Value::Count(a.health.seen.named))));
+    "ctrscope_containers_in_other_total" Counter ["reason"]
+        "Times that a container got no series of its own and is in those of _other: there was no place for it or a busier one took it (limit), or include and exclude leave it out (excluded)."
+        "agent" Read::Agent(|a, rows| rows.extend([("limit", a.health.in_other.limit), ("excluded", a.health.in_other.excluded)].map(|(reason, count)| (vec![reason.to_owned()], Value::Count(count)))));
+    "ctrscope_runtime_connected" Gauge ["runtime", "socket"]
+        "Whether a container runtime's socket answers, 1 or 0."
+        "agent" Read::Agent(|a, rows| rows.extend(a.health.runtimes.iter().map(|r| (vec![r.runtime.clone(), r.socket.clone()], Value::Count(u64::from(r.connected))))));
+    "ctrscope_runtime_failures_total" Counter ["runtime", "socket"]
+        "Questions that a container runtime did not answer, or wrongly."
+        "agent" Read::Agent(|a, rows| rows.extend(a.health.runtimes.iter().map(|r| (vec![r.runtime.clone(), r.socket.clone()], Value::Count(r.failures)))));
     "ctrscope_block_io_bytes_total" Counter ["charged", "operation"]
         "Bytes of all completed block requests of the host, by whom they are charged to: containers and plain cgroups, those that are gone among them (container), systemd units (service), or the root and whoever has no entry of its own (other)."
         "`block_rq_complete`" Read::Agent(agent::charged_bytes);
@@ -373,6 +466,9 @@ metrics! {
     "ctrscope_collection_seconds" Gauge
         "How long the snapshot behind this exposition took to collect."
         "agent" Read::Agent(|a, rows| rows.push((vec![], Value::Nanoseconds(a.health.collection_ns))));
+    "ctrscope_cgroup_file_reads_total" Counter
+        "Files that the agent opened for the numbers of containers: most of what collecting them costs."
+        "agent" Read::Agent(|a, rows| rows.push((vec![], Value::Count(a.health.files_read))));
     "ctrscope_agent_cpu_seconds_total" Counter
         "User and system CPU time of the agent's own process."
         "`/proc/self/stat`" Read::Agent(|a, rows| rows.extend(a.process.map(|p| (vec![], Value::Real(p.cpu_seconds)))));

@@ -6,7 +6,10 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use super::{METRICS, Metric, MetricKind, Scope, reference_table, tests::count_series};
+use super::{
+    METRICS, MetricKind, Scope, reference_table,
+    tests::{count_series, most_series},
+};
 use crate::export::synthetic::synthetic_snapshot;
 
 fn repository() -> PathBuf {
@@ -18,7 +21,11 @@ fn repository() -> PathBuf {
 fn the_reference_lists_what_the_code_exports() {
     let path = repository().join("docs/metrics.md");
     let mut document = fs::read_to_string(&path).expect("the reference is there");
-    for (scope, name) in [(Scope::Container, "container"), (Scope::Agent, "agent")] {
+    for (scope, name) in [
+        (Scope::Container, "container"),
+        (Scope::Workload, "workload"),
+        (Scope::Agent, "agent"),
+    ] {
         let opening = format!("<!-- {name} metrics, written by the drift test -->\n");
         let start = document.find(&opening).expect("the table opens") + opening.len();
         let end = start
@@ -27,8 +34,7 @@ fn the_reference_lists_what_the_code_exports() {
                 .expect("the table ends");
         document.replace_range(start..end, reference_table(scope).trim_end());
     }
-    let most: usize = METRICS.iter().map(Metric::series_per_container).sum();
-    let usual = count_series(&synthetic_snapshot(1));
+    let usual = |scope| count_series(&synthetic_snapshot(1), scope);
     let opening = "<!-- series, written by the drift test -->\n";
     let start = document.find(opening).expect("the count opens") + opening.len();
     let end = start
@@ -36,7 +42,11 @@ fn the_reference_lists_what_the_code_exports() {
             .find("\n<!-- end -->")
             .expect("the count ends");
     let count = format!(
-        "A container that reads and writes has {usual} series; one that also flushes, discards and has exited has {most}, which is the most."
+        "A container that reads and writes has {} series; one that also flushes, discards and has exited has {}, which is the most.\nA workload that reads and writes has {} series, one that also flushes and discards {}.",
+        usual(Scope::Container),
+        most_series(Scope::Container),
+        usual(Scope::Workload),
+        most_series(Scope::Workload),
     );
     document.replace_range(start..end, &count);
     if std::env::var_os("CTRSCOPE_UPDATE_DOCS").is_some() {

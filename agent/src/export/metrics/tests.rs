@@ -1,25 +1,42 @@
-use std::collections::{BTreeMap, BTreeSet};
-
-use super::{Ledger, METRICS, MetricKind, Scope, ServerMetrics, definitions::Read, merge};
-use crate::{
-    export::synthetic::synthetic_snapshot,
-    snapshot::{ChargedBytes, Container, Kind, Operation, PreemptedBy, Snapshot},
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
 };
 
-fn render_with(snapshot: &Snapshot, ledger: &mut Ledger) -> String {
-    let server = ServerMetrics::new().expect("the names are valid");
-    server.count_request("/metrics", 200);
-    super::render(
-        snapshot,
-        ledger,
-        Some(&super::ProcessUsage::default()),
-        &server,
-        0,
-    )
-}
+use super::{METRICS, MetricKind, Scope, ServerMetrics, definitions::Read, merge};
+use crate::{
+    diagnosis::{ContainerStanding, Resource, Standing, Verdict},
+    export::synthetic::synthetic_snapshot,
+    snapshot::{
+        ChargedBytes, Container, Counters, Kind, Operation, PreemptedBy, Snapshot, Total, Totals,
+        Workload, WorkloadIdentity, WorkloadKind,
+    },
+};
 
 fn render(snapshot: &Snapshot) -> String {
-    render_with(snapshot, &mut Ledger::default())
+    let server = ServerMetrics::new().expect("the names are valid");
+    server.count_request("/metrics", 200);
+    let process = super::ProcessUsage::default();
+    super::render(snapshot, &standing(snapshot), Some(&process), &server, 0)
+}
+
+/// A verdict for each resource of each container that a runtime has.
+fn standing(snapshot: &Snapshot) -> Vec<ContainerStanding> {
+    let containers = snapshot.containers.iter();
+    containers
+        .filter(|container| !container.identity.runtime.is_empty())
+        .map(|container| ContainerStanding {
+            identity: container.identity.clone(),
+            standing: Resource::ALL
+                .map(|resource| Standing {
+                    resource,
+                    verdict: Verdict::Unbound,
+                    since_unix_ms: 0,
+                    severity: 0.0,
+                })
+                .to_vec(),
+        })
+        .collect()
 }
 
 /// Series and values; panics on a series that stands there twice or a line that is none.
@@ -64,6 +81,7 @@ fn cpu_of(text: &str, name: &str) -> f64 {
 fn every_metric_but_the_absent_ones_is_rendered_once() {
     let mut snapshot = synthetic_snapshot(3);
     snapshot.containers[2].exited_at_unix_ms = Some(1_700_000_000_500);
+    snapshot.containers[2].exit_code = Some(137);
     let text = render(&snapshot);
     samples(&text);
     for metric in METRICS {
@@ -206,24 +224,33 @@ fn containers_of_one_name_are_one_series_and_their_counters_are_summed() {
 }
 
 #[test]
-fn a_sum_does_not_fall_when_its_exited_part_leaves_the_snapshot() {
-    let mut ledger = Ledger::default();
-    let mut old = with_cpu("web", 1, 5_000_000_000);
-    let mut snapshot = of(vec![old.clone()]);
-    assert_eq!(cpu_of(&render_with(&snapshot, &mut ledger), "web"), 5.0);
-    old.exited_at_unix_ms = Some(9);
-    snapshot.containers = vec![old, with_cpu("web", 2, 1_000_000_000)];
-    assert_eq!(cpu_of(&render_with(&snapshot, &mut ledger), "web"), 6.0);
-    for now in [2, 3] {
-        snapshot.containers = vec![with_cpu("web", 2, now * 1_000_000_000)];
-        let cpu = cpu_of(&render_with(&snapshot, &mut ledger), "web");
-        assert_eq!(cpu, 5.0 + now as f64);
-    }
-    snapshot.containers = vec![];
-    render_with(&snapshot, &mut ledger);
-    snapshot.containers = vec![with_cpu("web", 3, 1_000_000_000)];
-    let cpu = cpu_of(&render_with(&snapshot, &mut ledger), "web");
-    assert_eq!(cpu, 1.0, "a name that was gone starts again");
+fn the_counters_of_containers_that_are_gone_stay_in_the_series_of_their_name() {
+    let mut new = with_cpu("web", 2, 1_000_000_000);
+    let old = with_cpu("web", 1, 5_000_000_000);
+    new.former = Some(Box::new(Counters {
+        sched: old.sched,
+        ..Counters::default()
+    }));
+    let snapshot = of(vec![new.clone()]);
+    assert_eq!(cpu_of(&render(&snapshot), "web"), 6.0);
+    let snapshot = of(vec![with_cpu("web", 3, 2_000_000_000), new]);
+    assert_eq!(cpu_of(&render(&snapshot), "web"), 8.0);
+}
+
+#[test]
+fn the_exit_code_of_a_name_is_that_of_whoever_ended_last() {
+    let ended = |at, code| Container {
+        exited_at_unix_ms: Some(at),
+        exit_code: Some(code),
+        ..named("job")
+    };
+    let code = |containers| {
+        let text = render(&of(containers));
+        samples(&text)["ctrscope_container_last_exit_code{namespace=\"\",pod=\"\",container=\"job\"}"]
+    };
+    assert_eq!(code(vec![ended(5, 137), ended(3, 1)]), 137.0);
+    assert_eq!(code(vec![ended(3, 1), ended(5, 137)]), 137.0);
+    assert_eq!(code(vec![named("job"), ended(5, 2)]), 2.0);
 }
 
 #[test]
@@ -286,13 +313,12 @@ fn definitions_are_well_formed() {
             "{}",
             metric.name
         );
-        let of_container = metric.name.starts_with("ctrscope_container_");
-        assert_eq!(
-            of_container,
-            metric.scope() == Scope::Container,
-            "{}",
-            metric.name
-        );
+        let scope = match metric.name {
+            name if name.starts_with("ctrscope_container_") => Scope::Container,
+            name if name.starts_with("ctrscope_workload_") => Scope::Workload,
+            _ => Scope::Agent,
+        };
+        assert_eq!(metric.scope(), scope, "{}", metric.name);
     }
     let values = |name: &str| {
         let found = METRICS.iter().find(|metric| metric.name == name);
@@ -310,33 +336,97 @@ fn definitions_are_well_formed() {
     );
 }
 
-pub(super) fn count_series(snapshot: &Snapshot) -> usize {
+/// Series of one container or one workload.
+pub(super) fn count_series(snapshot: &Snapshot, scope: Scope) -> usize {
+    let prefix = match scope {
+        Scope::Container => "ctrscope_container_",
+        Scope::Workload => "ctrscope_workload_",
+        Scope::Agent => "ctrscope_",
+    };
     samples(&render(snapshot))
         .keys()
-        .filter(|series| series.starts_with("ctrscope_container_"))
+        .filter(|series| series.starts_with(prefix))
         .count()
 }
 
+pub(super) fn most_series(scope: Scope) -> usize {
+    let of_scope = METRICS.iter().filter(|metric| metric.scope() == scope);
+    of_scope.map(super::Metric::most_series).sum()
+}
+
 #[test]
-fn the_most_series_of_a_container_is_what_the_table_says() {
+fn the_most_series_of_a_container_and_a_workload_are_what_the_table_says() {
     let mut snapshot = synthetic_snapshot(1);
     let container = &mut snapshot.containers[0];
     for operation in &mut container.block.get_or_insert_default().operations {
         operation.count = 1;
     }
-    let live = count_series(&snapshot);
-    let most: usize = METRICS
+    let live = count_series(&snapshot, Scope::Container);
+    // The time and the code of the exit, which one that never ended has not.
+    assert_eq!(live + 2, most_series(Scope::Container));
+    snapshot.workloads[0]
+        .totals
+        .add(&Totals::of_container(&snapshot.containers[0]));
+    let of_workload = count_series(&snapshot, Scope::Workload);
+    assert_eq!(of_workload, most_series(Scope::Workload));
+}
+
+#[test]
+fn a_workload_has_its_labels_and_what_was_measured() {
+    let identity = |name: &str, kind| {
+        Arc::new(WorkloadIdentity {
+            namespace: "shop".to_owned(),
+            name: name.to_owned(),
+            kind,
+        })
+    };
+    let mut totals = Totals::default();
+    totals.set(Total::CPU, 1_500_000_000);
+    totals.set(Total::STARTED, 3);
+    totals.set(Total::CPU_WAITING, 2_500_000);
+    totals.set(Total::block_bytes(Operation::Write), 4_096);
+    totals.set(Total::block_operations(Operation::Write), 1);
+    totals.set(Total::block_operations(Operation::Flush), 0);
+    let snapshot = Snapshot {
+        workloads: vec![
+            Workload {
+                identity: identity("web", WorkloadKind::Deployment),
+                containers: Some(2),
+                totals,
+            },
+            Workload {
+                identity: identity("a\"b", WorkloadKind::Other),
+                ..Workload::default()
+            },
+        ],
+        ..Snapshot::default()
+    };
+    let text = render(&snapshot);
+    let found: Vec<String> = samples(&text)
         .iter()
-        .map(super::Metric::series_per_container)
-        .sum();
-    // The time of the exit, which a living container has not.
-    assert_eq!(live + 1, most);
+        .filter_map(|(series, value)| {
+            let series = series.strip_prefix("ctrscope_workload_")?;
+            Some(format!("{series} {value}"))
+        })
+        .collect();
+    let labels = "namespace=\"shop\",workload=\"web\",workload_kind=\"deployment\"";
+    assert_eq!(
+        found,
+        [
+            format!("block_io_bytes_total{{{labels},operation=\"write\"}} 4096"),
+            format!("block_io_operations_total{{{labels},operation=\"write\"}} 1"),
+            format!("containers_started_total{{{labels}}} 3"),
+            format!("containers{{{labels}}} 2"),
+            format!("cpu_seconds_total{{{labels}}} 1.5"),
+            format!("pressure_cpu_waiting_seconds_total{{{labels}}} 2.5"),
+        ]
+    );
 }
 
 #[test]
 fn merging_keeps_the_order_of_the_snapshot() {
     let snapshot = of(["b", "a", "b"].map(named).to_vec());
-    let series = merge::series(&snapshot, &mut Ledger::default());
+    let series = merge::series(&snapshot);
     let names: Vec<&str> = series
         .iter()
         .map(|one| one.container.identity.container.as_str())

@@ -1,5 +1,7 @@
 //! `/api/v1/containers`: snapshots as JSON.
 
+use std::collections::BTreeMap;
+
 use axum::{
     extract::{Path, RawQuery, State, rejection::PathRejection},
     http::header,
@@ -8,7 +10,7 @@ use axum::{
 use serde::Serialize;
 
 use super::{ServerState, blocking, error::ApiError, params::Params, profile::MAX_CONTAINER_BYTES};
-use crate::{resolve::resolve_container, source::SourceError};
+use crate::{resolve::resolve_container, snapshot::Container, source::SourceError};
 
 pub(super) async fn all(
     State(state): State<ServerState>,
@@ -25,6 +27,20 @@ pub(super) async fn one(
     RawQuery(query): RawQuery,
 ) -> Result<Response, ApiError> {
     Params::parse(query.as_deref(), &[])?;
+    let id = container_of_path(id)?;
+    let body = blocking(move || {
+        let snapshot = state.source.snapshot()?;
+        let index = resolve_container(&snapshot, &id)?;
+        json(&snapshot.containers.get(index).map(One::of))
+    })
+    .await?;
+    Ok(([(header::CONTENT_TYPE, "application/json")], body).into_response())
+}
+
+/// The container that a path names.
+pub(super) fn container_of_path(
+    id: Result<Path<String>, PathRejection>,
+) -> Result<String, ApiError> {
     let Path(id) = id.map_err(|_| {
         ApiError::bad_request("the container in the path is not percent-encoded UTF-8".to_owned())
     })?;
@@ -34,16 +50,27 @@ pub(super) async fn one(
             id.len()
         )));
     }
-    let body = blocking(move || {
-        let snapshot = state.source.snapshot()?;
-        let index = resolve_container(&snapshot, &id)?;
-        json(&snapshot.containers.get(index))
-    })
-    .await?;
-    Ok(([(header::CONTENT_TYPE, "application/json")], body).into_response())
+    Ok(id)
 }
 
-fn json<T: Serialize>(value: &T) -> Result<Vec<u8>, SourceError> {
+/// A container with what lists have no room for.
+#[derive(Serialize)]
+struct One<'a> {
+    #[serde(flatten)]
+    container: &'a Container,
+    labels: &'a BTreeMap<String, String>,
+}
+
+impl<'a> One<'a> {
+    fn of(container: &'a Container) -> Self {
+        Self {
+            container,
+            labels: &container.labels,
+        }
+    }
+}
+
+pub(super) fn json<T: Serialize>(value: &T) -> Result<Vec<u8>, SourceError> {
     serde_json::to_vec(value).map_err(|error| SourceError::Failed {
         context: "could not write the answer as JSON".to_owned(),
         source: Box::new(error),

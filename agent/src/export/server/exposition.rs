@@ -13,7 +13,7 @@ use axum::{
 };
 
 use super::{ServerState, blocking, error::ApiError};
-use crate::export::metrics::{self, Ledger, ProcessUsage};
+use crate::export::metrics::{self, ProcessUsage};
 
 /// Expositions that slow readers may keep alive; with 1,000 containers one has about 13 MB.
 const MAX_KEPT: usize = 3;
@@ -39,7 +39,6 @@ pub(super) struct Exposition(Mutex<Kept>);
 
 #[derive(Default)]
 struct Kept {
-    ledger: Ledger,
     alive: Vec<Weak<Rendered>>,
     last_bytes: usize,
 }
@@ -74,9 +73,11 @@ fn render(state: &ServerState) -> Result<Arc<Rendered>, ApiError> {
         .inspect_err(|error| tracing::debug!(%error, "could not read the agent's own usage"))
         .ok();
     let capacity = kept.last_bytes + kept.last_bytes / 16;
+    // A source that diagnoses nothing has no verdicts, and none costs no other number.
+    let standing = state.source.standing().unwrap_or_default();
     let text = metrics::render(
         &snapshot,
-        &mut kept.ledger,
+        &standing,
         process.as_ref(),
         &state.metrics,
         capacity,

@@ -1,18 +1,21 @@
-//! `/api/v1/profile`: records a profile while the client waits.
+//! `/api/v1/profile` and `/debug/pprof/`: record a profile while the client waits.
 
 use std::time::Duration;
 
 use axum::{
     Extension,
     body::Body,
-    extract::{RawQuery, State},
+    extract::{Path, RawQuery, State},
     http::{Method, header},
     response::{IntoResponse, Response},
 };
 
+use clap::ValueEnum as _;
+
 use super::{ServerState, blocking, error::ApiError, listen::Closing, params::Params};
 use crate::source::{
-    Cancel, DEFAULT_PROFILE_FREQUENCY, MAX_PROFILE_FREQUENCY, MAX_PROFILE_SECONDS, ProfileRequest,
+    Cancel, DEFAULT_PROFILE_FREQUENCY, MAX_PROFILE_FREQUENCY, MAX_PROFILE_SECONDS, ProfileFormat,
+    ProfileRequest, ProfileType,
 };
 
 /// Longest name of a container, bytes.
@@ -35,7 +38,37 @@ pub(super) async fn profile(
     method: Method,
     RawQuery(query): RawQuery,
 ) -> Result<Response, ApiError> {
-    let request = parse(query.as_deref())?;
+    let request = parse(query.as_deref(), None)?;
+    answer(state, closing, method, request).await
+}
+
+/// Paths as Go programs serve them, in the format of pprof: `profile` is what runs, any other name a type
+/// of profile.
+pub(super) async fn pprof(
+    State(state): State<ServerState>,
+    closing: Option<Extension<Closing>>,
+    Path(name): Path<String>,
+    method: Method,
+    RawQuery(query): RawQuery,
+) -> Result<Response, ApiError> {
+    let profile_type = match name.as_str() {
+        "profile" => ProfileType::Cpu,
+        name => ProfileType::value_variants()
+            .iter()
+            .copied()
+            .find(|one| *one != ProfileType::Cpu && one.name() == name)
+            .ok_or_else(|| ApiError::not_found(&format!("/debug/pprof/{name}")))?,
+    };
+    let request = parse(query.as_deref(), Some(profile_type))?;
+    answer(state, closing, method, request).await
+}
+
+async fn answer(
+    state: ServerState,
+    closing: Option<Extension<Closing>>,
+    method: Method,
+    request: ProfileRequest,
+) -> Result<Response, ApiError> {
     let content_type = [(header::CONTENT_TYPE, request.format.content_type())];
     if method == Method::HEAD {
         return Ok(content_type.into_response());
@@ -65,8 +98,15 @@ async fn closed(closing: Option<Extension<Closing>>) {
     }
 }
 
-fn parse(query: Option<&str>) -> Result<ProfileRequest, ApiError> {
-    let known = ["container", "type", "seconds", "frequency", "format"];
+/// Reads the parameters; with a type, those of a path that says type and format itself.
+fn parse(
+    query: Option<&str>,
+    profile_type: Option<ProfileType>,
+) -> Result<ProfileRequest, ApiError> {
+    let mut known = vec!["container", "seconds", "frequency", "split"];
+    if profile_type.is_none() {
+        known.extend(["type", "format"]);
+    }
     let params = Params::parse(query, &known)?;
     let container = match params.get("container") {
         None => None,
@@ -86,13 +126,20 @@ fn parse(query: Option<&str>) -> Result<ProfileRequest, ApiError> {
     let seconds = params.number("seconds", DEFAULT_SECONDS, MAX_PROFILE_SECONDS)?;
     Ok(ProfileRequest {
         container,
-        profile_type: params.choice("type")?,
+        profile_type: match profile_type {
+            Some(known) => known,
+            None => params.choice("type")?,
+        },
         duration: Duration::from_secs(u64::from(seconds)),
         frequency: params.number(
             "frequency",
             DEFAULT_PROFILE_FREQUENCY,
             MAX_PROFILE_FREQUENCY,
         )?,
-        format: params.choice("format")?,
+        split: params.choice("split")?,
+        format: match profile_type {
+            Some(_) => ProfileFormat::Pprof,
+            None => params.choice("format")?,
+        },
     })
 }

@@ -18,7 +18,10 @@ use tokio::{net::TcpListener, runtime::Runtime, sync::oneshot};
 
 use super::{ServerState, router, serve};
 use crate::{
+    config::DiagnosisConfig,
+    diagnosis::facts::{ContainerFacts, QuotaFacts, WindowFacts},
     export::synthetic::synthetic_snapshot,
+    observer::Observer,
     snapshot::Snapshot,
     source::{Cancel, ProfileRequest, RenderedProfile, Source, SourceError},
 };
@@ -57,6 +60,30 @@ impl Fake {
         }
     }
 
+    /// Its containers, all of which ran into a quota.
+    fn throttled(&self) -> Vec<ContainerFacts> {
+        let snapshot = self.snapshot.lock().expect("no test panics in it").clone();
+        let containers = snapshot.containers.iter();
+        containers
+            .map(|container| {
+                let mut facts = ContainerFacts {
+                    identity: container.identity.clone(),
+                    ..ContainerFacts::default()
+                };
+                facts.cpu.used_seconds = Some(10.0);
+                facts.cpu.quotas.push(QuotaFacts {
+                    cgroup: container.identity.cgroup.clone(),
+                    is_own: true,
+                    quota_cores: 0.5,
+                    periods: 10,
+                    throttled_periods: 9,
+                    ..QuotaFacts::default()
+                });
+                facts
+            })
+            .collect()
+    }
+
     fn endless() -> Self {
         Self {
             endless: true,
@@ -71,6 +98,18 @@ impl Source for Fake {
         match self.fails {
             Some(error) => Err(error()),
             None => Ok(self.snapshot.lock().expect("no test panics in it").clone()),
+        }
+    }
+
+    fn facts(&self, window: Duration) -> Result<Arc<WindowFacts>, SourceError> {
+        match self.fails {
+            Some(error) => Err(error()),
+            None => Ok(Arc::new(WindowFacts {
+                seconds: window.as_secs_f64(),
+                ended_at_unix_ms: 1_700_000_000_000,
+                containers: self.throttled(),
+                ..WindowFacts::default()
+            })),
         }
     }
 
@@ -114,7 +153,8 @@ impl Server {
             .block_on(TcpListener::bind("127.0.0.1:0"))
             .expect("a port is free");
         let address = listener.local_addr().expect("it has an address");
-        let state = ServerState::new(source.clone()).expect("the names are valid");
+        let observer = Observer::new(source.clone(), DiagnosisConfig::default());
+        let state = ServerState::new(Arc::new(observer)).expect("the names are valid");
         let (stop, stopped) = oneshot::channel::<()>();
         let ended = runtime.spawn(serve(listener, router(state), async {
             let _ = stopped.await;

@@ -4,6 +4,7 @@ use std::{
 };
 
 use super::*;
+use crate::profile::raw::Owner;
 
 const CHILD: &str = "CTRSCOPE_TEST_CHILD";
 
@@ -17,14 +18,25 @@ fn known_address() -> u64 {
     ctrscope_test_known_function as *const () as u64
 }
 
+impl Names {
+    fn user_name(&self, tgid: u32, index: usize, address: u64) -> &str {
+        &self.frames()[self.user(tgid, index, address) as usize].name
+    }
+
+    fn kernel_name(&self, index: usize, address: u64) -> &str {
+        &self.frames()[self.kernel(index, address) as usize].name
+    }
+}
+
 fn sample(tgid: u32, user: &[u64], kernel: &[u64]) -> RawSample {
     RawSample {
-        container: "web".into(),
+        owner: Arc::new(Owner::named("web")),
         tgid,
         tid: tgid,
         user: user.into(),
         kernel: kernel.into(),
         count: 1,
+        ns: 0,
     }
 }
 
@@ -33,13 +45,13 @@ fn profile(samples: Vec<RawSample>) -> RawProfile {
         samples,
         seconds: 1.0,
         frequency: 99,
-        losses: super::super::ProfileLosses::default(),
+        ..RawProfile::default()
     }
 }
 
 fn name(symbolizer: &mut Symbolizer, tgid: u32, address: u64) -> String {
     let names = symbolizer.resolve(&profile(vec![sample(tgid, &[address], &[])]));
-    names.user(tgid, 0, address).to_owned()
+    names.user_name(tgid, 0, address).to_owned()
 }
 
 #[test]
@@ -65,7 +77,7 @@ fn a_return_address_is_looked_up_one_byte_before() {
     let raw = profile(vec![sample(pid, &[known, known + 1], &[])]);
     let names = Symbolizer::new().resolve(&raw);
     assert_eq!(
-        names.user(pid, 1, known + 1),
+        names.user_name(pid, 1, known + 1),
         "ctrscope_test_known_function"
     );
 }
@@ -83,7 +95,10 @@ fn functions_of_the_vdso_are_named() {
     let addresses: Vec<u64> = (vdso.start..vdso.end).step_by(64).collect();
     let samples = addresses.iter().map(|&at| sample(pid, &[at], &[]));
     let names = Symbolizer::new().resolve(&profile(samples.collect()));
-    let found: Vec<_> = addresses.iter().map(|&at| names.user(pid, 0, at)).collect();
+    let found: Vec<_> = addresses
+        .iter()
+        .map(|&at| names.user_name(pid, 0, at))
+        .collect();
     assert!(
         found.iter().any(|name| name.contains("gettime")),
         "{found:?}"
@@ -126,18 +141,18 @@ fn kernel_functions_are_named_from_kallsyms() {
     let raw = profile(vec![sample(1, &[], &[address, address])]);
     let mut symbolizer = Symbolizer::with_proc(proc_root.path());
     let unreadable = symbolizer.resolve(&raw);
-    assert_eq!(unreadable.kernel(0, address), "[kernel]+0x34568_[k]");
+    assert_eq!(unreadable.kernel_name(0, address), "[kernel]+0x34568_[k]");
     assert_eq!(unreadable.symbol_misses, 2);
     let kallsyms = proc_root.path().join("kallsyms");
     std::fs::write(&kallsyms, "0000000000000000 T a\n").unwrap();
     assert_eq!(
-        symbolizer.resolve(&raw).kernel(0, address),
+        symbolizer.resolve(&raw).kernel_name(0, address),
         "[kernel]+0x34568_[k]"
     );
     std::fs::write(&kallsyms, "ffffffff81234560 T vfs_read\n").unwrap();
     let names = symbolizer.resolve(&raw);
-    assert_eq!(names.kernel(0, address), "vfs_read_[k]");
-    assert_eq!(names.kernel(1, address), "vfs_read_[k]");
+    assert_eq!(names.kernel_name(0, address), "vfs_read_[k]");
+    assert_eq!(names.kernel_name(1, address), "vfs_read_[k]");
 }
 
 #[test]
@@ -157,8 +172,8 @@ fn generated_code_is_named_by_the_perf_map_of_the_own_pid() {
         sample(4711, &[0x8000], &[]),
     ]);
     let names = Symbolizer::with_proc(proc_root.path()).resolve(&raw);
-    assert_eq!(names.user(4711, 0, 0x7010), "Lapp:run_[j]");
-    assert_eq!(names.user(4711, 0, 0x8000), "[anon]");
+    assert_eq!(names.user_name(4711, 0, 0x7010), "Lapp:run_[j]");
+    assert_eq!(names.user_name(4711, 0, 0x8000), "[anon]");
     assert_eq!((names.symbol_hits, names.symbol_misses), (1, 1));
 }
 

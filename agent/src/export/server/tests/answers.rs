@@ -4,9 +4,10 @@ use std::sync::Arc;
 
 use super::{Fake, MakeError, Server};
 use crate::{
+    diagnosis::{Diagnosis, facts::WindowFacts},
     export::synthetic::synthetic_snapshot,
     snapshot::{CollectorState, Snapshot},
-    source::{Source as _, SourceError},
+    source::{ProfileFormat, ProfileType, Source as _, SourceError, Split},
 };
 
 #[test]
@@ -33,10 +34,40 @@ fn every_path_answers() {
             "application/json",
             "checkout-7d9f8c6b5-00001",
         ),
+        (
+            "/api/v1/diagnosis",
+            "application/json",
+            "\"verdict\":\"cap_throttled\"",
+        ),
+        (
+            "/api/v1/diagnosis/team-1/checkout-7d9f8c6b5-00001/checkout?window=5",
+            "application/json",
+            "\"seconds\":5.0",
+        ),
+        (
+            "/api/v1/verdicts",
+            "application/json",
+            "\"verdict\":\"cap_throttled\"",
+        ),
+        (
+            "/api/v1/workloads",
+            "application/json",
+            "\"workload_kind\":\"deployment\"",
+        ),
         ("/api/v1/profile", "image/svg+xml", "checkout;main 3"),
         (
             "/api/v1/profile?format=folded&container=a%20b&seconds=300&frequency=999&type=cpu",
             "text/plain",
+            "checkout;main 3",
+        ),
+        (
+            "/api/v1/profile?format=speedscope&split=thread",
+            "application/json",
+            "checkout;main 3",
+        ),
+        (
+            "/debug/pprof/profile?seconds=5",
+            "application/octet-stream",
             "checkout;main 3",
         ),
     ] {
@@ -73,6 +104,94 @@ fn containers_come_back_as_the_snapshot_they_were() {
         snapshot.containers[1].sched,
         synthetic_snapshot(2).containers[1].sched
     );
+}
+
+#[test]
+fn facts_come_back_as_they_were() {
+    let server = Server::over(&Arc::new(Fake::of(0)));
+    let seconds = |path: &str| {
+        let answer = server.get(path);
+        let facts: WindowFacts = serde_json::from_str(&answer.body).expect("they are facts");
+        facts.seconds
+    };
+    assert_eq!(seconds("/api/v1/facts"), 60.0);
+    assert_eq!(seconds("/api/v1/facts?window=7"), 7.0);
+    for window in ["0", "61", "1.5", "", "x"] {
+        let answer = server.get(&format!("/api/v1/facts?window={window}"));
+        let error = answer.error("window must be a whole number from 1 to 60");
+        assert_eq!(error, (400, "bad_request".to_owned()), "{window}");
+    }
+}
+
+#[test]
+fn a_diagnosis_is_of_all_or_of_one_and_the_verdicts_are_in_the_metrics() {
+    let server = Server::over(&Arc::new(Fake::of(3)));
+    let names = |path: &str| -> Vec<String> {
+        let answer = server.get(path);
+        let diagnosis: Diagnosis = serde_json::from_str(&answer.body).expect("a diagnosis");
+        let containers = diagnosis.containers.into_iter();
+        containers.map(|one| one.identity.pod).collect()
+    };
+    assert_eq!(names("/api/v1/diagnosis").len(), 3);
+    let one = names("/api/v1/diagnosis/team-1/checkout-7d9f8c6b5-00001/checkout");
+    assert_eq!(one, ["checkout-7d9f8c6b5-00001"]);
+    let unknown = server.get("/api/v1/diagnosis/team-1/none");
+    assert_eq!(
+        unknown.error("no container \"team-1/none\""),
+        (404, "unknown_container".to_owned())
+    );
+    for window in ["0", "61", "x"] {
+        let answer = server.get(&format!("/api/v1/diagnosis?window={window}"));
+        let error = answer.error("window must be a whole number from 1 to 60");
+        assert_eq!(error, (400, "bad_request".to_owned()), "{window}");
+    }
+    let text = server.get("/metrics").body;
+    let series = "ctrscope_container_bottleneck{namespace=\"team-0\",pod=\"checkout-7d9f8c6b5-00000\",\
+                  container=\"checkout\",resource=\"cpu\",verdict=\"cap_throttled\"} 1\n";
+    assert!(text.contains(series));
+}
+
+#[test]
+fn paths_as_go_has_them_give_the_format_of_pprof() {
+    let source = Arc::new(Fake::of(1));
+    let server = Server::over(&source);
+    let asked = || {
+        let last = source.last_request.lock().expect("it is there").clone();
+        last.expect("it was asked")
+    };
+    server.get("/debug/pprof/profile?seconds=3&container=a&frequency=7&split=process");
+    let request = asked();
+    assert_eq!(request.profile_type, ProfileType::Cpu);
+    assert_eq!(request.format, ProfileFormat::Pprof);
+    assert_eq!(request.split, Split::Process);
+    assert_eq!((request.duration.as_secs(), request.frequency), (3, 7));
+    // The path says what it is.
+    let bad = (400, "bad_request".to_owned());
+    for parameter in ["type=cpu", "format=svg"] {
+        let answer = server.get(&format!("/debug/pprof/profile?{parameter}"));
+        assert_eq!(answer.error("unknown parameter"), bad);
+    }
+    for path in ["/debug/pprof/heap", "/debug/pprof/cpu", "/debug/pprof/"] {
+        let answer = server.get(path);
+        assert_eq!(answer.error("/ lists the paths").0, 404, "{path}");
+    }
+}
+
+#[test]
+fn workloads_have_their_totals_and_what_is_no_longer_among_them() {
+    let source = Arc::new(Fake::of(40));
+    let answer = Server::over(&source).get("/api/v1/workloads");
+    let answer: serde_json::Value = serde_json::from_str(&answer.body).expect("it is JSON");
+    let workloads = answer["workloads"].as_array().expect("a list");
+    assert_eq!(workloads.len(), 20, "two containers each");
+    let first = &workloads[0];
+    assert_eq!(first["namespace"], "team-0");
+    assert_eq!(first["workload"], "checkout-0");
+    assert_eq!(first["containers"], 2);
+    let snapshot = source.snapshot().expect("it answers");
+    let on_cpu_ns = |index: usize| snapshot.containers[index].on_cpu_ns().unwrap_or(0);
+    assert_eq!(first["totals"]["cpu_ns"], on_cpu_ns(0) + on_cpu_ns(20));
+    assert_eq!(answer["evicted"]["workloads"], 0);
 }
 
 #[test]
@@ -183,6 +302,9 @@ fn every_failure_of_the_source_has_its_code() {
             "/readyz",
             "/api/v1/containers",
             "/api/v1/containers/x",
+            "/api/v1/facts",
+            "/api/v1/diagnosis",
+            "/api/v1/diagnosis/x",
         ] {
             let answer = server.get(path);
             assert_eq!(answer.error(message), (status, code.to_owned()), "{path}");

@@ -38,10 +38,11 @@ fn a_bad_parameter_is_named_with_its_range() {
         ("type=gpu", "type must be one of cpu"),
         ("format=png", "format must be one of svg, folded"),
         ("format=SVG", "format must be one of svg, folded"),
+        ("split=pod", "split must be one of name, process, thread"),
         ("seconds=1&seconds=2", "\"seconds\" is given twice"),
         (
             "second=1",
-            "unknown parameter \"second\"; known are container, type",
+            "unknown parameter \"second\"; known are container, seconds",
         ),
         ("SECONDS=1", "unknown parameter"),
         ("container=", "container is empty"),

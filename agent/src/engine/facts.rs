@@ -1,0 +1,410 @@
+//! Collector of the readings that the diagnosis rests on.
+//!
+//! Each reading takes the containers' own counters from a snapshot and reads what the kernel's files say
+//! besides: of the machine each time, of containers and of the cgroups above them only where a container
+//! ran, waited or moved data since the last reading or the one before, and once a minute else. What was not read anew stands
+//! as it was.
+
+mod groups;
+mod machine;
+mod networks;
+mod ran_on;
+#[cfg(test)]
+mod tests;
+
+use std::{
+    collections::{HashMap, HashSet},
+    path::PathBuf,
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use self::{machine::MachineReader, networks::NetworkReader, ran_on::RanOnCounter};
+use crate::{
+    bpf::KernelSide,
+    cgroup::{
+        FileReader, Hierarchies, MemoryUse, Mount, Version, path_of_parent, read_cpuset,
+        read_memory_use, read_pressure,
+    },
+    diagnosis::facts::{ControllerMount, ControllerMounts, WindowFacts},
+    reading::{
+        ContainerReading, GroupReading, History, Reading, RequestReading, TICK, TaskReading,
+    },
+    snapshot::{Container, Identity, Kind, Snapshot},
+};
+
+/// Shortest time between two readings.
+const SHORTEST_INTERVAL: Duration = Duration::from_secs(1);
+/// The time between two readings is at least this many times the time that one takes.
+const COST_FACTOR: u32 = 50;
+/// How long the files of a container that does nothing stand.
+const IDLE_INTERVAL: Duration = Duration::from_secs(60);
+
+/// Takes readings: by itself one in 5 s, and one in a second where somebody asks for facts; never
+/// at more than a fiftieth of the time.
+#[derive(Debug)]
+pub(super) struct FactCollector {
+    history: History,
+    reader: FileReader,
+    hierarchies: Hierarchies,
+    has_pressure: bool,
+    machine: MachineReader,
+    networks: NetworkReader,
+    ran_on: RanOnCounter,
+    /// Longest time between two readings.
+    interval: Duration,
+    /// When the last reading began, and when the next may.
+    last: Option<Instant>,
+    next: Instant,
+    /// What is known of each container of the last reading, by path.
+    known: HashMap<Arc<str>, Known>,
+    /// Sets of CPUs, each once.
+    cpu_sets: HashSet<Arc<[u32]>>,
+    /// Files that could not be read though they are there.
+    failures: u64,
+    /// The last answer, and the window that was asked for: several ask for the same.
+    answered: Option<(Duration, u64, Arc<WindowFacts>)>,
+}
+
+/// A container of the last reading.
+#[derive(Debug)]
+struct Known {
+    reading: Arc<ContainerReading>,
+    /// When its files were read.
+    read_at: Instant,
+    /// Whether it had come to rest by then: what it did last may show only a moment later.
+    is_settled: bool,
+}
+
+/// What a reading is made of besides the files.
+pub(super) struct Sources<'a> {
+    /// Taken just now.
+    pub(super) snapshot: &'a Snapshot,
+    /// The slot of each of its containers.
+    pub(super) slots: &'a [Option<u32>],
+    /// `None` where no program runs.
+    pub(super) kernel: Option<&'a KernelSide>,
+}
+
+impl FactCollector {
+    /// A collector that takes a reading each 5 s, or each `interval` where that is longer.
+    pub(super) fn new(
+        hierarchies: Hierarchies,
+        has_pressure: bool,
+        proc_root: PathBuf,
+        interval: Duration,
+    ) -> Self {
+        Self {
+            history: History::default(),
+            reader: FileReader::new(),
+            machine: MachineReader::new(proc_root.clone(), "/sys".into()),
+            networks: NetworkReader::new(proc_root, process_mount(&hierarchies)),
+            hierarchies,
+            has_pressure,
+            ran_on: RanOnCounter::default(),
+            interval: interval.max(TICK),
+            last: None,
+            next: Instant::now(),
+            known: HashMap::new(),
+            cpu_sets: HashSet::new(),
+            failures: 0,
+            answered: None,
+        }
+    }
+
+    /// How long until the next reading is due.
+    pub(super) fn due_in(&self) -> Duration {
+        let Some(last) = self.last else {
+            return Duration::ZERO;
+        };
+        let due = (last + self.interval).max(self.next);
+        due.saturating_duration_since(Instant::now())
+    }
+
+    /// Whether a reading may be taken for somebody who asks.
+    pub(super) fn may_read(&self) -> bool {
+        Instant::now() >= self.next
+    }
+
+    /// Files that could not be read though they are there.
+    pub(super) fn failures(&self) -> u64 {
+        self.failures
+    }
+
+    /// Why a part of the facts is missing; empty where none is that another collector does not tell of.
+    pub(super) fn lacks(&self) -> String {
+        let lacks = [self.machine.lack(), self.networks.lack()];
+        let lacks: Vec<&str> = lacks.into_iter().flatten().collect();
+        lacks.join("; ")
+    }
+
+    /// Takes a reading.
+    pub(super) fn read(&mut self, sources: &Sources<'_>) {
+        let began = Instant::now();
+        self.last = Some(began);
+        let snapshot = sources.snapshot;
+        // A snapshot may be given out twice.
+        if self.history.last_at_ns() >= Some(snapshot.taken_at_ns) {
+            return;
+        }
+        let host = self.machine.read(&mut self.reader, &mut self.failures);
+        self.ran_on.begin(&host.cpus);
+        self.networks.begin(host.network);
+        let mut containers = Vec::with_capacity(snapshot.containers.len());
+        let mut former = std::mem::take(&mut self.known);
+        let mut above = Above::default();
+        let slots = sources.slots.iter().copied().chain(std::iter::repeat(None));
+        for (container, slot) in snapshot.containers.iter().zip(slots) {
+            if container.identity.kind == Kind::Other {
+                continue;
+            }
+            let known = former
+                .remove(container.identity.cgroup.as_str())
+                .filter(|known| is_of(&known.reading, container));
+            let kernel = sources.kernel.zip(slot);
+            let known = self.container(container, kernel, known.as_ref(), began);
+            above.add(&known.reading.own.path, known.read_at == began);
+            containers.push(Arc::clone(&known.reading));
+            self.known
+                .insert(Arc::clone(&known.reading.own.path), known);
+        }
+        self.ran_on.finish();
+        let above = self.above(above);
+        let networks = self.networks.finish(&mut self.reader, &mut self.failures);
+        let used = self.known.values();
+        let used: HashSet<_> = used
+            .filter_map(|known| known.reading.cpus.clone())
+            .collect();
+        self.cpu_sets = used;
+        self.history.add(Reading {
+            at_ns: snapshot.taken_at_ns,
+            unix_ms: snapshot.taken_at_unix_ms,
+            host,
+            containers,
+            above,
+            networks,
+        });
+        self.next = began + (began.elapsed() * COST_FACTOR).max(SHORTEST_INTERVAL);
+    }
+
+    /// The reading of a container: a new one where it did something, else the last.
+    fn container(
+        &mut self,
+        container: &Container,
+        kernel: Option<(&KernelSide, u32)>,
+        known: Option<&Known>,
+        now: Instant,
+    ) -> Known {
+        let tasks = TaskReading::of(container);
+        let requests = RequestReading::of(container);
+        let on_cpu_ns = container.on_cpu_ns();
+        let ran_on = kernel.map(|(kernel, slot)| {
+            let last = known.and_then(|known| known.reading.ran_on);
+            self.ran_on.add(kernel, slot, last.unwrap_or_default())
+        });
+        let is_idle = known.is_some_and(|known| {
+            let last = &known.reading;
+            last.tasks == tasks && last.requests == requests && last.on_cpu_ns == on_cpu_ns
+        });
+        if let Some(known) = known.filter(|known| is_idle && known.is_settled) {
+            let reading = &known.reading;
+            let is_young = now.duration_since(known.read_at) < IDLE_INTERVAL;
+            let is_same = *reading.identity == container.identity
+                && reading.exited_at_unix_ms == container.exited_at_unix_ms;
+            if is_same && (is_young || container.exited_at_unix_ms.is_some()) {
+                self.networks.keep(&reading.own.path, reading.network);
+                return Known {
+                    reading: Arc::clone(reading),
+                    read_at: known.read_at,
+                    is_settled: true,
+                };
+            }
+        }
+        let last = known.map(|known| &known.reading);
+        let identity = last
+            .map(|last| &last.identity)
+            .filter(|known| ***known == container.identity)
+            .map_or_else(|| Arc::new(container.identity.clone()), Arc::clone);
+        let path = last.map_or_else(
+            || Arc::from(identity.cgroup.as_str()),
+            |last| Arc::clone(&last.own.path),
+        );
+        let mut reading = ContainerReading {
+            first_seen_unix_ms: container.first_seen_unix_ms,
+            exited_at_unix_ms: container.exited_at_unix_ms,
+            on_cpu_ns,
+            tasks,
+            requests,
+            ran_on,
+            ..ContainerReading::default()
+        };
+        if container.exited_at_unix_ms.is_none() {
+            self.read_files(&path, &identity, &mut reading);
+        }
+        if let Some(last) = last {
+            keep_what_is_gone(&mut reading, last);
+        }
+        reading.own.path = path;
+        reading.identity = identity;
+        self.networks.keep(&reading.own.path, reading.network);
+        Known {
+            reading: Arc::new(reading),
+            read_at: now,
+            is_settled: is_idle,
+        }
+    }
+
+    fn read_files(&mut self, path: &Arc<str>, identity: &Identity, reading: &mut ContainerReading) {
+        let cgroup = identity.cgroup.as_str();
+        reading.own = groups::read(
+            &mut self.reader,
+            &self.hierarchies,
+            cgroup,
+            groups::Whose::Container,
+            &mut self.failures,
+        );
+        let memory = read_memory_use(&mut self.reader, &self.hierarchies, cgroup);
+        reading.memory = kept(memory, &mut self.failures).unwrap_or_default();
+        if self.has_pressure {
+            let pressure = read_pressure(&mut self.reader, &self.hierarchies, cgroup);
+            reading.pressure = kept(pressure, &mut self.failures);
+        }
+        let cpus = read_cpuset(&mut self.reader, &self.hierarchies, cgroup);
+        reading.cpus = kept(cpus, &mut self.failures).map(|cpus| self.shared(&cpus));
+        reading.network = self.networks.of_container(&mut self.reader, path);
+    }
+
+    /// One set of CPUs is kept once.
+    fn shared(&mut self, cpus: &[u32]) -> Arc<[u32]> {
+        if let Some(known) = self.cpu_sets.get(cpus) {
+            return Arc::clone(known);
+        }
+        let cpus: Arc<[u32]> = Arc::from(cpus);
+        self.cpu_sets.insert(Arc::clone(&cpus));
+        cpus
+    }
+
+    /// The cgroups above containers: read anew where a container below was, else as they were.
+    fn above(&mut self, wanted: Above) -> HashMap<Arc<str>, Arc<GroupReading>> {
+        let last = self.history.later().map(Arc::clone);
+        let mut groups = HashMap::with_capacity(wanted.0.len());
+        for (path, is_due) in wanted.0 {
+            let known = last
+                .as_ref()
+                .and_then(|last| last.above.get_key_value(&*path));
+            let (path, group) = match known {
+                Some((path, group)) if !is_due => (Arc::clone(path), Arc::clone(group)),
+                _ => {
+                    let mut group = groups::read(
+                        &mut self.reader,
+                        &self.hierarchies,
+                        &path,
+                        groups::Whose::Above,
+                        &mut self.failures,
+                    );
+                    let path = known.map_or_else(|| Arc::from(path), |(path, _)| Arc::clone(path));
+                    group.path = Arc::clone(&path);
+                    (path, Arc::new(group))
+                }
+            };
+            groups.insert(path, group);
+        }
+        groups
+    }
+
+    /// The facts of a window that ends with the last reading; `None` before there are two.
+    pub(super) fn facts(&mut self, window: Duration) -> Option<Arc<WindowFacts>> {
+        let at_ns = self.history.last_at_ns()?;
+        if let Some((of, when, facts)) = &self.answered
+            && (*of, *when) == (window, at_ns)
+        {
+            return Some(Arc::clone(facts));
+        }
+        let mut facts = self.history.facts(window)?;
+        facts.host.controllers = controllers(&self.hierarchies);
+        let facts = Arc::new(facts);
+        self.answered = Some((window, at_ns, Arc::clone(&facts)));
+        Some(facts)
+    }
+}
+
+/// Cgroups above containers, and whether they are to be read.
+#[derive(Default)]
+struct Above(HashMap<String, bool>);
+
+impl Above {
+    fn add(&mut self, path: &str, is_due: bool) {
+        let mut path = path;
+        // The root has no limits.
+        while let Some(parent) = path_of_parent(path).filter(|parent| *parent != "/") {
+            match self.0.get_mut(parent) {
+                // What is above it is there as well.
+                Some(known) if *known || !is_due => return,
+                Some(known) => *known = true,
+                None => {
+                    self.0.insert(parent.to_owned(), is_due);
+                }
+            }
+            path = parent;
+        }
+    }
+}
+
+/// Whether a reading is of a container: another one may have come to its path.
+fn is_of(reading: &ContainerReading, container: &Container) -> bool {
+    reading.first_seen_unix_ms == container.first_seen_unix_ms
+        && reading.identity.container_id == container.identity.container_id
+}
+
+/// A cgroup that went while it was read, or has ended, keeps what it last said.
+fn keep_what_is_gone(reading: &mut ContainerReading, last: &ContainerReading) {
+    if reading.own.cpu.is_none() && last.own.cpu.is_some() {
+        reading.own = last.own.clone();
+    }
+    if reading.memory == MemoryUse::default() {
+        reading.memory = last.memory;
+    }
+    if reading.pressure.is_none() {
+        reading.pressure.clone_from(&last.pressure);
+    }
+    if reading.cpus.is_none() {
+        reading.cpus.clone_from(&last.cpus);
+    }
+    reading.network = reading.network.or(last.network);
+    reading.ran_on = reading.ran_on.or(last.ran_on);
+}
+
+/// What was read; what could not be is counted and absent.
+fn kept<T>(read: Result<Option<T>, crate::cgroup::CgroupError>, failures: &mut u64) -> Option<T> {
+    read.unwrap_or_else(|error| {
+        *failures += 1;
+        tracing::debug!(%error, "not read for the facts");
+        None
+    })
+}
+
+/// The hierarchy in which a container's processes are looked up.
+fn process_mount(hierarchies: &Hierarchies) -> Option<Mount> {
+    let mounts = [
+        &hierarchies.cpu,
+        &hierarchies.unified,
+        &hierarchies.memory,
+        &hierarchies.cpuacct,
+    ];
+    mounts.into_iter().flatten().next().cloned()
+}
+
+fn controllers(hierarchies: &Hierarchies) -> ControllerMounts {
+    let mount = |mount: &Option<Mount>| {
+        mount.as_ref().map(|mount| ControllerMount {
+            path: mount.mount_point.display().to_string(),
+            is_v2: mount.version == Version::V2,
+        })
+    };
+    ControllerMounts {
+        cpu: mount(&hierarchies.cpu),
+        cpuset: mount(&hierarchies.cpuset),
+        memory: mount(&hierarchies.memory),
+        io: mount(&hierarchies.blkio),
+    }
+}

@@ -1,0 +1,287 @@
+//! Samples to stacks with names: what every format is written from.
+
+use std::{collections::HashMap, sync::Arc};
+
+use super::{
+    frame_name::{JIT_SUFFIX, KERNEL_SUFFIX, UNKNOWN, clean},
+    kind::{ProfileType, Split},
+    numbers::Numbers,
+    raw::{Owner, ProfileLosses, RawProfile},
+    symbolize::{StackState, Symbolizer},
+};
+use ctrscope_ebpf::profile::MAX_FRAMES;
+
+/// Stands at the root side of a stack whose walk ended in garbage.
+pub(super) const BROKEN: &str = "[broken stack]";
+/// Stands at the root side of a stack that is deeper than the limit.
+pub(super) const TRUNCATED: &str = "[truncated]";
+
+/// Module of kernel frames.
+pub(super) const KERNEL_MODULE: &str = "[kernel]";
+
+/// Where a frame's name comes from.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum FrameKind {
+    /// A file.
+    Native,
+    /// Code of a just-in-time compiler; its name ends with [`JIT_SUFFIX`].
+    Jit,
+    /// The kernel; its name ends with [`KERNEL_SUFFIX`].
+    Kernel,
+    /// No code: it says what is missing of the stack.
+    Marker,
+}
+
+/// A frame.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct Frame {
+    /// Name, cleaned ([`super::frame_name`]).
+    pub name: Arc<str>,
+    /// Name of the file; `[kernel]` and the like where there is none.
+    pub module: Arc<str>,
+    /// Where its name comes from.
+    pub kind: FrameKind,
+}
+
+impl Frame {
+    /// One that says what is missing.
+    pub(super) fn marker(name: &str) -> Self {
+        Self {
+            name: name.into(),
+            module: "".into(),
+            kind: FrameKind::Marker,
+        }
+    }
+
+    /// Its name without the mark of its kind.
+    #[must_use]
+    pub fn plain_name(&self) -> &str {
+        let suffix = match self.kind {
+            FrameKind::Kernel => KERNEL_SUFFIX,
+            FrameKind::Jit => JIT_SUFFIX,
+            FrameKind::Native | FrameKind::Marker => "",
+        };
+        self.name.strip_suffix(suffix).unwrap_or(&self.name)
+    }
+}
+
+/// One stack with names, and what was counted there.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct NamedStack {
+    /// Index of its container in [`Profile::owners`].
+    pub owner: u32,
+    /// Name of its process, cleaned.
+    pub process: Arc<str>,
+    /// Its process; 0 where processes of one name are together.
+    pub tgid: u32,
+    /// Name of its thread, cleaned; empty where threads are not told apart.
+    pub thread: Arc<str>,
+    /// Its thread; 0 where threads are not told apart.
+    pub tid: u32,
+    /// Indexes of its frames in [`Profile::frames`], the outermost first, user frames then kernel
+    /// frames.
+    pub frames: Box<[u32]>,
+    /// How often.
+    pub count: u64,
+    /// How long together, nanoseconds.
+    pub ns: u64,
+}
+
+/// A profile with names, and what is known about its quality.
+#[derive(Clone, Debug, Default)]
+pub struct Profile {
+    /// What was measured.
+    pub profile_type: ProfileType,
+    /// How finely stacks are told apart.
+    pub split: Split,
+    /// Containers.
+    pub owners: Vec<Arc<Owner>>,
+    /// Distinct frames.
+    pub frames: Vec<Frame>,
+    /// Distinct stacks.
+    pub stacks: Vec<NamedStack>,
+    /// Sum of the stacks' counts.
+    pub count: u64,
+    /// Sum of the stacks' times, nanoseconds.
+    pub ns: u64,
+    /// Counts by the state of the user stack.
+    pub user_stacks: StackCounts,
+    /// Distinct addresses that have a name.
+    pub symbol_hits: u64,
+    /// Distinct addresses that have none.
+    pub symbol_misses: u64,
+    /// When it began, milliseconds since the epoch.
+    pub began_unix_ms: u64,
+    /// How long it took, seconds.
+    pub seconds: f64,
+    /// Samples per second and CPU, Hz; 0 where every event is counted.
+    pub frequency: u32,
+    /// What is missing.
+    pub losses: ProfileLosses,
+}
+
+/// Counts by the state of the user stack ([`StackState`]).
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct StackCounts {
+    /// No user stack: kernel threads.
+    pub absent: u64,
+    /// Walked to the end.
+    pub complete: u64,
+    /// Cut where the walk left executable memory.
+    pub cut: u64,
+    /// As deep as the limit.
+    pub truncated: u64,
+    /// Of processes that were gone before their mappings were read.
+    pub unmapped: u64,
+}
+
+impl StackCounts {
+    fn add(&mut self, state: StackState, count: u64) {
+        let counter = match state {
+            StackState::Absent => &mut self.absent,
+            StackState::Complete => &mut self.complete,
+            StackState::Cut => &mut self.cut,
+            StackState::Truncated => &mut self.truncated,
+            StackState::Unmapped => &mut self.unmapped,
+        };
+        *counter = counter.saturating_add(count);
+    }
+}
+
+impl Profile {
+    /// The share of distinct addresses that have a name, 0 to 1; `None` without addresses.
+    #[must_use]
+    #[expect(clippy::cast_precision_loss, reason = "a share for display")]
+    pub fn symbol_ratio(&self) -> Option<f64> {
+        let all = self.symbol_hits + self.symbol_misses;
+        (all > 0).then(|| self.symbol_hits as f64 / all as f64)
+    }
+
+    /// What is drawn of a stack: its count or its time.
+    #[must_use]
+    pub fn value(&self, stack: &NamedStack) -> u64 {
+        if self.profile_type.draws_counts() {
+            stack.count
+        } else {
+            stack.ns
+        }
+    }
+
+    /// The frames that stand below a stack's own, the outermost first: container, process, thread. A
+    /// number follows a name as `-1`: after a space it would be read as a count.
+    pub(super) fn roots(&self, stack: &NamedStack) -> Vec<String> {
+        let owner = self.owners.get(stack.owner as usize);
+        let mut roots = vec![owner.map_or_else(String::new, |owner| clean(&owner.label()))];
+        roots.push(match self.split {
+            Split::Name => stack.process.to_string(),
+            Split::Process | Split::Thread => format!("{}-{}", stack.process, stack.tgid),
+        });
+        if self.split == Split::Thread {
+            roots.push(format!("{}-{}", stack.thread, stack.tid));
+        }
+        roots
+    }
+}
+
+/// What makes two stacks one: container, process by name and number, thread likewise, frames.
+type StackKey = (u32, Arc<str>, u32, Arc<str>, u32, Box<[u32]>);
+
+/// Names a profile. Stacks that have the same names are added up.
+#[must_use]
+pub fn name(raw: &RawProfile, symbolizer: &mut Symbolizer, split: Split) -> Profile {
+    let names = symbolizer.resolve(raw);
+    let mut profile = Profile {
+        profile_type: raw.profile_type,
+        split,
+        symbol_hits: names.symbol_hits,
+        symbol_misses: names.symbol_misses,
+        began_unix_ms: raw.began_unix_ms,
+        seconds: raw.seconds,
+        frequency: raw.frequency,
+        losses: raw.losses,
+        ..Profile::default()
+    };
+    let mut frames = names.frames().to_vec();
+    let mut marker = |name: &str| {
+        frames.push(Frame::marker(name));
+        u32::try_from(frames.len() - 1).unwrap_or(0)
+    };
+    let broken = marker(BROKEN);
+    let truncated = marker(TRUNCATED);
+    let unknown = marker(UNKNOWN);
+    let kernel_truncated = marker(&format!("{TRUNCATED}{KERNEL_SUFFIX}"));
+
+    let mut owners = Numbers::default();
+    let mut processes: HashMap<u32, Arc<str>> = HashMap::new();
+    let mut threads: HashMap<u32, Arc<str>> = HashMap::new();
+    let nameless: Arc<str> = "".into();
+    let mut stacks: HashMap<StackKey, (u64, u64)> = HashMap::new();
+    let mut line: Vec<u32> = Vec::new();
+    for sample in raw.samples.iter().filter(|sample| sample.count > 0) {
+        line.clear();
+        let user = symbolizer.user_stack(sample);
+        match user.state {
+            StackState::Absent | StackState::Complete => {}
+            StackState::Cut => line.push(broken),
+            StackState::Truncated => line.push(truncated),
+            StackState::Unmapped => line.push(unknown),
+        }
+        for (index, &address) in user.frames.iter().enumerate().rev() {
+            line.push(names.user(sample.tgid, index, address));
+        }
+        if sample.kernel.len() >= MAX_FRAMES {
+            line.push(kernel_truncated);
+        }
+        for (index, &address) in sample.kernel.iter().enumerate().rev() {
+            if address != 0 {
+                line.push(names.kernel(index, address));
+            }
+        }
+        profile.user_stacks.add(user.state, sample.count);
+        profile.count = profile.count.saturating_add(sample.count);
+        profile.ns = profile.ns.saturating_add(sample.ns);
+        let process = processes
+            .entry(sample.tgid)
+            .or_insert_with(|| symbolizer.process_name(sample.tgid).into());
+        let thread = if split == Split::Thread {
+            threads
+                .entry(sample.tid)
+                .or_insert_with(|| symbolizer.thread_name(sample.tgid, sample.tid).into())
+        } else {
+            &nameless
+        };
+        let key = (
+            owners.of(&sample.owner),
+            Arc::clone(process),
+            if split == Split::Name { 0 } else { sample.tgid },
+            Arc::clone(thread),
+            if split == Split::Thread {
+                sample.tid
+            } else {
+                0
+            },
+            line.as_slice().into(),
+        );
+        let (count, ns) = stacks.entry(key).or_default();
+        *count = count.saturating_add(sample.count);
+        *ns = ns.saturating_add(sample.ns);
+    }
+    profile.owners = owners.into_list();
+    profile.frames = frames;
+    profile.stacks = stacks
+        .into_iter()
+        .map(
+            |((owner, process, tgid, thread, tid, frames), (count, ns))| NamedStack {
+                owner,
+                process,
+                tgid,
+                thread,
+                tid,
+                frames,
+                count,
+                ns,
+            },
+        )
+        .collect();
+    profile
+}

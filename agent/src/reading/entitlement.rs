@@ -1,0 +1,518 @@
+//! What weights give: the fair scheduler's shares, by hierarchical water-filling.
+//!
+//! At each level the siblings share what their parent gets in proportion to their weights; what one of
+//! them does not use is shared by the others. Asked is what one gets that wants all, beside siblings that
+//! want what they used.
+//!
+//! CPU sets divide the machine: what is asked for a container is computed on its own CPUs only, where a
+//! sibling counts, in weight and use, with that part of its CPUs that lies among them. The kernel does
+//! much the same: it spreads a group's weight over CPUs by where its tasks are
+//! (`calc_group_shares`, kernel/sched/fair.c).
+
+use std::{cmp::Ordering, collections::HashMap};
+
+/// A cgroup of the tree, or the tasks that stand beside the cgroups of one.
+#[derive(Clone, Debug)]
+pub(super) struct Node {
+    /// Index of the cgroup above, which is a smaller one; `None` for those below the root.
+    pub(super) parent: Option<usize>,
+    /// Weight on the scale of v2, above 0.
+    pub(super) weight: f64,
+    /// What all below it and itself used: cores.
+    pub(super) used: f64,
+    /// CPUs that its tasks may run on, ascending; `None` for all. Asked of leaves only.
+    pub(super) cpus: Option<std::sync::Arc<[u32]>>,
+    /// Whether it is a cgroup, and so a sibling also while it does nothing.
+    pub(super) is_group: bool,
+}
+
+/// What one gets, in cores.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub(super) struct Share {
+    /// If all cgroups beside it want all.
+    pub(super) guaranteed: f64,
+    /// If each beside it wants what it used.
+    pub(super) fair: f64,
+}
+
+/// The shares of the nodes in `asked`, in their order. `cpus` are those of the machine, of which each
+/// has `available` of its time for tasks.
+pub(super) fn shares(nodes: &[Node], asked: &[usize], cpus: &[u32], available: f64) -> Vec<Share> {
+    let children = Children::new(nodes);
+    // Those with the same CPUs are computed at once.
+    let mut islands: HashMap<Option<&[u32]>, Vec<usize>> = HashMap::new();
+    for (place, &index) in asked.iter().enumerate() {
+        let set = nodes.get(index).and_then(|node| node.cpus.as_deref());
+        islands.entry(set).or_default().push(place);
+    }
+    let mut shares = vec![Share::default(); asked.len()];
+    for (set, places) in islands {
+        let mut island = Island::new(nodes, &children, set, cpus, available);
+        for place in places {
+            if let (Some(share), Some(&index)) = (shares.get_mut(place), asked.get(place)) {
+                *share = island.share(index);
+            }
+        }
+    }
+    shares
+}
+
+/// Children of each node, and those below the root.
+struct Children {
+    of: Vec<Vec<usize>>,
+    root: Vec<usize>,
+}
+
+impl Children {
+    fn new(nodes: &[Node]) -> Self {
+        let mut children = Self {
+            of: vec![Vec::new(); nodes.len()],
+            root: Vec::new(),
+        };
+        for (index, node) in nodes.iter().enumerate() {
+            match node.parent.and_then(|parent| children.of.get_mut(parent)) {
+                Some(siblings) => siblings.push(index),
+                None => children.root.push(index),
+            }
+        }
+        children
+    }
+
+    fn below(&self, parent: Option<usize>) -> &[usize] {
+        match parent {
+            Some(parent) => self.of.get(parent).map_or(&[], Vec::as_slice),
+            None => &self.root,
+        }
+    }
+}
+
+/// The CPUs of a set, and who is there.
+struct Island<'a> {
+    nodes: &'a [Node],
+    children: &'a Children,
+    /// Which part of each node's use lies here, and which part of the CPUs of its leaves.
+    parts: Vec<(f64, f64)>,
+    size: f64,
+    available: f64,
+    levels: HashMap<Option<usize>, Level>,
+    shares: HashMap<usize, Share>,
+}
+
+impl<'a> Island<'a> {
+    fn new(
+        nodes: &'a [Node],
+        children: &'a Children,
+        set: Option<&[u32]>,
+        cpus: &[u32],
+        available: f64,
+    ) -> Self {
+        let here: Vec<u32> = match set {
+            Some(set) => cpus
+                .iter()
+                .copied()
+                .filter(|cpu| set.binary_search(cpu).is_ok())
+                .collect(),
+            None => cpus.to_vec(),
+        };
+        let size = here.len() as f64;
+        let whole = (cpus.len() as f64).max(1.0);
+        let mut parts = vec![(0.0, 0.0); nodes.len()];
+        // Children come after their parents.
+        for (index, node) in nodes.iter().enumerate().rev() {
+            let below = children.below(Some(index));
+            let part = if below.is_empty() {
+                let part = match &node.cpus {
+                    None => size / whole,
+                    Some(own) => {
+                        let shared = own
+                            .iter()
+                            .filter(|&cpu| here.binary_search(cpu).is_ok())
+                            .count();
+                        shared as f64 / (own.len() as f64).max(1.0)
+                    }
+                };
+                (part, part)
+            } else {
+                let of = |child: &usize| {
+                    let used = nodes.get(*child).map_or(0.0, |node| node.used);
+                    let (by_use, by_cpus) = parts.get(*child).copied().unwrap_or_default();
+                    (used, by_use, by_cpus)
+                };
+                let used: f64 = below.iter().map(|child| of(child).0).sum();
+                let here: f64 = below.iter().map(|child| of(child).0 * of(child).1).sum();
+                let by_cpus =
+                    below.iter().map(|child| of(child).2).sum::<f64>() / below.len() as f64;
+                (if used > 0.0 { here / used } else { by_cpus }, by_cpus)
+            };
+            if let Some(place) = parts.get_mut(index) {
+                *place = part;
+            }
+        }
+        Self {
+            nodes,
+            children,
+            parts,
+            size,
+            available,
+            levels: HashMap::new(),
+            shares: HashMap::new(),
+        }
+    }
+
+    fn share(&mut self, index: usize) -> Share {
+        // From the root down; paths are a few levels long.
+        let mut path = vec![index];
+        let mut at = index;
+        while let Some(parent) = self.nodes.get(at).and_then(|node| node.parent) {
+            path.push(parent);
+            at = parent;
+        }
+        let mut above = Share {
+            guaranteed: self.size,
+            fair: self.size * self.available,
+        };
+        for index in path.into_iter().rev() {
+            above = match self.shares.get(&index) {
+                Some(share) => *share,
+                None => {
+                    let share = self.below(above, index);
+                    self.shares.insert(index, share);
+                    share
+                }
+            };
+        }
+        above
+    }
+
+    /// What a node gets of what its parent gets.
+    fn below(&mut self, above: Share, index: usize) -> Share {
+        let Some(node) = self.nodes.get(index) else {
+            return Share::default();
+        };
+        let (nodes, parts, children) = (self.nodes, &self.parts, self.children);
+        let level = self.levels.entry(node.parent).or_insert_with(|| {
+            let siblings = children.below(node.parent).iter();
+            Level::new(siblings.filter_map(|&sibling| {
+                let node = nodes.get(sibling)?;
+                let (by_use, by_cpus) = parts.get(sibling).copied()?;
+                Some(Sibling {
+                    index: sibling,
+                    weight: node.weight * by_use,
+                    used: node.used * by_use,
+                    standing: if node.is_group {
+                        node.weight * by_cpus
+                    } else {
+                        0.0
+                    },
+                })
+            }))
+        });
+        Share {
+            guaranteed: above.guaranteed * level.guaranteed_part(index, node.weight),
+            fair: level.fair(index, node.weight, above.fair),
+        }
+    }
+}
+
+/// One of those that share what their parent gets.
+#[derive(Clone, Copy, Debug)]
+struct Sibling {
+    index: usize,
+    /// Weight beside what it used.
+    weight: f64,
+    used: f64,
+    /// Weight if it wants all.
+    standing: f64,
+}
+
+/// The children of one cgroup, by how much they used for their weight.
+struct Level {
+    siblings: Vec<Sibling>,
+    /// Place of each in those.
+    places: HashMap<usize, usize>,
+    /// Sum of what those before a place used.
+    used_before: Vec<f64>,
+    /// Sum of the weights from a place on.
+    weight_from: Vec<f64>,
+    standing: f64,
+}
+
+impl Level {
+    fn new(siblings: impl Iterator<Item = Sibling>) -> Self {
+        let mut siblings: Vec<Sibling> = siblings.collect();
+        siblings.sort_by(|a, b| a.mark().partial_cmp(&b.mark()).unwrap_or(Ordering::Equal));
+        let mut used_before = vec![0.0];
+        for sibling in &siblings {
+            used_before.push(used_before.last().unwrap_or(&0.0) + sibling.used);
+        }
+        let mut weight_from = vec![0.0];
+        for sibling in siblings.iter().rev() {
+            weight_from.push(weight_from.last().unwrap_or(&0.0) + sibling.weight);
+        }
+        weight_from.reverse();
+        Self {
+            places: siblings
+                .iter()
+                .enumerate()
+                .map(|(place, sibling)| (sibling.index, place))
+                .collect(),
+            standing: siblings.iter().map(|sibling| sibling.standing).sum(),
+            used_before,
+            weight_from,
+            siblings,
+        }
+    }
+
+    fn guaranteed_part(&self, index: usize, weight: f64) -> f64 {
+        let own = self.sibling(index).map_or(0.0, |(_, own)| own.standing);
+        let others = (self.standing - own).max(0.0);
+        weight / (others + weight)
+    }
+
+    fn sibling(&self, index: usize) -> Option<(usize, &Sibling)> {
+        let place = *self.places.get(&index)?;
+        Some((place, self.siblings.get(place)?))
+    }
+
+    /// What one gets that wants all of `capacity`, and the others what they used.
+    fn fair(&self, index: usize, weight: f64, capacity: f64) -> f64 {
+        let own = self.sibling(index);
+        // The water level is what a unit of weight gets. Below a place all are full, from it on all get
+        // by weight.
+        let filled = |place: usize| {
+            let mut used = self.used_before.get(place).copied().unwrap_or(0.0);
+            let mut weights = self.weight_from.get(place).copied().unwrap_or(0.0) + weight;
+            if let Some((own_place, own)) = own {
+                if own_place < place {
+                    used -= own.used;
+                } else {
+                    weights -= own.weight;
+                }
+            }
+            (used, weights)
+        };
+        let place = self.siblings.partition_point(|sibling| {
+            let place = self.places.get(&sibling.index).copied().unwrap_or(0);
+            let (used, weights) = filled(place);
+            used + sibling.mark() * weights < capacity
+        });
+        let (used, weights) = filled(place);
+        let level = ((capacity - used) / weights.max(f64::MIN_POSITIVE)).max(0.0);
+        (level * weight).min(capacity)
+    }
+}
+
+impl Sibling {
+    /// The water level at which it has what it used.
+    fn mark(&self) -> f64 {
+        if self.used <= 0.0 {
+            0.0
+        } else {
+            self.used / self.weight.max(f64::MIN_POSITIVE)
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn node(parent: Option<usize>, weight: f64, used: f64) -> Node {
+        Node {
+            parent,
+            weight,
+            used,
+            cpus: None,
+            is_group: true,
+        }
+    }
+
+    fn on(cpus: &[u32], parent: Option<usize>, used: f64) -> Node {
+        Node {
+            cpus: Some(Arc::from(cpus)),
+            ..node(parent, 100.0, used)
+        }
+    }
+
+    fn share(nodes: &[Node], index: usize, cpus: u32) -> (f64, f64) {
+        let cpus: Vec<u32> = (0..cpus).collect();
+        let share = shares(nodes, &[index], &cpus, 1.0)[0];
+        let round = |cores: f64| (cores * 1e6).round() / 1e6;
+        (round(share.guaranteed), round(share.fair))
+    }
+
+    #[test]
+    fn alone_it_gets_all() {
+        assert_eq!(share(&[node(None, 100.0, 0.1)], 0, 4), (4.0, 4.0));
+    }
+
+    #[test]
+    fn busy_siblings_share_by_weight() {
+        let nodes = [node(None, 100.0, 0.5), node(None, 300.0, 3.5)];
+        assert_eq!(share(&nodes, 0, 4), (1.0, 1.0));
+        assert_eq!(share(&nodes, 1, 4), (3.0, 3.5));
+    }
+
+    #[test]
+    fn what_others_do_not_use_is_to_be_had() {
+        let nodes = [
+            node(None, 100.0, 0.0),
+            node(None, 100.0, 0.2),
+            node(None, 800.0, 0.0),
+        ];
+        assert_eq!(share(&nodes, 0, 4), (0.4, 3.8));
+        // Two want more than their part, and one less.
+        let nodes = [
+            node(None, 100.0, 1.0),
+            node(None, 100.0, 2.6),
+            node(None, 200.0, 0.4),
+        ];
+        // Of 4 cores 0.4 are gone; the rest is shared by the two.
+        assert_eq!(share(&nodes, 0, 4), (1.0, 1.8));
+    }
+
+    #[test]
+    fn levels_are_filled_from_the_root_down() {
+        let nodes = [
+            node(None, 100.0, 2.0),    // 0: a slice, with two below it
+            node(None, 300.0, 2.0),    // 1: another
+            node(Some(0), 100.0, 1.5), // 2
+            node(Some(0), 100.0, 0.5), // 3
+        ];
+        // The slice gets 1 by right, and 2 because the other uses no more; its second uses half a core.
+        assert_eq!(share(&nodes, 2, 4), (0.5, 1.5));
+        assert_eq!(share(&nodes, 3, 4), (0.5, 1.0));
+    }
+
+    #[test]
+    fn tasks_beside_cgroups_take_what_they_used_and_are_no_siblings_else() {
+        let mut rest = node(None, 100.0, 0.5);
+        rest.is_group = false;
+        let nodes = [node(None, 100.0, 1.5), rest];
+        assert_eq!(share(&nodes, 0, 2), (2.0, 1.5));
+    }
+
+    #[test]
+    fn a_cpu_set_is_a_machine_of_its_own() {
+        // Two on one CPU, one on the other three.
+        let nodes = [
+            on(&[0], None, 0.1),
+            on(&[0], None, 0.9),
+            on(&[1, 2, 3], None, 3.0),
+        ];
+        assert_eq!(share(&nodes, 0, 4), (0.5, 0.5));
+        assert_eq!(share(&nodes, 2, 4), (3.0, 3.0));
+        // One that may run anywhere counts with the part of it that is here.
+        let nodes = [on(&[0], None, 0.1), node(None, 100.0, 1.0)];
+        assert_eq!(share(&nodes, 0, 2), (0.666_667, 0.666_667));
+    }
+
+    #[test]
+    fn a_slice_counts_with_what_its_own_do_on_the_cpus() {
+        let nodes = [
+            on(&[0], None, 0.5),
+            node(None, 100.0, 1.5),
+            on(&[0], Some(1), 0.5),
+            on(&[1], Some(1), 1.0),
+        ];
+        // A third of the slice's use is here: a third of its weight and half a core.
+        assert_eq!(share(&nodes, 0, 2).1, 0.75);
+        assert_eq!(share(&nodes, 0, 2).0, 0.666_667);
+    }
+
+    #[test]
+    fn time_that_tasks_cannot_have_is_not_shared() {
+        let nodes = [node(None, 100.0, 0.5), node(None, 100.0, 0.5)];
+        let got = shares(&nodes, &[0], &[0, 1], 0.75)[0];
+        assert_eq!((got.guaranteed, got.fair), (1.0, 1.0));
+        let got = shares(&nodes, &[0], &[0, 1], 0.4)[0];
+        assert_eq!(got.fair, 0.4);
+    }
+
+    #[test]
+    fn an_empty_set_of_cpus_gives_nothing() {
+        let nodes = [on(&[9], None, 0.0)];
+        assert_eq!(share(&nodes, 0, 2), (0.0, 0.0));
+        assert_eq!(shares(&nodes, &[0], &[], 1.0)[0], Share::default());
+    }
+
+    /// A tree of up to 12 nodes on 4 CPUs, with random weights, uses and sets.
+    fn tree() -> impl Strategy<Value = Vec<Node>> {
+        let one = (
+            proptest::option::of(0usize..12),
+            1u32..10_000,
+            0.0..4.0f64,
+            proptest::option::of(proptest::collection::btree_set(0u32..4, 1..4)),
+        );
+        proptest::collection::vec(one, 1..12).prop_map(|rows| {
+            rows.into_iter()
+                .enumerate()
+                .map(|(index, (parent, weight, used, cpus))| Node {
+                    parent: parent.filter(|&parent| parent < index),
+                    weight: f64::from(weight),
+                    used,
+                    cpus: cpus.map(|cpus| cpus.into_iter().collect()),
+                    is_group: true,
+                })
+                .collect()
+        })
+    }
+
+    proptest! {
+        #[test]
+        fn a_share_is_within_the_machine_and_no_less_than_guaranteed_beside_all(nodes in tree()) {
+            let asked: Vec<usize> = (0..nodes.len()).collect();
+            for (index, share) in shares(&nodes, &asked, &[0, 1, 2, 3], 1.0).into_iter().enumerate() {
+                let most = nodes[index].cpus.as_ref().map_or(4.0, |cpus| cpus.len() as f64);
+                prop_assert!(share.guaranteed >= 0.0 && share.guaranteed <= most + 1e-9);
+                prop_assert!(share.fair >= 0.0 && share.fair <= most + 1e-9, "{share:?}");
+            }
+        }
+
+        #[test]
+        fn without_sets_what_is_fair_is_at_least_what_is_guaranteed(mut nodes in tree()) {
+            for node in &mut nodes {
+                node.cpus = None;
+            }
+            let asked: Vec<usize> = (0..nodes.len()).collect();
+            for share in shares(&nodes, &asked, &[0, 1, 2, 3], 1.0) {
+                prop_assert!(share.fair >= share.guaranteed - 1e-9, "{share:?}");
+            }
+        }
+
+        #[test]
+        fn siblings_that_all_want_all_share_the_whole(weights in proptest::collection::vec(1u32..10_000, 1..20)) {
+            let nodes: Vec<Node> = weights.iter().map(|&weight| node(None, f64::from(weight), 100.0)).collect();
+            let asked: Vec<usize> = (0..nodes.len()).collect();
+            let all = shares(&nodes, &asked, &[0, 1, 2, 3], 1.0);
+            let sum: f64 = all.iter().map(|share| share.fair).sum();
+            prop_assert!((sum - 4.0).abs() < 1e-6, "{sum}");
+            for share in all {
+                prop_assert!((share.fair - share.guaranteed).abs() < 1e-6);
+            }
+        }
+
+        #[test]
+        fn water_filling_is_what_a_slow_search_finds(
+            others in proptest::collection::vec((1u32..1_000, 0.0..3.0f64), 0..8), weight in 1u32..1_000
+        ) {
+            let mut nodes = vec![node(None, f64::from(weight), 0.0)];
+            nodes.extend(others.iter().map(|&(weight, used)| node(None, f64::from(weight), used)));
+            let fair = shares(&nodes, &[0], &[0, 1, 2, 3], 1.0)[0].fair;
+            let total = |level: f64| -> f64 {
+                let theirs = others.iter().map(|&(weight, used)| used.min(level * f64::from(weight)));
+                theirs.sum::<f64>() + level * f64::from(weight)
+            };
+            let (mut low, mut high) = (0.0, 4.0 / f64::from(weight));
+            for _ in 0..200 {
+                let middle = (low + high) / 2.0;
+                if total(middle) < 4.0 { low = middle } else { high = middle }
+            }
+            prop_assert!((fair - low * f64::from(weight)).abs() < 1e-6, "{fair} {}", low * f64::from(weight));
+        }
+    }
+}
