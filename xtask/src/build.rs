@@ -1,4 +1,4 @@
-//! `build`: the release binaries, static, so that they run in any container and on any distribution.
+//! `build`: the binaries, static, so that they run in any container and on any distribution.
 
 use std::{
     fs::{self, File},
@@ -15,7 +15,7 @@ use crate::{
     step,
 };
 
-/// What `build` leaves in `target/<triple>/release/`.
+/// What a build leaves in `target/<triple>/<profile>/`.
 const BINARIES: [&str; 2] = ["ctrscope", "ctrscope-workload"];
 
 /// Build the agent and the workload as static release binaries.
@@ -38,7 +38,7 @@ pub(crate) fn run(arguments: &Arguments) -> Result<ExitCode> {
         None => Target::host()?,
     };
     if arguments.tests {
-        let tests = build_tests(&target)?;
+        let tests = build_tests(&target, Profile::Release)?;
         println!("copied to another machine, they run there as root, beside runc:");
         println!(
             "    CTRSCOPE_BIN={} CTRSCOPE_WORKLOAD={} {} --test-threads=1",
@@ -47,7 +47,7 @@ pub(crate) fn run(arguments: &Arguments) -> Result<ExitCode> {
             file_name(&tests.e2e)
         );
     } else {
-        build_for(&target)?;
+        build_for(&target, Profile::Release)?;
     }
     Ok(ExitCode::SUCCESS)
 }
@@ -58,13 +58,32 @@ fn file_name(path: &Path) -> String {
     format!("./{}", name.to_string_lossy())
 }
 
-/// Where the release binaries are.
+/// How it is optimized; profiles of the root `Cargo.toml`.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Profile {
+    /// What users get.
+    Release,
+    /// What the test command builds, all of it alike.
+    Quick,
+}
+
+impl Profile {
+    /// As cargo calls it, and the directory that it builds to.
+    fn name(self) -> &'static str {
+        match self {
+            Self::Release => "release",
+            Self::Quick => "quick",
+        }
+    }
+}
+
+/// Where the binaries are.
 pub(crate) struct Built {
     pub(crate) agent: PathBuf,
     pub(crate) workload: PathBuf,
 }
 
-/// Where the release binaries and the end-to-end tests are, all static.
+/// Where the binaries and the end-to-end tests are, all static.
 pub(crate) struct Tests {
     pub(crate) built: Built,
     pub(crate) e2e: PathBuf,
@@ -101,13 +120,14 @@ impl Target {
         })
     }
 
-    /// A release command of cargo with this target's linker and flags.
-    fn cargo(&self, subcommand: &str) -> Command {
+    /// A command of cargo with a profile and this target's linker and flags.
+    pub(crate) fn cargo(&self, subcommand: &str, profile: Profile) -> Command {
         let mut command = self
             .cross
             .as_ref()
             .map_or_else(step::cargo, cross::Cross::cargo);
-        command.args([subcommand, "--release", "--target", &self.triple]);
+        command.args([subcommand, "--profile", profile.name()]);
+        command.args(["--target", &self.triple]);
         // Of the target alone: build scripts and macros are built without them.
         let mut flags = vec![
             "-Ctarget-feature=+crt-static".to_owned(),
@@ -131,36 +151,37 @@ impl Target {
 }
 
 pub(crate) fn build() -> Result<Built> {
-    build_for(&Target::host()?)
+    build_for(&Target::host()?, Profile::Release)
 }
 
-/// Builds the release binaries.
-pub(crate) fn build_for(target: &Target) -> Result<Built> {
-    let mut command = target.cargo("build");
+/// Builds agent and workload.
+pub(crate) fn build_for(target: &Target, profile: Profile) -> Result<Built> {
+    let mut command = target.cargo("build", profile);
     command.args(["--package", "ctrscope", "--package", "ctrscope-tests"]);
     for binary in BINARIES {
         command.args(["--bin", binary]);
     }
-    step::run("build the release binaries", "build", &mut command)?;
-    let built = find(&target.triple);
+    let what = format!("build the binaries ({})", profile.name());
+    step::run(&what, "build", &mut command)?;
+    let built = find(&target.triple, profile);
     for binary in [&built.agent, &built.workload] {
         check_static(binary)?;
     }
     Ok(built)
 }
 
-/// Builds the release binaries and the end-to-end tests, for a machine without this repository.
-pub(crate) fn build_tests(target: &Target) -> Result<Tests> {
-    let built = build_for(target)?;
+/// Builds agent, workload and the end-to-end tests, for a machine without this repository.
+pub(crate) fn build_tests(target: &Target, profile: Profile) -> Result<Tests> {
+    let built = build_for(target, profile)?;
     let e2e = step::timed("build the end-to-end tests", || {
-        build_e2e(&mut target.cargo("test"))
+        build_e2e(&mut target.cargo("test", profile))
     })?;
     check_static(&e2e)?;
     Ok(Tests { built, e2e })
 }
 
 /// Builds the test binary with `cargo test` and finds out where cargo put it.
-pub(crate) fn build_e2e(command: &mut Command) -> Result<PathBuf> {
+fn build_e2e(command: &mut Command) -> Result<PathBuf> {
     let output = command
         .args(["--package", "ctrscope-tests", "--test", "e2e"])
         .args(["--no-run", "--message-format=json-render-diagnostics"])
@@ -200,7 +221,7 @@ fn check_static(binary: &Path) -> Result<()> {
 
 /// The binaries of an earlier build.
 pub(crate) fn built_already() -> Result<Built> {
-    let built = find(&host_triple()?);
+    let built = find(&host_triple()?, Profile::Release);
     for binary in [&built.agent, &built.workload] {
         if !binary.exists() {
             bail!(
@@ -212,8 +233,9 @@ pub(crate) fn built_already() -> Result<Built> {
     Ok(built)
 }
 
-fn find(triple: &str) -> Built {
-    let directory = step::target_directory().join(triple).join("release");
+fn find(triple: &str, profile: Profile) -> Built {
+    let directory = step::target_directory().join(triple);
+    let directory = directory.join(profile.name());
     Built {
         agent: directory.join(BINARIES[0]),
         workload: directory.join(BINARIES[1]),

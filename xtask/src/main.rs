@@ -1,12 +1,17 @@
 //! Every repeatable chore of this repository, one file per command.
 
+mod accuracy;
 mod architecture;
 mod bench;
 mod build;
 mod ci;
 mod demo;
+mod document;
+mod e2e;
 mod interrupt;
+mod mutate;
 mod private_apt;
+mod repeat;
 mod setup;
 mod step;
 mod test;
@@ -30,6 +35,9 @@ enum Command {
     Build(build::Arguments),
     Demo(demo::Arguments),
     Test(test::Arguments),
+    Accuracy(accuracy::Arguments),
+    Repeat(repeat::Arguments),
+    Mutate(mutate::Arguments),
     Bench(bench::Arguments),
     Ci(ci::Arguments),
     Vm(vm::Arguments),
@@ -41,6 +49,9 @@ fn main() -> ExitCode {
         Command::Build(arguments) => build::run(&arguments),
         Command::Demo(arguments) => demo::run(&arguments),
         Command::Test(arguments) => test::run(&arguments),
+        Command::Accuracy(arguments) => accuracy::run(&arguments),
+        Command::Repeat(arguments) => repeat::run(&arguments),
+        Command::Mutate(arguments) => mutate::run(&arguments),
         Command::Bench(arguments) => bench::run(&arguments),
         Command::Ci(arguments) => ci::run(&arguments),
         Command::Vm(arguments) => vm::run(&arguments),

@@ -35,6 +35,12 @@ pub(crate) struct Arguments {
     /// Also what `cargo xtask test` needs
     #[arg(long)]
     pub(crate) test: bool,
+    /// Also what `cargo xtask accuracy` compares with: libbpf-tools
+    #[arg(long)]
+    pub(crate) accuracy: bool,
+    /// Also what `cargo xtask repeat` loads the machine with: stress-ng
+    #[arg(long)]
+    pub(crate) load: bool,
     /// Also what `cargo xtask bench` compares with: libbpf-tools, bpftrace, bpftool, perf
     #[arg(long)]
     pub(crate) bench: bool,
@@ -76,16 +82,11 @@ const ALWAYS: [Requirement; 3] = [
 /// Until Debian 12 it was a part of the engine's package.
 const DOCKER_CLIENT: &str = "docker-cli";
 
-const FOR_TEST: [Requirement; 11] = [
+const FOR_TEST: [Requirement; 10] = [
     Requirement {
         name: "bpftool",
         package: "bpftool",
         present: || on_path("bpftool"),
-    },
-    Requirement {
-        name: "libbpf-tools (runqlat)",
-        package: "libbpf-tools",
-        present: || on_path("runqlat"),
     },
     Requirement {
         name: "ip",
@@ -136,17 +137,27 @@ const FOR_TEST: [Requirement; 11] = [
     },
 ];
 
+const FOR_ACCURACY: [Requirement; 1] = [RUNQLAT];
+
+const FOR_LOAD: [Requirement; 1] = [Requirement {
+    name: "stress-ng",
+    package: "stress-ng",
+    present: || on_path("stress-ng"),
+}];
+
+const RUNQLAT: Requirement = Requirement {
+    name: "libbpf-tools (runqlat)",
+    package: "libbpf-tools",
+    present: || on_path("runqlat"),
+};
+
 const FOR_BENCH: [Requirement; 4] = [
     Requirement {
         name: "bpftool",
         package: "bpftool",
         present: || on_path("bpftool"),
     },
-    Requirement {
-        name: "libbpf-tools (runqlat)",
-        package: "libbpf-tools",
-        present: || on_path("runqlat"),
-    },
+    RUNQLAT,
     Requirement {
         name: "bpftrace",
         package: "bpftrace",
@@ -289,6 +300,12 @@ fn install_requirements(arguments: &Arguments, apt: &mut Apt) -> Result<bool> {
     let mut wanted: Vec<&Requirement> = ALWAYS.iter().collect();
     if arguments.test {
         wanted.extend(&FOR_TEST);
+    }
+    if arguments.accuracy {
+        wanted.extend(&FOR_ACCURACY);
+    }
+    if arguments.load {
+        wanted.extend(&FOR_LOAD);
     }
     if arguments.bench {
         wanted.extend(&FOR_BENCH);

@@ -72,16 +72,22 @@ pub(crate) fn timed<T>(what: &str, action: impl FnOnce() -> Result<T>) -> Result
     result
 }
 
+/// Where the output of a step is.
+pub(crate) fn log(name: &str) -> PathBuf {
+    target_directory().join("xtask").join(format!("{name}.log"))
+}
+
 /// Runs a command as a step; its output goes to `target/xtask/<log>.log`.
 ///
 /// # Errors
 ///
 /// The command could not be started or failed; the tail of the log has been printed then.
 pub(crate) fn run(what: &str, log: &str, command: &mut Command) -> Result<()> {
-    let directory = target_directory().join("xtask");
-    fs::create_dir_all(&directory)
-        .with_context(|| format!("cannot create {}", directory.display()))?;
-    let path = directory.join(format!("{log}.log"));
+    let path = self::log(log);
+    if let Some(directory) = path.parent() {
+        fs::create_dir_all(directory)
+            .with_context(|| format!("cannot create {}", directory.display()))?;
+    }
     let file = File::create(&path).with_context(|| format!("cannot write {}", path.display()))?;
     let status = timed(what, || {
         let status = command
@@ -96,7 +102,7 @@ pub(crate) fn run(what: &str, log: &str, command: &mut Command) -> Result<()> {
         Ok(())
     });
     if let Err(error) = status {
-        print_tail(&path);
+        print_file(&path);
         bail!(
             "{what}: {error:#}; the whole output is in {}",
             path.display()
@@ -105,7 +111,8 @@ pub(crate) fn run(what: &str, log: &str, command: &mut Command) -> Result<()> {
     Ok(())
 }
 
-fn print_tail(path: &Path) {
+/// Prints the end of a log.
+pub(crate) fn print_file(path: &Path) {
     let text = fs::read(path).unwrap_or_default();
     let text = String::from_utf8_lossy(&text);
     let lines: Vec<&str> = text.lines().collect();

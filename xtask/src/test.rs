@@ -1,29 +1,42 @@
-//! `test`: everything that is checked, and the end-to-end tests last, so that their summary stands
-//! at the end of the output.
+//! `test`: the gate. What it judges does not depend on how fast or how quiet the machine is; what does
+//! is measured by `accuracy`.
 
-use std::process::{Command, ExitCode};
+use std::{
+    fs,
+    path::Path,
+    process::ExitCode,
+    time::{Duration, Instant},
+};
 
-use anyhow::{Context as _, Result};
+use anyhow::Result;
 
-use crate::{build, setup, step, vm};
+use crate::{
+    build::{self, Profile},
+    e2e::{Outcomes, Selection, Suite},
+    interrupt, setup, step,
+};
 
-/// Names the skips that are accepted; see `ctrscope_tests::skip`.
-pub(crate) const EXPECTED_SKIPS: &str = "CTRSCOPE_EXPECTED_SKIPS";
+/// Longest that an end-to-end test of the gate may take, its patience included.
+const LIMIT: Duration = Duration::from_secs(240);
 
-/// Set up, build, lint, and run all tests: unit tests, those of the kernel side on three other kernels
-/// (see `cargo xtask vm`), then those on real containers here (root).
+/// Set up, build, lint, and run the tests: unit tests, then those on real containers (root).
 ///
-/// Installs what is missing. Where the environment says CI (CI=true), a test that skips itself for
-/// a reason that is not expected fails.
+/// Installs what is missing. A test on containers that fails is run again, twice at most, and named as
+/// flaky if it passes then. Measurements with strict tolerances are `cargo xtask accuracy`, other kernels
+/// `cargo xtask vm`. Where the environment says CI (CI=true), a test that skips itself for a reason that
+/// is not expected fails. The last line is `N passed, N failed`.
 #[derive(clap::Args, Default)]
 pub(crate) struct Arguments {
-    /// Run only the end-to-end tests whose name contains FILTER, and only here; no unit tests, no
-    /// lints
+    /// Run only the end-to-end tests whose name contains FILTER, those of `accuracy` among them; no unit
+    /// tests, no lints
     #[arg(long, value_name = "FILTER")]
     pub(crate) only: Option<String>,
-    /// Leave out the other kernels, which take some ten minutes and packages of Debian
+    /// No formatting, no lints
     #[arg(long)]
-    pub(crate) no_vm: bool,
+    pub(crate) tests_only: bool,
+    /// Run nothing again, and nothing after the first test that failed
+    #[arg(long)]
+    pub(crate) fail_fast: bool,
     /// Show what the end-to-end tests measured
     #[arg(long)]
     pub(crate) show_output: bool,
@@ -36,70 +49,146 @@ pub(crate) fn run(arguments: &Arguments) -> Result<ExitCode> {
 
 /// Tests; with a list of expected skips, any other skip fails.
 pub(crate) fn test(arguments: &Arguments, expected_skips: Option<&[&str]>) -> Result<ExitCode> {
+    interrupt::catch();
+    let start = Instant::now();
+    let mut counted = Counted::default();
+    let result = stages(arguments, expected_skips, &mut counted);
+    if let Err(error) = &result {
+        eprintln!("error: {error:#}");
+    }
+    println!("all steps took {:.0} s", start.elapsed().as_secs_f64());
+    // A stage that ended early is a failure of its own.
+    let failed = counted.failed.max(usize::from(result.is_err()));
+    println!("{} passed, {failed} failed", counted.passed);
+    Ok(if failed == 0 {
+        ExitCode::SUCCESS
+    } else {
+        ExitCode::FAILURE
+    })
+}
+
+#[derive(Default)]
+struct Counted {
+    passed: usize,
+    failed: usize,
+}
+
+fn stages(
+    arguments: &Arguments,
+    expected_skips: Option<&[&str]>,
+    counted: &mut Counted,
+) -> Result<()> {
     setup::run(&setup::Arguments {
         test: true,
         ..setup::Arguments::default()
     })?;
-    let built = build::build()?;
-    if arguments.only.is_none() {
-        step::run(
-            "unit tests",
-            "unit-tests",
-            step::cargo().args(["test", "--workspace", "--lib", "--bins"]),
-        )?;
+    let is_whole = arguments.only.is_none();
+    let is_linted = is_whole && !arguments.tests_only;
+    if is_linted {
         step::run(
             "formatting (cargo fmt)",
             "fmt",
             step::cargo().args(["fmt", "--all", "--check"]),
         )?;
+    }
+    let target = build::Target::host()?;
+    let tests = build::build_tests(&target, Profile::Quick)?;
+    if is_whole {
+        // What `build_tests` has built is taken as it is.
+        let units = step::run(
+            "unit tests",
+            "unit-tests",
+            target.cargo("test", Profile::Quick).args([
+                "--workspace",
+                "--lib",
+                "--bins",
+                "--no-fail-fast",
+            ]),
+        );
+        let (passed, failed) = count_units(&step::log("unit-tests"));
+        println!("    {passed} passed, {failed} failed");
+        counted.passed += passed;
+        counted.failed += failed;
+        units?;
+    }
+    if is_linted {
         step::run(
             "lints (cargo clippy)",
             "clippy",
-            step::cargo()
-                .args(["clippy", "--workspace", "--all-targets"])
+            target
+                .cargo("clippy", Profile::Quick)
+                .args(["--workspace", "--all-targets"])
                 .args(["--", "-D", "warnings"]),
         )?;
     }
-    let mut kernels = Ok(());
-    if arguments.only.is_none() && !arguments.no_vm {
-        println!("end-to-end tests on other kernels, emulated");
-        kernels = vm::run_ends();
-        if let Err(error) = &kernels {
-            eprintln!("error: {error:#}");
-        }
-    }
-    let binary = step::timed("build the end-to-end tests", || {
-        build::build_e2e(step::cargo().arg("test"))
-    })?;
 
     println!("end-to-end tests on real containers");
-    // Run directly rather than by `cargo test`, which on failure writes after the summary.
-    let mut command = if step::is_root() {
-        Command::new(&binary)
+    let mut suite = Suite::new(&tests, "e2e")
+        .limited(LIMIT)
+        .shown(arguments.show_output)
+        .expecting(expected_skips);
+    suite = if arguments.fail_fast {
+        suite.until_failure()
     } else {
-        let mut command = Command::new("sudo");
-        command.arg("-E").arg(&binary);
-        command
+        suite.retried()
     };
-    command
-        .current_dir(step::repository())
-        .arg("--test-threads=1")
-        .args(&arguments.only)
-        .env("CTRSCOPE_BIN", &built.agent)
-        .env("CTRSCOPE_WORKLOAD", &built.workload);
-    if arguments.show_output {
-        command.arg("--show-output");
+    let selection = arguments
+        .only
+        .as_deref()
+        .map_or(Selection::Gate, Selection::Containing);
+    let start = Instant::now();
+    let outcomes = suite.run(&suite.list(selection)?)?;
+    conclude(&outcomes, start.elapsed());
+    counted.passed += outcomes.passed();
+    counted.failed += outcomes.failed();
+    Ok(())
+}
+
+/// Names what did not simply pass, and how long it took.
+fn conclude(outcomes: &Outcomes, took: Duration) {
+    println!(
+        "end-to-end tests: {} passed, {} failed, {} flaky in {:.1} s",
+        outcomes.passed(),
+        outcomes.failed(),
+        outcomes.flaky(),
+        took.as_secs_f64()
+    );
+    outcomes.print();
+}
+
+/// Sums the result lines of cargo's test binaries; 0 of a log that is not there.
+fn count_units(log: &Path) -> (usize, usize) {
+    let text = fs::read(log).unwrap_or_default();
+    parse_results(&String::from_utf8_lossy(&text))
+}
+
+/// `test result: ok. 12 passed; 0 failed; ...`
+fn parse_results(text: &str) -> (usize, usize) {
+    let number = |line: &str, what: &str| -> usize {
+        line.split([';', '.'])
+            .find_map(|part| part.trim().strip_suffix(what)?.trim().parse().ok())
+            .unwrap_or(0)
+    };
+    text.lines()
+        .filter(|line| line.starts_with("test result:"))
+        .fold((0, 0), |(passed, failed), line| {
+            (
+                passed + number(line, "passed"),
+                failed + number(line, "failed"),
+            )
+        })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn results_of_all_test_binaries_are_summed() {
+        let text = "test a ... ok\n\
+             test result: ok. 2 passed; 0 failed; 0 ignored; 0 measured; 0 filtered out; finished in 0.01s\n\
+             test result: FAILED. 10 passed; 1 failed; 0 ignored; 0 measured; 0 filtered out; finished in 2.50s\n";
+        assert_eq!(parse_results(text), (12, 1));
+        assert_eq!(parse_results(""), (0, 0));
     }
-    if let Some(expected) = expected_skips {
-        command.env(EXPECTED_SKIPS, expected.join(";"));
-    }
-    let status = command
-        .status()
-        .context("cannot run the end-to-end tests")?;
-    // Their own summary is the last word, in failure too.
-    Ok(if status.success() && kernels.is_ok() {
-        ExitCode::SUCCESS
-    } else {
-        ExitCode::FAILURE
-    })
 }

@@ -11,7 +11,7 @@ use std::{fs, process::ExitCode};
 use anyhow::{Result, bail};
 
 use self::{emulator::Emulator, guest::Plan, packages::Cache};
-use crate::{architecture::Architecture, build, interrupt, setup, step};
+use crate::{architecture::Architecture, build, document, interrupt, setup, step};
 
 /// Kernels of the matrix, by the beginning of their versions.
 const KERNELS: [&str; 5] = ["5.10", "6.1", "6.12", "7.2", packages::NEWEST];
@@ -163,7 +163,7 @@ pub(crate) fn run(arguments: &Arguments) -> Result<ExitCode> {
         }
         cells
     };
-    let commit = report::commit();
+    let commit = document::commit();
     let done = |rows: &[Row]| {
         if arguments.all {
             report::write(rows, cells.len(), commit.as_deref())?;
@@ -206,20 +206,6 @@ fn all(host: Architecture) -> Vec<Cell> {
     cells
 }
 
-/// Boots the two ends of the matrix, and each layout once.
-///
-/// # Errors
-///
-/// As of [`boots`] and [`judge`].
-pub(crate) fn run_ends() -> Result<()> {
-    let host = host()?;
-    let cells: Vec<Cell> = ENDS
-        .iter()
-        .map(|(kernel, layout)| Cell::new(kernel, layout, host, &ACCURACY))
-        .collect();
-    judge(&boots(&cells, None, false, |_| Ok(()))?)
-}
-
 fn host() -> Result<Architecture> {
     Architecture::host()
         .ok_or_else(|| anyhow::anyhow!("ctrscope is not built for {}", std::env::consts::ARCH))
@@ -229,7 +215,7 @@ fn host() -> Result<Architecture> {
 pub(crate) struct Row {
     pub(crate) cell: Cell,
     pub(crate) release: String,
-    /// What was run, as [`report::commit`] has it.
+    /// What was run, as [`document::commit`] has it.
     pub(crate) commit: Option<String>,
     pub(crate) outcome: guest::Outcome,
 }
@@ -258,11 +244,12 @@ impl Architectural {
     fn new(architecture: Architecture) -> Result<Self> {
         setup::run(&setup::Arguments {
             test: true,
+            accuracy: true,
             vm: true,
             target: Some(architecture),
             ..Default::default()
         })?;
-        let built = build::build_tests(&build::Target::of(architecture)?)?;
+        let built = build::build_tests(&build::Target::of(architecture)?, build::Profile::Release)?;
         let mut cache = Cache::new(architecture)?;
         let programs = if Some(architecture) == Architecture::host() {
             image::Programs::OfThisMachine

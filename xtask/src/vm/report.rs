@@ -1,11 +1,11 @@
 //! `docs/kernels.md`: the matrix and its results.
 
-use std::{fmt::Write as _, fs, process::Command};
+use std::fmt::Write as _;
 
-use anyhow::{Context as _, Result};
+use anyhow::Result;
 
 use super::Row;
-use crate::step;
+use crate::{document, step};
 
 /// Writes the document; anew after each boot, so that an interruption leaves what was seen.
 ///
@@ -14,8 +14,7 @@ use crate::step;
 /// It cannot be written.
 pub(crate) fn write(rows: &[Row], cells: usize, commit: Option<&str>) -> Result<()> {
     let path = step::repository().join("docs/kernels.md");
-    fs::write(&path, render(rows, cells, commit)?)
-        .with_context(|| format!("cannot write {}", path.display()))?;
+    document::write(&path, &render(rows, cells, commit)?)?;
     if rows.len() == cells {
         println!("wrote {}", path.display());
     }
@@ -111,15 +110,4 @@ fn render(rows: &[Row], cells: usize, commit: Option<&str>) -> Result<String> {
         text.push_str(&notes);
     }
     Ok(text)
-}
-
-/// The commit that is there, as `git describe` has it; to be asked before anything is built.
-pub(crate) fn commit() -> Option<String> {
-    let output = Command::new("git")
-        .args(["describe", "--always", "--dirty"])
-        .current_dir(step::repository())
-        .output()
-        .ok()?;
-    let name = String::from_utf8_lossy(&output.stdout).trim().to_owned();
-    (output.status.success() && !name.is_empty()).then(|| format!("commit {name}"))
 }
