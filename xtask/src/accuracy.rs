@@ -90,7 +90,8 @@ struct Measurement {
     test: String,
     what: String,
     seen: f64,
-    account: f64,
+    /// `None` where there is only a bound, which is `allowed`.
+    account: Option<f64>,
     allowed: f64,
     /// Median over the tries of the difference as a part of what is allowed.
     ratio: f64,
@@ -125,7 +126,7 @@ fn parse(line: &str) -> Result<Measurement> {
         test: text("test")?,
         what: text("what")?,
         seen: number("seen")?,
-        account: number("account")?,
+        account: value["account"].as_f64(),
         allowed: number("allowed")?,
         ratio: number("median_ratio")?,
         tries: count("tries")?,
@@ -188,7 +189,7 @@ fn render(
             text,
             "| `{test}` | {what} | {} | {} | {} | {ratio:.3} | {tries} | {inconclusive} | {:.1} % | {:.1} % |",
             short(*seen),
-            short(*account),
+            account.map_or_else(String::new, short),
             short(*allowed),
             steal * 100.0,
             others * 100.0,

@@ -2,7 +2,7 @@
 
 use std::{
     fs::{self, File},
-    io::{self, BufRead as _, BufReader, Read as _, Write as _},
+    io::{self, Read as _, Write as _},
     os::unix::net::UnixStream,
     path::{Path, PathBuf},
     process::{Child, Command, Stdio},
@@ -286,16 +286,12 @@ fn boot(plan: &Plan<'_>, initramfs: &Path, disk: &Path, file: &mut File) -> Resu
     let mut machine = Machine(child);
     let console = machine.0.stdout.take().context("no console")?;
     let (sender, lines) = mpsc::channel();
-    thread::spawn(move || {
-        for line in BufReader::new(console).split(b'\n').map_while(Result::ok) {
-            if sender.send(line).is_err() {
-                break;
-            }
-        }
-    });
+    thread::spawn(move || follow(console, |piece| sender.send(piece).is_ok()));
 
     let mut outcome = Outcome::default();
     let mut current = None;
+    // Of the line that is not whole yet: the name of a test comes without a newline until it ends.
+    let mut rest = Vec::new();
     let mut heard = Instant::now();
     loop {
         interrupt::check()?;
@@ -311,15 +307,25 @@ fn boot(plan: &Plan<'_>, initramfs: &Path, disk: &Path, file: &mut File) -> Resu
                 }
                 Err(error) => writeln!(file, "the emulator does not say where it was: {error}")?,
             }
-            while let Ok(line) = lines.recv_timeout(LAST_WORDS) {
-                file.write_all(&line)?;
-                writeln!(file)?;
+            // The kernel's answer goes on where the name of the test ended.
+            outcome.read(&String::from_utf8_lossy(&rest), &mut current);
+            rest.clear();
+            while let Ok(piece) = lines.recv_timeout(LAST_WORDS) {
+                if let Piece::Line(line) = piece {
+                    file.write_all(&line)?;
+                    writeln!(file)?;
+                }
             }
             break;
         }
         match lines.recv_timeout(INTERVAL) {
-            Ok(line) => {
+            Ok(Piece::Rest(piece)) => {
                 heard = Instant::now();
+                rest = piece;
+            }
+            Ok(Piece::Line(line)) => {
+                heard = Instant::now();
+                rest.clear();
                 let line = String::from_utf8_lossy(&line);
                 let line = line.trim_end_matches('\r');
                 writeln!(file, "[{:6.1}] {line}", start.elapsed().as_secs_f64())?;
@@ -329,9 +335,43 @@ fn boot(plan: &Plan<'_>, initramfs: &Path, disk: &Path, file: &mut File) -> Resu
             Err(mpsc::RecvTimeoutError::Disconnected) => break,
         }
     }
+    outcome.read(&String::from_utf8_lossy(&rest), &mut current);
     outcome.unfinished = current.filter(|_| outcome.exit.is_none());
     outcome.seconds = start.elapsed().as_secs_f64();
     Ok(outcome)
+}
+
+/// What a console said.
+#[derive(Debug, PartialEq, Eq)]
+enum Piece {
+    /// A line, without its end.
+    Line(Vec<u8>),
+    /// All there is so far of a line whose end has not come.
+    Rest(Vec<u8>),
+}
+
+/// Reads a console to its end, or until nobody takes what it said any more.
+fn follow(mut console: impl io::Read, mut take: impl FnMut(Piece) -> bool) {
+    /// A guest that never ends a line costs this much.
+    const LONGEST_LINE: usize = 1 << 16;
+    let mut rest = Vec::new();
+    let mut part = [0; 4096];
+    while let Ok(length @ 1..) = console.read(&mut part) {
+        rest.extend_from_slice(&part[..length]);
+        while let Some(end) = rest.iter().position(|byte| *byte == b'\n') {
+            let line = rest[..end].to_vec();
+            rest.drain(..=end);
+            if !take(Piece::Line(line)) {
+                return;
+            }
+        }
+        if rest.len() > LONGEST_LINE && !take(Piece::Line(std::mem::take(&mut rest))) {
+            return;
+        }
+        if !rest.is_empty() && !take(Piece::Rest(rest.clone())) {
+            return;
+        }
+    }
 }
 
 /// Asks the emulator for the registers of each CPU, and the kernel, by an interrupt that it does not
@@ -373,6 +413,26 @@ mod tests {
         assert_eq!(row.outcome.seconds, 4.5);
         assert!(row.outcome.is_ok());
         assert!(read_console("nothing\n[x] y\n", &cell).is_none());
+    }
+
+    #[test]
+    fn the_name_of_a_test_is_told_before_its_line_ends() {
+        let mut pieces = Vec::new();
+        let console = &b"test a::b ... ok\ntest a::c ... "[..];
+        follow(console, |piece| {
+            pieces.push(piece);
+            true
+        });
+        let rest = b"test a::c ... ".to_vec();
+        let expected = [
+            Piece::Line(b"test a::b ... ok".to_vec()),
+            Piece::Rest(rest.clone()),
+        ];
+        assert_eq!(pieces, expected);
+        let (mut outcome, mut current) = (Outcome::default(), None);
+        outcome.read(&String::from_utf8_lossy(&rest), &mut current);
+        assert_eq!(current.as_deref(), Some("a::c"));
+        assert!(outcome.passed.is_empty() && outcome.failed.is_empty());
     }
 
     #[test]
