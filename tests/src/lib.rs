@@ -7,6 +7,7 @@
 pub mod accounts;
 pub mod agent;
 pub mod binaries;
+pub mod bpf;
 pub mod cgroup;
 pub mod container;
 pub mod containerd;
@@ -22,6 +23,7 @@ pub mod without;
 pub mod workload;
 
 mod daemon;
+mod lock;
 mod skip;
 
 pub use agent::{Agent, AgentCommand};
