@@ -15,6 +15,7 @@ pub mod docker;
 pub mod filesystem;
 pub mod http;
 pub mod issuers;
+pub mod measure;
 pub mod metrics;
 pub mod network;
 pub mod perf;
