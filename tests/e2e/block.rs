@@ -3,10 +3,10 @@
 mod coverage;
 mod writeback;
 
-use std::{fs::File, io::Write as _, process::Command, time::Duration};
+use std::{fs::File, io::Write as _, time::Duration};
 
 use ctrscope::snapshot::{BlockStats, Operation};
-use ctrscope_tests::{Agent, Container, ContainerSpec, skip, wait_until};
+use ctrscope_tests::{Agent, Container, ContainerSpec, bpf, skip, wait_until};
 use serde_json::Value;
 use tempfile::TempDir;
 
@@ -37,7 +37,7 @@ fn unseen_completions(agent: &Agent) -> u64 {
 
 /// Requests that the agent still holds as issued, of the whole host. One whose completion no
 /// tracepoint showed is counted when its memory is used again, and until then it is among these.
-fn requests_held() -> u64 {
+fn requests_held(agent: &Agent) -> u64 {
     fn keys(value: &Value) -> u64 {
         match value {
             Value::Array(list) => list.iter().map(keys).sum(),
@@ -46,11 +46,7 @@ fn requests_held() -> u64 {
             _ => 0,
         }
     }
-    let output = Command::new("bpftool")
-        .args(["map", "dump", "name", "REQUESTS", "--json"])
-        .output()
-        .expect("bpftool runs");
-    keys(&serde_json::from_slice(&output.stdout).expect("bpftool prints JSON"))
+    keys(&bpf::dump(agent.pid(), "REQUESTS").unwrap())
 }
 
 #[test]
@@ -124,7 +120,7 @@ fn direct_io_is_charged_to_the_byte() {
     .unwrap_or_else(|_| wait_seen(&agent, &container).block.unwrap());
     let unseen = unseen_completions(&agent) - unseen_before;
     // None where every completion is traced.
-    let held = requests_held();
+    let held = requests_held(&agent);
     println!("on the whole host: {unseen} completions unseen, {held} requests held");
     let mut missing = 0;
     for (operation, bytes, count) in kernel {

@@ -1,39 +1,17 @@
 //! The daemon as a process: what it leaves behind, and how it ends.
 
-use std::{collections::BTreeSet, process::Command, time::Duration};
+use std::{collections::BTreeSet, time::Duration};
 
-use ctrscope_tests::{Agent, wait_until};
+use ctrscope_tests::{Agent, bpf, wait_until};
 
 /// The kernel frees programs and maps after a grace period of its own.
-const FREED_PATIENCE: Duration = Duration::from_secs(10);
-
-/// Ids of the programs and maps that a process holds, from its file descriptors.
-fn held(pid: u32) -> (BTreeSet<u64>, BTreeSet<u64>) {
-    let (mut programs, mut maps) = (BTreeSet::new(), BTreeSet::new());
-    for entry in std::fs::read_dir(format!("/proc/{pid}/fdinfo"))
-        .unwrap()
-        .flatten()
-    {
-        let info = std::fs::read_to_string(entry.path()).unwrap_or_default();
-        let id = |key: &str| {
-            let value = info.lines().find_map(|line| line.strip_prefix(key))?;
-            value.trim().parse::<u64>().ok()
-        };
-        programs.extend(id("prog_id:"));
-        maps.extend(id("map_id:"));
-    }
-    (programs, maps)
-}
+const FREED_PATIENCE: Duration = Duration::from_secs(60);
 
 /// Ids that the kernel has.
 fn alive(kind: &str) -> BTreeSet<u64> {
-    let output = Command::new("bpftool")
-        .args(["-j", kind, "show"])
-        .output()
-        .unwrap();
-    let list: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
-    let list = list.as_array().expect("bpftool shows a list");
-    list.iter()
+    bpf::alive(kind)
+        .unwrap()
+        .iter()
         .filter_map(|object| object["id"].as_u64())
         .collect()
 }
@@ -41,7 +19,7 @@ fn alive(kind: &str) -> BTreeSet<u64> {
 #[test]
 fn kill_leaves_no_program_and_no_map_and_a_second_start_works() {
     let mut agent = Agent::start(&[]).unwrap();
-    let (programs, maps) = held(agent.pid());
+    let (programs, maps) = bpf::held(agent.pid()).unwrap();
     assert!(!programs.is_empty() && !maps.is_empty(), "{}", agent.log());
     assert!(programs.is_subset(&alive("prog")));
     agent.signal(libc::SIGKILL);

@@ -3,6 +3,7 @@
 use std::{sync::Arc, time::Duration};
 
 use ctrscope::snapshot::{Container as Seen, SchedStats, Snapshot};
+pub(crate) use ctrscope_tests::measure::leniency;
 use ctrscope_tests::{Agent, Container, Group, accounts::ThreadAccounts, wait_until};
 
 /// From the making of a cgroup to its entry in a snapshot.
@@ -70,12 +71,6 @@ const TOLERANCE: f64 = 0.01;
 const TOLERANCE_NS: u64 = 5_000_000;
 /// The same for counts.
 const TOLERANCE_COUNT: u64 = 10;
-
-/// How often the tolerances apply: `CTRSCOPE_TOLERANCE`, for emulated machines; else once.
-pub(crate) fn leniency() -> u64 {
-    let value = std::env::var("CTRSCOPE_TOLERANCE").unwrap_or_default();
-    value.parse().unwrap_or(1)
-}
 
 fn assert_near(what: &str, seen: u64, account: u64, floor: u64) {
     let allowed = leniency() * floor.max((account as f64 * TOLERANCE) as u64);

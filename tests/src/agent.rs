@@ -22,11 +22,11 @@ use crate::{
 };
 
 /// From start to ready: loading and verifying the programs, and the first collection.
-const READY_PATIENCE: Duration = Duration::from_secs(30);
+const READY_PATIENCE: Duration = Duration::from_secs(90);
 /// Every request but a profile.
-const REQUEST_PATIENCE: Duration = Duration::from_secs(10);
+const REQUEST_PATIENCE: Duration = Duration::from_secs(60);
 /// From SIGTERM to the end.
-const END_PATIENCE: Duration = Duration::from_secs(10);
+const END_PATIENCE: Duration = Duration::from_secs(60);
 
 /// A command line of the agent, for what is not the daemon.
 pub struct AgentCommand;

@@ -56,6 +56,16 @@ pub fn hierarchies() -> Result<Vec<Hierarchy>> {
     Ok(parse_hierarchies(&text))
 }
 
+/// A name that no other test has, in this process or another: `<prefix>-<pid>`, and `-<n>` after the
+/// first of this process.
+pub(crate) fn own_name(prefix: &str) -> String {
+    static COUNT: AtomicU32 = AtomicU32::new(0);
+    match COUNT.fetch_add(1, Ordering::Relaxed) {
+        0 => format!("{prefix}-{}", std::process::id()),
+        n => format!("{prefix}-{}-{n}", std::process::id()),
+    }
+}
+
 /// A parent cgroup for the containers of one test, with a state directory of its own for runc.
 /// Dropping it removes the cgroups in all hierarchies.
 pub struct Group {
@@ -72,11 +82,7 @@ impl Group {
     ///
     /// No temporary directory, or no `/proc`.
     pub fn new(prefix: &str) -> Result<Self> {
-        static COUNT: AtomicU32 = AtomicU32::new(0);
-        let name = match COUNT.fetch_add(1, Ordering::Relaxed) {
-            0 => format!("{prefix}-{}", std::process::id()),
-            n => format!("{prefix}-{}-{n}", std::process::id()),
-        };
+        let name = own_name(prefix);
         Ok(Self {
             name,
             state: TempDir::with_prefix("ctrscope-runc-")
@@ -117,6 +123,13 @@ impl Group {
         Some(hierarchy.mount.join(cgroup.trim_start_matches('/')))
     }
 
+    /// CPU time of all that ran in it, nanoseconds; 0 before it is made.
+    #[must_use]
+    pub fn cpu_usage_ns(&self) -> u64 {
+        let directory = |controller| self.directory(controller, &self.path());
+        usage_ns(directory("cpuacct"), directory("cpu")).unwrap_or(0)
+    }
+
     /// Directories of this group that exist, over all hierarchies.
     #[must_use]
     pub fn directories(&self) -> Vec<PathBuf> {
@@ -138,13 +151,32 @@ impl Drop for Group {
     }
 }
 
+/// CPU time of a cgroup by its directories: `cpuacct.usage` of v1, else `usage_usec` of `cpu.stat`,
+/// nanoseconds.
+pub(crate) fn usage_ns(cpuacct: Option<PathBuf>, cpu: Option<PathBuf>) -> Result<u64> {
+    let read = |path: PathBuf| {
+        fs::read_to_string(&path).with_context(|| format!("cannot read {}", path.display()))
+    };
+    if let Some(directory) = cpuacct {
+        let text = read(directory.join("cpuacct.usage"))?;
+        return text.trim().parse().context("strange cpuacct.usage");
+    }
+    let directory = cpu.context("no cgroup hierarchy has the cpu controller")?;
+    let text = read(directory.join("cpu.stat"))?;
+    let usec = text
+        .lines()
+        .find_map(|line| line.strip_prefix("usage_usec "))
+        .context("cpu.stat without usage_usec")?;
+    Ok(usec.parse::<u64>().context("strange usage_usec")? * 1_000)
+}
+
 /// Removes a cgroup and what is below it. Waits for the last tasks to be gone.
 ///
 /// # Errors
 ///
-/// It is still busy after five seconds.
+/// It is still busy after half a minute.
 pub fn remove(directory: &Path) -> Result<()> {
-    const PATIENCE: Duration = Duration::from_secs(5);
+    const PATIENCE: Duration = Duration::from_secs(30);
     for entry in fs::read_dir(directory).into_iter().flatten().flatten() {
         if entry.file_type().is_ok_and(|kind| kind.is_dir()) {
             remove(&entry.path())?;

@@ -23,7 +23,7 @@ use tempfile::TempDir;
 use crate::{
     Group,
     accounts::{BlockAccounts, ThreadAccounts},
-    binaries, wait_until,
+    binaries, cgroup, wait_until,
 };
 
 pub use spec::ContainerSpec;
@@ -33,11 +33,11 @@ pub const WORKLOAD_PATH: &str = "/opt/app/workload";
 /// Where [`ContainerSpec::data`] is mounted inside.
 pub const DATA_PATH: &str = "/data";
 /// From runc's return to the start of the workload, in a container that may have little CPU time.
-const EXECUTED_PATIENCE: Duration = Duration::from_secs(30);
+const EXECUTED_PATIENCE: Duration = Duration::from_secs(60);
 /// Where the gate is inside.
 const CONTROL_PATH: &str = "/control";
 /// How long a container may take to end.
-const END_PATIENCE: Duration = Duration::from_secs(10);
+const END_PATIENCE: Duration = Duration::from_secs(60);
 
 /// A container that runs. Dropping it kills it, deletes it and removes its cgroups.
 pub struct Container {
@@ -245,16 +245,8 @@ impl Container {
     ///
     /// The cgroup is gone or has neither.
     pub fn cpu_usage_ns(&self) -> Result<u64> {
-        if let Ok(directory) = self.cgroup_path("cpuacct") {
-            let text = read(&directory.join("cpuacct.usage"))?;
-            return text.trim().parse().context("strange cpuacct.usage");
-        }
-        let text = read(&self.cgroup_path("cpu")?.join("cpu.stat"))?;
-        let usec = text
-            .lines()
-            .find_map(|line| line.strip_prefix("usage_usec "))
-            .context("cpu.stat without usage_usec")?;
-        Ok(usec.parse::<u64>().context("strange usage_usec")? * 1_000)
+        let directory = |controller| self.group.directory(controller, &self.cgroup);
+        cgroup::usage_ns(directory("cpuacct"), directory("cpu"))
     }
 
     /// Periods throttled, from `cpu.stat`.
@@ -333,7 +325,7 @@ impl Drop for Container {
         let below = below.unwrap_or_default().trim_start_matches('/');
         for directory in self.group.directories() {
             let directory = directory.join(below);
-            if let Err(error) = crate::cgroup::remove(&directory) {
+            if let Err(error) = cgroup::remove(&directory) {
                 eprintln!("cgroup left behind: {error:#}");
             }
         }

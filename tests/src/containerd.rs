@@ -79,7 +79,7 @@ impl Containerd {
             runtime: tokio::runtime::Builder::new_current_thread()
                 .enable_all()
                 .build()?,
-            parent: format!("/ctrscope-pods-{}", std::process::id()),
+            parent: format!("/{}", cgroup::own_name("ctrscope-pods")),
             folder,
         };
         containerd.wait_ready()?;

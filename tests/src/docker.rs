@@ -25,6 +25,7 @@ pub struct Docker {
     engine: Daemon,
     containerd: Daemon,
     folder: Folder,
+    parent: String,
 }
 
 impl Docker {
@@ -36,11 +37,13 @@ impl Docker {
     pub fn start() -> Result<Self> {
         let folder = Folder::new("ctrscope-docker-", &["data"])?;
         let containerd = start_containerd(&folder)?;
-        let engine = start_engine(&folder)?;
+        let parent = cgroup::own_name("ctrscope-docker");
+        let engine = start_engine(&folder, &parent)?;
         let docker = Self {
             engine,
             containerd,
             folder,
+            parent,
         };
         docker.wait_ready()?;
         let root = docker.folder.path().join("root");
@@ -113,7 +116,7 @@ impl Docker {
             let _ = fs::remove_file(self.folder.path().join(left));
         }
         self.containerd = start_containerd(&self.folder)?;
-        self.engine = start_engine(&self.folder)?;
+        self.engine = start_engine(&self.folder, &self.parent)?;
         self.wait_ready()
     }
 
@@ -145,9 +148,8 @@ impl Drop for Docker {
                 let _ = self.run(&arguments);
             }
         }
-        // Its own; stays if somebody else's containers are below it.
         for hierarchy in cgroup::hierarchies().unwrap_or_default() {
-            let _ = fs::remove_dir(hierarchy.mount.join("docker"));
+            let _ = cgroup::remove(&hierarchy.mount.join(&self.parent));
         }
     }
 }
@@ -173,7 +175,8 @@ fn start_containerd(folder: &Folder) -> Result<Daemon> {
     Ok(daemon)
 }
 
-fn start_engine(folder: &Folder) -> Result<Daemon> {
+/// `parent` is the cgroup of its containers: another engine has another one, which can be removed.
+fn start_engine(folder: &Folder, parent: &str) -> Result<Daemon> {
     let path = |name: &str| folder.path().join(name);
     let mut command = Command::new("dockerd");
     command
@@ -187,6 +190,8 @@ fn start_engine(folder: &Folder) -> Result<Daemon> {
         .arg(format!("unix://{}", path("docker.sock").display()))
         .arg("--containerd")
         .arg(path("containerd.sock"))
+        .arg("--cgroup-parent")
+        .arg(format!("/{parent}"))
         .args(["--bridge", "none", "--iptables=false", "--ip6tables=false"])
         .args(["--storage-driver", "vfs", "--live-restore"]);
     folder.spawn(&mut command)

@@ -7,6 +7,7 @@
 pub mod accounts;
 pub mod agent;
 pub mod binaries;
+pub mod bpf;
 pub mod cgroup;
 pub mod container;
 pub mod containerd;
@@ -14,6 +15,7 @@ pub mod docker;
 pub mod filesystem;
 pub mod http;
 pub mod issuers;
+pub mod measure;
 pub mod metrics;
 pub mod network;
 pub mod perf;
@@ -22,6 +24,7 @@ pub mod without;
 pub mod workload;
 
 mod daemon;
+mod lock;
 mod skip;
 
 pub use agent::{Agent, AgentCommand};

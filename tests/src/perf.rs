@@ -2,7 +2,11 @@
 
 use std::{fs, io, thread};
 
+use crate::lock::Lock;
+
 const LEVEL: &str = "/proc/sys/kernel/perf_event_paranoid";
+/// Who holds it may change the level, or rely on it: it is one for all processes.
+const LOCK: &str = "perf-event-paranoid";
 /// Mainline's highest level.
 const MAINLINE: i32 = 2;
 
@@ -32,6 +36,17 @@ pub fn needs_sys_admin() -> io::Result<bool> {
 /// A host where mainline's rule holds; as it was before on drop.
 pub struct Mainline {
     before: Option<i32>,
+    // Given back after the level.
+    _lock: Lock,
+}
+
+/// Keeps others that hold this or [`Mainline`] from changing the level.
+///
+/// # Errors
+///
+/// The lock cannot be taken.
+pub fn hold_level() -> io::Result<impl Sized> {
+    Lock::take(LOCK)
 }
 
 impl Mainline {
@@ -41,12 +56,16 @@ impl Mainline {
     ///
     /// As of [`needs_sys_admin`]; the level cannot be written.
     pub fn set() -> io::Result<Self> {
+        let lock = Lock::take(LOCK)?;
         let mut before = None;
         if needs_sys_admin()? {
             before = Some(level()?);
             fs::write(LEVEL, MAINLINE.to_string())?;
         }
-        Ok(Self { before })
+        Ok(Self {
+            before,
+            _lock: lock,
+        })
     }
 }
 

@@ -6,7 +6,7 @@ use ctrscope_tests::{
     AgentCommand, Capability, ContainerSpec, Without,
     agent::describe,
     binaries,
-    perf::{Mainline, needs_sys_admin},
+    perf::{Mainline, hold_level, needs_sys_admin},
     skip,
 };
 use tempfile::TempDir;
@@ -43,6 +43,7 @@ fn the_least_capabilities_are_enough() {
 /// Debian's and Ubuntu's kernels, as they are set when installed.
 #[test]
 fn where_perf_events_need_cap_sys_admin_profiles_alone_are_refused() {
+    let _level = hold_level().unwrap();
     if !needs_sys_admin().unwrap() {
         skip("this kernel lets CAP_PERFMON sample");
         return;
@@ -66,6 +67,7 @@ fn without_cap_bpf_cgroup_files_are_collected() {
 
 #[test]
 fn without_cap_perfmon_cgroup_files_are_collected() {
+    let _level = hold_level().unwrap();
     let host = Host::new(least_but(Capability::Perfmon));
     host.assert_files_alone("run the agent with CAP_PERFMON");
     host.assert_check("CAP_PERFMON", "missing", "run the agent with CAP_PERFMON");

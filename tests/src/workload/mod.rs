@@ -18,6 +18,7 @@ use std::{
     io::{Read as _, Write as _},
     net::SocketAddr,
     os::{fd::AsFd as _, unix::fs::OpenOptionsExt as _},
+    panic::{AssertUnwindSafe, catch_unwind},
     path::{Path, PathBuf},
     sync::{
         Arc,
@@ -28,7 +29,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use anyhow::{Context as _, Result};
+use anyhow::{Context as _, Result, bail};
 use serde_json::{Value, json};
 
 use crate::accounts::ThreadAccounts;
@@ -227,7 +228,7 @@ pub fn run(gate: Option<&Path>, hold: bool, work: &Work) -> Result<()> {
         let mut waker = waker.try_clone().context("cannot share a pipe")?;
         thread::spawn(move || {
             // The receivers live as long as the process.
-            let _ = sender.send(worker(&until));
+            let _ = sender.send(guarded(worker, &until));
             let _ = waker.write_all(&[0]);
             loop {
                 thread::park();
@@ -251,6 +252,18 @@ pub fn run(gate: Option<&Path>, hold: bool, work: &Work) -> Result<()> {
         signals.wait_forever()?;
     }
     Ok(())
+}
+
+/// Does a worker's part. A panic, which the hook has printed, is an error like others: without an answer
+/// the main thread would wait for ever.
+fn guarded(worker: Worker, until: &Until) -> Result<Value> {
+    catch_unwind(AssertUnwindSafe(|| worker(until))).unwrap_or_else(|panic| {
+        let text = panic
+            .downcast_ref::<String>()
+            .map(String::as_str)
+            .or_else(|| panic.downcast_ref::<&str>().copied());
+        bail!("a worker panicked: {}", text.unwrap_or("no message"))
+    })
 }
 
 fn prepare(work: &Work) -> Result<(Option<f64>, Vec<Worker>)> {
@@ -321,4 +334,18 @@ fn report(workers: &[Value]) -> Result<Value> {
         }));
     }
     Ok(json!({ "pid": std::process::id(), "threads": threads, "workers": workers }))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_worker_that_panics_has_failed() {
+        let until = Until::after(None, &Arc::new(AtomicBool::new(false)));
+        let error = guarded(Box::new(|_| panic!("no {}", "disk")), &until).unwrap_err();
+        assert!(format!("{error:#}").contains("no disk"), "{error:#}");
+        let report = guarded(Box::new(|_| Ok(json!({}))), &until).unwrap();
+        assert_eq!(report, json!({}));
+    }
 }
