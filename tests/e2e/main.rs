@@ -1,6 +1,7 @@
 //! End-to-end tests: real containers, the real agent, the kernel's own accounts. They need root,
 //! runc and the binaries of `cargo xtask build`; `cargo xtask test` sees to all of that.
 
+mod accuracy;
 mod block;
 mod churn;
 mod cli;
