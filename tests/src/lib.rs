@@ -10,6 +10,7 @@ pub mod binaries;
 pub mod bpf;
 pub mod cgroup;
 pub mod container;
+#[cfg(feature = "containerd")]
 pub mod containerd;
 pub mod docker;
 pub mod filesystem;

@@ -4,7 +4,7 @@ use std::{
     fs::{self, File},
     io::Read as _,
     path::{Path, PathBuf},
-    process::{Command, ExitCode, Stdio},
+    process::{Command, ExitCode},
 };
 
 use anyhow::{Context as _, Result, bail};
@@ -17,6 +17,8 @@ use crate::{
 
 /// What a build leaves in `target/<triple>/<profile>/`.
 const BINARIES: [&str; 2] = ["ctrscope", "ctrscope-workload"];
+/// The end-to-end tests, as cargo calls them.
+const E2E: &str = "e2e";
 
 /// Build the agent and the workload as static release binaries.
 ///
@@ -170,34 +172,45 @@ pub(crate) fn build_for(target: &Target, profile: Profile) -> Result<Built> {
     Ok(built)
 }
 
-/// Builds agent, workload and the end-to-end tests, for a machine without this repository.
+/// Builds agent, workload and the end-to-end tests, for a machine without this repository; with the profile
+/// of the tests also all unit tests, so that no dependency is built with one set of features for these and
+/// another one for those.
 pub(crate) fn build_tests(target: &Target, profile: Profile) -> Result<Tests> {
-    let built = build_for(target, profile)?;
-    let e2e = step::timed("build the end-to-end tests", || {
-        build_e2e(&mut target.cargo("test", profile))
-    })?;
-    check_static(&e2e)?;
+    const LOG: &str = "build-tests";
+    let mut command = target.cargo("build", profile);
+    match profile {
+        Profile::Quick => {
+            command.args(["--workspace", "--bins", "--tests"]);
+        }
+        Profile::Release => {
+            command.args(["--package", "ctrscope", "--package", "ctrscope-tests"]);
+            for binary in BINARIES {
+                command.args(["--bin", binary]);
+            }
+            command.args(["--test", E2E]);
+        }
+    }
+    command.arg("--message-format=json-render-diagnostics");
+    let what = format!("build binaries and tests ({})", profile.name());
+    step::run(&what, LOG, &mut command)?;
+    let log = step::log(LOG);
+    let text = fs::read(&log).with_context(|| format!("cannot read {}", log.display()))?;
+    let e2e = executable(&String::from_utf8_lossy(&text))
+        .context("cargo did not say where it put the end-to-end tests")?;
+    let built = find(&target.triple, profile);
+    for binary in [&built.agent, &built.workload, &e2e] {
+        check_static(binary)?;
+    }
     Ok(Tests { built, e2e })
 }
 
-/// Builds the test binary with `cargo test` and finds out where cargo put it.
-fn build_e2e(command: &mut Command) -> Result<PathBuf> {
-    let output = command
-        .args(["--package", "ctrscope-tests", "--test", "e2e"])
-        .args(["--no-run", "--message-format=json-render-diagnostics"])
-        .stderr(Stdio::piped())
-        .output()
-        .context("cannot run cargo")?;
-    if !output.status.success() {
-        eprintln!("{}", String::from_utf8_lossy(&output.stderr));
-        bail!("the end-to-end tests do not build");
-    }
-    String::from_utf8_lossy(&output.stdout)
+/// Where cargo put the end-to-end tests, of its messages.
+fn executable(messages: &str) -> Option<PathBuf> {
+    messages
         .lines()
         .filter_map(|line| serde_json::from_str::<serde_json::Value>(line).ok())
-        .filter(|message| message["target"]["name"] == "e2e")
+        .filter(|message| message["target"]["name"] == E2E)
         .find_map(|message| message["executable"].as_str().map(PathBuf::from))
-        .context("cargo did not say where it put the end-to-end tests")
 }
 
 /// Says what was built, and refuses what would need files of the machine it runs on.
@@ -280,4 +293,18 @@ fn is_dynamic(path: &Path) -> Result<bool> {
     };
     let types = headers().with_context(|| format!("{} is no ELF file", path.display()))?;
     Ok(types.contains(&(PT_INTERP as usize)))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_tests_are_found_among_what_cargo_says() {
+        let text = "   Compiling a v1\n\
+             {\"reason\":\"compiler-artifact\",\"target\":{\"name\":\"a\"},\"executable\":\"/t/a\"}\n\
+             {\"reason\":\"compiler-artifact\",\"target\":{\"name\":\"e2e\"},\"executable\":\"/t/e2e-1\"}\n";
+        assert_eq!(executable(text), Some(PathBuf::from("/t/e2e-1")));
+        assert_eq!(executable("nothing"), None);
+    }
 }

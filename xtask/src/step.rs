@@ -115,7 +115,11 @@ pub(crate) fn run(what: &str, log: &str, command: &mut Command) -> Result<()> {
 pub(crate) fn print_file(path: &Path) {
     let text = fs::read(path).unwrap_or_default();
     let text = String::from_utf8_lossy(&text);
-    let lines: Vec<&str> = text.lines().collect();
+    // What cargo says to programs is no news to people.
+    let lines: Vec<&str> = text
+        .lines()
+        .filter(|line| !line.starts_with("{\"reason\":"))
+        .collect();
     for line in &lines[lines.len().saturating_sub(TAIL_LINES)..] {
         eprintln!("    {line}");
     }
