@@ -1,94 +1,85 @@
 //! Profiles as others read them: Go's pprof, and the schema of speedscope.
 
-use std::{process::Command, time::Duration};
+use std::process::Command;
 
 use ctrscope_tests::{
-    Agent, Container, ContainerSpec, agent::describe, binaries::target, skip,
+    Agent, Container, agent::describe, binaries::target, skip, wait_until,
     workload::hot::HOT_FUNCTIONS,
 };
 use serde_json::Value;
 
-use crate::observe::{group, leniency, wait_seen};
+use crate::{
+    observe::group,
+    profile::{PATIENCE, hot, query, record_until},
+};
 
-/// Difference of a share, in parts of one. In 3 s and 99 Hz on a thread the standard error of a share
-/// of one half is 3 points.
-const TOLERANCE: f64 = 0.1;
-const PATIENCE: Duration = Duration::from_secs(30);
-
-/// An agent, a container whose functions are known, and the container's name in a query.
-fn hot() -> (Agent, Container, String) {
-    let agent = Agent::start(&[]).unwrap();
-    let container = Container::start(&group(), &ContainerSpec::new("hot", &["burn"])).unwrap();
-    let name = wait_seen(&agent, &container).identity.container;
-    (agent, container, name.replace('/', "%2F"))
-}
+/// Why [`pprof`] may give nothing.
+pub(crate) const NO_GO: &str = "go is not installed";
 
 /// `go tool pprof` with its own HTTP client, as whoever gives it the address.
-fn pprof(arguments: &[&str], url: &str) -> Option<String> {
+pub(crate) fn pprof(arguments: &[&str], url: &str) -> Option<String> {
     let output = Command::new("go")
         .args(["tool", "pprof", "-symbolize=none"])
         .args(arguments)
         .arg(url)
         .env("PPROF_TMPDIR", std::env::temp_dir())
         .env("GOCACHE", "off")
-        .output();
-    let Ok(output) = output else {
-        skip("go is not installed");
-        return None;
-    };
+        .output()
+        .ok()?;
     assert!(output.status.success(), "{}", describe(&output));
     Some(String::from_utf8(output.stdout).unwrap())
 }
 
+/// The address of a recording for pprof.
+pub(crate) fn url(agent: &Agent, container: &Container, seconds: u32) -> String {
+    let query = query(agent, container, seconds);
+    format!("http://{}/debug/pprof/profile?{query}", agent.address())
+}
+
+/// Part of the time that a function and those below it have, in what `-top` printed.
+pub(crate) fn share(top: &str, function: &str) -> Option<f64> {
+    // `     1.50s 50.00% 50.00%      1.50s 50.00%  hot_fifty`
+    let mut lines = top.lines();
+    let line = lines.find(|line| line.split_whitespace().last() == Some(function))?;
+    let percent = line.split_whitespace().nth(4)?.strip_suffix('%')?;
+    Some(percent.parse::<f64>().ok()? / 100.0)
+}
+
 #[test]
 fn go_reads_a_profile_by_its_address() {
-    let (agent, _container, query) = hot();
-    let url = |seconds: u32| {
-        format!(
-            "http://{}/debug/pprof/profile?seconds={seconds}&container={query}",
-            agent.address()
-        )
+    let agent = Agent::start(&[]).unwrap();
+    let container = hot(&group(), 1);
+    let url = url(&agent, &container, 1);
+    // Beside others who want the CPUs a second may be too short for a sample of each function.
+    let read_until = |arguments: &[&str], url: &str, is_complete: &dyn Fn(&str) -> bool| {
+        let mut last = None;
+        wait_until(PATIENCE, "all that pprof is to print", || {
+            last = pprof(arguments, url);
+            Ok(last
+                .as_deref()
+                .is_none_or(is_complete)
+                .then_some(last.is_some()))
+        })
+        .unwrap_or_else(|error| panic!("{error:#}:\n{}", last.unwrap_or_default()))
     };
-    let Some(top) = pprof(&["-top", "-nodecount=50"], &url(3)) else {
+    let is_there = read_until(&["-top", "-nodecount=50"], &url, &|top| {
+        let mut functions = HOT_FUNCTIONS.iter();
+        top.contains("Type: cpu") && functions.all(|(function, _)| share(top, function).is_some())
+    });
+    if !is_there {
+        skip(NO_GO);
         return;
-    };
-    assert!(top.contains("Type: cpu"), "{top}");
-    // `     1.50s 50.00% 50.00%      1.50s 50.00%  hot_fifty`
-    let share = |function: &str| {
-        top.lines()
-            .find(|line| line.split_whitespace().last() == Some(function))
-            .and_then(|line| line.split_whitespace().nth(4)?.strip_suffix('%'))
-            .and_then(|percent| percent.parse::<f64>().ok())
-            .unwrap_or_else(|| panic!("no {function} in:\n{top}"))
-            / 100.0
-    };
-    for (function, expected) in HOT_FUNCTIONS {
-        let measured = share(function);
-        println!("{function}: {measured:.3} of {expected}");
-        assert!(
-            (measured - expected).abs() <= TOLERANCE * leniency() as f64,
-            "{top}"
-        );
     }
-    let Some(tags) = pprof(&["-tags"], &url(1)) else {
-        return;
-    };
-    for tag in ["container: Total", "type: Total", "process: Total", "cpu"] {
-        assert!(tags.contains(tag), "{tag} is not in:\n{tags}");
-    }
-    let raw = pprof(
-        &["-raw", "-sample_index=samples"],
-        &format!("{}&split=thread", url(1)),
-    );
-    let raw = raw.unwrap();
-    for part in [
-        "samples/count cpu/nanoseconds",
-        "thread:",
-        "tid:",
-        "[kernel]",
-    ] {
-        assert!(raw.contains(part), "{part} is not in:\n{raw}");
-    }
+    let has_all = |text: &str, parts: &[&str]| parts.iter().all(|part| text.contains(part));
+    read_until(&["-tags"], &url, &|tags| {
+        let parts = ["container: Total", "type: Total", "process: Total", "cpu"];
+        has_all(tags, &parts)
+    });
+    let by_thread = format!("{url}&split=thread");
+    read_until(&["-raw", "-sample_index=samples"], &by_thread, &|raw| {
+        let columns = "samples/count cpu/nanoseconds";
+        has_all(raw, &[columns, "thread:", "tid:", "[kernel]"])
+    });
 }
 
 #[test]
@@ -99,10 +90,9 @@ fn a_profile_for_speedscope_follows_its_schema() {
         skip("the schema of speedscope is not there: cargo xtask setup --test");
         return;
     }
-    let (agent, _container, query) = hot();
-    let path = format!("/api/v1/profile?seconds=1&format=speedscope&container={query}");
-    let answer = agent.get_slow(&path, PATIENCE).unwrap();
-    assert_eq!(answer.status, 200, "{}", answer.text());
+    let agent = Agent::start(&[]).unwrap();
+    let container = hot(&group(), 1);
+    let text = record_until(&agent, &container, "speedscope", has_hot_function);
     let directory = tempfile::tempdir().unwrap();
     let check = |text: &str| {
         let file = directory.path().join("profile.json");
@@ -115,18 +105,20 @@ fn a_profile_for_speedscope_follows_its_schema() {
             .output()
             .unwrap()
     };
-    let text = answer.text();
     let output = check(&text);
     assert!(output.status.success(), "{}", describe(&output));
     // The check itself.
     assert!(!check(&text.replace("sampled", "simple")).status.success());
+}
 
-    let file: Value = serde_json::from_str(&text).unwrap();
+/// Whether a sample of a profile for speedscope has the first of the known functions.
+fn has_hot_function(text: &str) -> bool {
+    let file: Value = serde_json::from_str(text).unwrap();
     let frames = file["shared"]["frames"].as_array().unwrap();
-    let samples = file["profiles"][0]["samples"].as_array().unwrap();
-    let hot = samples
-        .iter()
+    let samples = file["profiles"][0]["samples"].as_array();
+    samples
+        .into_iter()
+        .flatten()
         .flat_map(|sample| sample.as_array().unwrap())
-        .any(|place| frames[place.as_u64().unwrap() as usize]["name"] == HOT_FUNCTIONS[0].0);
-    assert!(hot, "{text}");
+        .any(|place| frames[place.as_u64().unwrap() as usize]["name"] == HOT_FUNCTIONS[0].0)
 }

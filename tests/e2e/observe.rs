@@ -4,12 +4,14 @@ use std::{sync::Arc, time::Duration};
 
 use ctrscope::snapshot::{Container as Seen, SchedStats, Snapshot};
 pub(crate) use ctrscope_tests::measure::leniency;
-use ctrscope_tests::{Agent, Container, Group, accounts::ThreadAccounts, wait_until};
+use ctrscope_tests::{
+    Agent, Container, Group, accounts::ThreadAccounts, measure::Trial, wait_until,
+};
 
-/// From the making of a cgroup to its entry in a snapshot.
-const SEEN_PATIENCE: Duration = Duration::from_secs(10);
-/// From the end of the work to the sleep of all threads.
-const IDLE_PATIENCE: Duration = Duration::from_secs(10);
+/// From the making of a cgroup to its entry in a snapshot, on a machine that has other work as well.
+const SEEN_PATIENCE: Duration = Duration::from_secs(60);
+/// From the end of the work to the sleep of all threads, there.
+const IDLE_PATIENCE: Duration = Duration::from_secs(60);
 
 pub(crate) fn group() -> Arc<Group> {
     Arc::new(Group::new("ctrscope-test").unwrap())
@@ -62,6 +64,16 @@ impl Reading {
         })
         .unwrap()
     }
+
+    /// What the agent said.
+    pub(crate) fn sched(&self) -> &SchedStats {
+        &self.sched
+    }
+
+    /// CPU time by the cgroup's account since an earlier reading, nanoseconds.
+    pub(crate) fn usage_since(&self, earlier: &Self) -> u64 {
+        self.usage_ns - earlier.usage_ns
+    }
 }
 
 /// Relative tolerance: what the issue asks for.
@@ -72,52 +84,89 @@ const TOLERANCE_NS: u64 = 5_000_000;
 /// The same for counts.
 const TOLERANCE_COUNT: u64 = 10;
 
-fn assert_near(what: &str, seen: u64, account: u64, floor: u64) {
-    let allowed = leniency() * floor.max((account as f64 * TOLERANCE) as u64);
-    let difference = seen.abs_diff(account);
-    println!("{what}: agent {seen}, kernel {account}, difference {difference} of {allowed}");
-    assert!(
-        difference <= allowed,
-        "{what}: the agent says {seen}, the kernel {account}; allowed is {allowed}"
-    );
+/// A number that both say was added between two readings.
+struct Added {
+    what: &'static str,
+    seen: u64,
+    account: u64,
+    /// What they may differ in, however small the account is.
+    floor: u64,
+}
+
+impl Added {
+    fn allowed(&self) -> u64 {
+        self.floor.max((self.account as f64 * TOLERANCE) as u64)
+    }
+}
+
+fn added(before: &Reading, after: &Reading) -> [Added; 5] {
+    let threads = after.threads.since(&before.threads);
+    let (new, old) = (&after.sched, &before.sched);
+    let run_queue = new.run_queue.since(&old.run_queue);
+    let number = |what, seen, account, floor| Added {
+        what,
+        seen,
+        account,
+        floor,
+    };
+    [
+        number(
+            "on-CPU ns against the cgroup",
+            new.on_cpu_ns - old.on_cpu_ns,
+            after.usage_since(before),
+            TOLERANCE_NS,
+        ),
+        number(
+            "run queue ns",
+            run_queue.sum_ns(),
+            threads.run_delay_ns,
+            TOLERANCE_NS,
+        ),
+        number(
+            "dispatches",
+            run_queue.count(),
+            threads.dispatches,
+            TOLERANCE_COUNT,
+        ),
+        number(
+            "voluntary switches",
+            new.voluntary - old.voluntary,
+            threads.voluntary,
+            TOLERANCE_COUNT,
+        ),
+        number(
+            "involuntary switches",
+            new.involuntary - old.involuntary,
+            threads.involuntary,
+            TOLERANCE_COUNT,
+        ),
+    ]
 }
 
 /// Compares what both say was added between two readings.
 pub(crate) fn assert_sched_agrees(name: &str, before: &Reading, after: &Reading) {
-    let threads = after.threads.since(&before.threads);
-    let (new, old) = (&after.sched, &before.sched);
-    let run_queue = new.run_queue.since(&old.run_queue);
-    let near = |what: &str, seen, account, floor| {
-        assert_near(&format!("{name}: {what}"), seen, account, floor);
-    };
-    near(
-        "on-CPU ns against the cgroup",
-        new.on_cpu_ns - old.on_cpu_ns,
-        after.usage_ns - before.usage_ns,
-        TOLERANCE_NS,
-    );
-    near(
-        "run queue ns",
-        run_queue.sum_ns(),
-        threads.run_delay_ns,
-        TOLERANCE_NS,
-    );
-    near(
-        "dispatches",
-        run_queue.count(),
-        threads.dispatches,
-        TOLERANCE_COUNT,
-    );
-    near(
-        "voluntary switches",
-        new.voluntary - old.voluntary,
-        threads.voluntary,
-        TOLERANCE_COUNT,
-    );
-    near(
-        "involuntary switches",
-        new.involuntary - old.involuntary,
-        threads.involuntary,
-        TOLERANCE_COUNT,
-    );
+    for number in added(before, after) {
+        let (what, seen, account) = (number.what, number.seen, number.account);
+        let allowed = leniency() * number.allowed();
+        let difference = seen.abs_diff(account);
+        println!(
+            "{name}: {what}: agent {seen}, kernel {account}, difference {difference} of {allowed}"
+        );
+        assert!(
+            difference <= allowed,
+            "{name}: {what}: the agent says {seen}, the kernel {account}; allowed is {allowed}"
+        );
+    }
+}
+
+/// Records what both say was added between two readings, with the tolerances of [`assert_sched_agrees`].
+pub(crate) fn record_sched(trial: &Trial, name: &str, before: &Reading, after: &Reading) {
+    for number in added(before, after) {
+        trial.near(
+            &format!("{name}: {}", number.what),
+            number.seen as f64,
+            number.account as f64,
+            number.allowed() as f64,
+        );
+    }
 }

@@ -1,179 +1,86 @@
 //! Scheduler numbers against `schedstat`, `status` and the cgroup's CPU account.
 
-use std::time::Duration;
+use std::{sync::Arc, time::Duration};
 
-use ctrscope::snapshot::Snapshot;
-use ctrscope_tests::{Agent, Container, ContainerSpec, skip};
+use ctrscope_tests::{Agent, Container, ContainerSpec, Group};
+use serde_json::Value;
 
-use crate::observe::{Reading, assert_sched_agrees, group, snapshot, wait_seen};
+use crate::observe::{Reading, assert_sched_agrees, group};
 
-/// Work of ten seconds, on a CPU that others use too.
+/// Work of some seconds, on a CPU that others use too.
 const PATIENCE: Duration = Duration::from_secs(60);
 
-/// Runs containers side by side, each with ten seconds of work, and compares each with its own
-/// accounts. What one suffers must not show up on another, or a sum is off.
-fn compare(specs: &[ContainerSpec]) {
-    let agent = Agent::start(&[]).unwrap();
-    let group = group();
-    let containers: Vec<Container> = specs
-        .iter()
-        .map(|spec| Container::start(&group, &spec.clone().gated().held()).unwrap())
-        .collect();
-    let before: Vec<Reading> = containers
-        .iter()
-        .map(|container| Reading::take(&agent, container))
-        .collect();
-    for container in &containers {
-        container.open_gate().unwrap();
-    }
-    for container in &containers {
-        container.wait_report(PATIENCE).unwrap();
-    }
-    for (container, before) in containers.iter().zip(&before) {
-        let after = Reading::take(&agent, container);
-        assert_sched_agrees(container.name(), before, &after);
-    }
+/// Containers that run side by side. What one suffers must not show up on another, or a sum is off.
+pub(crate) struct SideBySide {
+    containers: Vec<Container>,
+    before: Vec<Reading>,
 }
 
-#[test]
-fn one_container_with_contention_agrees_with_the_kernel() {
-    let burn = ["burn", "--threads", "3", "--seconds", "10", "--cpu", "0"];
-    compare(&[ContainerSpec::new("burn", &burn)]);
-}
-
-#[test]
-fn frequent_switches_agree_with_the_kernel() {
-    let pingpong = ["pingpong", "--seconds", "10", "--cpu", "0"];
-    compare(&[ContainerSpec::new("pingpong", &pingpong)]);
-}
-
-/// Threads that sleep after each byte, free to use all CPUs: a CPU often goes idle after one of them,
-/// and the time in which it first looks for work elsewhere is nobody's.
-#[test]
-fn a_container_that_sleeps_often_agrees_with_the_kernel() {
-    compare(&[ContainerSpec::new(
-        "sleepy",
-        &["pingpong", "--seconds", "10"],
-    )]);
-}
-
-/// More threads than CPUs, unpinned: the load balancer moves waiting tasks.
-#[test]
-fn migrated_waiters_lose_none_of_their_wait() {
-    let cpus = std::thread::available_parallelism().map_or(2, usize::from);
-    let threads = (cpus * 3 + 1).to_string();
-    let burn = ["burn", "--threads", &threads, "--seconds", "10"];
-    compare(&[ContainerSpec::new("burn", &burn)]);
-}
-
-#[test]
-fn containers_side_by_side_keep_their_own_accounts() {
-    let bully = ["burn", "--threads", "3", "--seconds", "10", "--cpu", "0"];
-    let victim = [
-        "sleep-burn",
-        "--burn-ms",
-        "2",
-        "--sleep-ms",
-        "5",
-        "--seconds",
-        "10",
-        "--cpu",
-        "0",
-    ];
-    let bystander = [
-        "sleep-burn",
-        "--burn-ms",
-        "1",
-        "--sleep-ms",
-        "20",
-        "--seconds",
-        "10",
-    ];
-    compare(&[
-        ContainerSpec::new("bully", &bully),
-        ContainerSpec::new("victim", &victim),
-        ContainerSpec::new("bystander", &bystander),
-    ]);
-}
-
-#[test]
-fn a_capped_container_agrees_with_the_kernel() {
-    let burn = ["burn", "--threads", "2", "--seconds", "10"];
-    compare(&[ContainerSpec::new("capped", &burn).quota(30_000, 100_000)]);
-}
-
-/// A real-time task alone would never switch; a burner on its own CPU hardly does. Its time must
-/// show at each scrape, not only when it leaves the CPU.
-#[test]
-fn a_running_slice_shows_at_each_scrape() {
-    /// CPU time that a scrape may be behind the cgroup's own account.
-    const BEHIND_NS: u64 = 50_000_000;
-    let agent = Agent::start(&[]).unwrap();
-    let group = group();
-    let last_cpu = std::thread::available_parallelism()
-        .map_or(0, |n| n.get() - 1)
-        .to_string();
-    let burn = ["burn", "--cpu", &last_cpu];
-    let container = Container::start(&group, &ContainerSpec::new("burn", &burn)).unwrap();
-    wait_seen(&agent, &container);
-    // The agent counts from its first sight of the container: compare what is added.
-    let read = || {
-        let earliest = container.cpu_usage_ns().unwrap();
-        let seen = wait_seen(&agent, &container).sched.unwrap().on_cpu_ns;
-        (earliest, seen, container.cpu_usage_ns().unwrap())
-    };
-    let first = read();
-    for _ in 0..5 {
-        std::thread::sleep(Duration::from_secs(1));
-        let next = read();
-        let seen = next.1 - first.1;
-        // The scrape lies between the two readings of the account around it.
-        let (least, most) = (next.0 - first.2, next.2 - first.0);
-        println!("seen {seen} ns, account between {least} and {most} ns");
-        assert!(seen + BEHIND_NS >= least && seen <= most + BEHIND_NS);
-    }
-}
-
-#[test]
-fn the_idle_task_is_never_counted() {
-    /// Part of all CPU time that the two accounts may differ by: `/proc/stat` counts in ticks, and
-    /// is not read at the same instant as the snapshot.
-    const TOLERANCE: f64 = 0.05;
-    let agent = Agent::start(&[]).unwrap();
-    // The idle time is that of a part of the time between the snapshots, however long they take.
-    let (before, idle_before) = (snapshot(&agent), idle_ns());
-    std::thread::sleep(Duration::from_secs(4));
-    let (idle_after, after) = (idle_ns(), snapshot(&agent));
-    let total = |snapshot: &Snapshot| -> u64 {
-        snapshot
-            .containers
+impl SideBySide {
+    /// Starts them, and reads both views while they wait for their gates.
+    pub(crate) fn start(agent: &Agent, group: &Arc<Group>, specs: &[ContainerSpec]) -> Self {
+        let containers: Vec<Container> = specs
             .iter()
-            .filter_map(|seen| Some(seen.sched.as_ref()?.on_cpu_ns))
-            .sum()
-    };
-    let all = (after.taken_at_ns - before.taken_at_ns) * u64::from(after.host.cpus);
-    let idle = idle_after - idle_before;
-    if (idle as f64) < all as f64 * 2.0 * TOLERANCE {
-        skip("no CPU was idle, so the idle task cannot be told from others");
-        return;
+            .map(|spec| Container::start(group, &spec.clone().gated().held()).unwrap())
+            .collect();
+        let before = containers
+            .iter()
+            .map(|container| Reading::take(agent, container))
+            .collect();
+        Self { containers, before }
     }
-    let busy = total(&after).saturating_sub(total(&before));
-    println!("busy {busy} ns, idle {idle} ns of {all} ns");
-    assert!((busy + idle) as f64 <= all as f64 * (1.0 + TOLERANCE));
+
+    /// Lets them work to their ends; gives their reports.
+    pub(crate) fn work(&self) -> Vec<Value> {
+        for container in &self.containers {
+            container.open_gate().unwrap();
+        }
+        let reports = self.containers.iter();
+        reports
+            .map(|container| container.wait_report(PATIENCE).unwrap())
+            .collect()
+    }
+
+    /// Hands over each one's name, what was read before its work, and what is read now.
+    pub(crate) fn compare(&self, agent: &Agent, mut compare: impl FnMut(&str, &Reading, &Reading)) {
+        for (container, before) in self.containers.iter().zip(&self.before) {
+            compare(container.name(), before, &Reading::take(agent, container));
+        }
+    }
 }
 
-/// Time that all CPUs were idle since boot, waiting for disks included.
-fn idle_ns() -> u64 {
-    let stat = std::fs::read_to_string("/proc/stat").unwrap();
-    let ticks: u64 = stat
-        .lines()
-        .next()
-        .unwrap()
-        .split_whitespace()
-        .skip(4)
-        .take(2)
-        .map(|field| field.parse::<u64>().unwrap())
-        .sum();
-    // USER_HZ is 100 on every architecture that Rust knows.
-    ticks * 10_000_000
+/// Three threads that share a CPU run, wait for it and take it from each other.
+#[test]
+fn a_container_agrees_with_the_kernel() {
+    let agent = Agent::start(&[]).unwrap();
+    let burn = ["burn", "--threads", "3", "--seconds", "2", "--cpu", "0"];
+    let run = SideBySide::start(&agent, &group(), &[ContainerSpec::new("burn", &burn)]);
+    run.work();
+    run.compare(&agent, assert_sched_agrees);
+}
+
+/// Time asleep is at least half of what the threads asked for: one that is preempted on its way to sleep
+/// is runnable while its time passes already. Waiting for a disk is what none of them does; it is not
+/// nothing where the machine has to read pages of theirs again.
+#[test]
+fn time_asleep_is_no_time_waiting_for_a_disk() {
+    /// Of each sleep, milliseconds.
+    const SLEEP_MS: u64 = 20;
+    let agent = Agent::start(&[]).unwrap();
+    let sleep = SLEEP_MS.to_string();
+    let mut work = vec!["sleep-burn", "--threads", "2", "--seconds", "1"];
+    work.extend(["--burn-ms", "1", "--sleep-ms", &sleep]);
+    let run = SideBySide::start(&agent, &group(), &[ContainerSpec::new("sleeper", &work)]);
+    let reports = run.work();
+    let workers = reports[0]["workers"].as_array().unwrap();
+    let bursts = workers.iter().map(|worker| worker["bursts"].as_u64());
+    let asked_ns = bursts.map(Option::unwrap).sum::<u64>() * SLEEP_MS * 1_000_000;
+    run.compare(&agent, |name, before, after| {
+        assert_sched_agrees(name, before, after);
+        let (new, old) = (after.sched(), before.sched());
+        let sleep_ns = new.off_cpu_sleep_ns - old.off_cpu_sleep_ns;
+        let disk_ns = new.off_cpu_disk_ns - old.off_cpu_disk_ns;
+        println!("{name}: asked to sleep {asked_ns} ns, slept {sleep_ns} ns, disk {disk_ns} ns");
+        assert!(sleep_ns >= asked_ns / 2 && disk_ns <= sleep_ns);
+    });
 }

@@ -1,6 +1,6 @@
 //! Names of frames: code of a JIT, mangled names, and what a stripped binary leaves.
 
-use std::{process::Command, time::Duration};
+use std::{path::PathBuf, process::Command};
 
 use ctrscope_tests::{
     Agent, Container, ContainerSpec, binaries, skip,
@@ -11,68 +11,16 @@ use ctrscope_tests::{
 };
 use tempfile::TempDir;
 
-use crate::observe::{group, wait_seen};
+use crate::{
+    observe::group,
+    profile::{has_frame, record_until},
+};
 
-const PATIENCE: Duration = Duration::from_secs(30);
+/// Why [`stripped`] may give nothing.
+pub(crate) const NO_STRIP: &str = "strip (binutils) is not installed";
 
-/// Records a container for three seconds.
-fn folded(agent: &Agent, container: &Container) -> String {
-    let name = wait_seen(agent, container).identity.container;
-    let query = name.replace('/', "%2F");
-    let path = format!("/api/v1/profile?container={query}&type=cpu&seconds=3&format=folded");
-    let answer = agent.get_slow(&path, PATIENCE).unwrap();
-    assert_eq!(answer.status, 200, "{}", answer.text());
-    answer.text()
-}
-
-/// Part of the samples that have a frame for which `is` holds.
-fn share(folded: &str, is: impl Fn(&str) -> bool) -> f64 {
-    let (mut with, mut all) = (0, 0);
-    for line in folded.lines() {
-        let (stack, count) = line.rsplit_once(' ').unwrap();
-        let count: u64 = count.parse().unwrap();
-        all += count;
-        if stack.split(';').any(&is) {
-            with += count;
-        }
-    }
-    with as f64 / all.max(1) as f64
-}
-
-/// The map file has the pid that the process knows itself by, 1 in its own pid namespace, and lies in
-/// the container's /tmp.
-#[test]
-fn code_of_a_jit_is_named_by_its_map_file() {
-    let agent = Agent::start(&[]).unwrap();
-    let group = group();
-    let container = Container::start(&group, &ContainerSpec::new("jit", &["jit"])).unwrap();
-    let folded = folded(&agent, &container);
-    let share = share(&folded, |frame| frame.starts_with(JIT_FUNCTION));
-    println!("{JIT_FUNCTION}: {share:.3}");
-    assert!(share > 0.9, "{folded}");
-}
-
-#[test]
-fn mangled_names_are_shown_as_they_were_written() {
-    let agent = Agent::start(&[]).unwrap();
-    let group = group();
-    let container = Container::start(&group, &ContainerSpec::new("mangled", &["mangled"])).unwrap();
-    let folded = folded(&agent, &container);
-    for function in [CPP_FUNCTION, RUST_FUNCTION] {
-        let share = share(&folded, |frame| frame == function);
-        println!("{function}: {share:.3}");
-        assert!((0.4..0.6).contains(&share), "{function}: {share}\n{folded}");
-    }
-    assert!(
-        !folded.contains("_ZN") && !folded.contains("_RN"),
-        "{folded}"
-    );
-}
-
-#[test]
-fn a_stripped_binary_gives_offsets_in_its_module() {
-    let agent = Agent::start(&[]).unwrap();
-    let group = group();
+/// The workload without symbols, in a directory that holds nothing else.
+pub(crate) fn stripped() -> Option<(TempDir, PathBuf)> {
     let directory = TempDir::new().unwrap();
     let stripped = directory.path().join("workload");
     let strip = Command::new("strip")
@@ -80,18 +28,65 @@ fn a_stripped_binary_gives_offsets_in_its_module() {
         .arg(&stripped)
         .arg(binaries::workload().unwrap())
         .status();
-    if !strip.is_ok_and(|status| status.success()) {
-        skip("strip (binutils) is not installed");
-        return;
-    }
-    let spec = ContainerSpec::new("stripped", &["burn"]).binary(&stripped);
-    let container = Container::start(&group, &spec).unwrap();
-    let folded = folded(&agent, &container);
-    let share = share(&folded, |frame| {
-        frame.split_once("+0x").is_some_and(|(module, offset)| {
-            module.ends_with("workload") && u64::from_str_radix(offset, 16).is_ok()
-        })
+    strip
+        .is_ok_and(|status| status.success())
+        .then_some((directory, stripped))
+}
+
+/// Whether a frame is code of the JIT, by the name in its map file.
+pub(crate) fn is_jitted(frame: &str) -> bool {
+    frame.starts_with(JIT_FUNCTION)
+}
+
+/// Whether a frame is an offset in the workload's binary.
+pub(crate) fn is_offset(frame: &str) -> bool {
+    frame.split_once("+0x").is_some_and(|(module, offset)| {
+        module.ends_with("workload") && u64::from_str_radix(offset, 16).is_ok()
+    })
+}
+
+/// Asserts that no name is as a compiler wrote it.
+pub(crate) fn assert_demangled(folded: &str) {
+    assert!(
+        !folded.contains("_ZN") && !folded.contains("_RN"),
+        "{folded}"
+    );
+}
+
+/// The map file has the pid that the process knows itself by, 1 in its own pid namespace, and lies in
+/// the container's /tmp.
+#[test]
+fn code_of_a_jit_is_named_by_its_map_file() {
+    let agent = Agent::start(&[]).unwrap();
+    let spec = ContainerSpec::new("jit", &["jit"]);
+    let container = Container::start(&group(), &spec).unwrap();
+    record_until(&agent, &container, "folded", |folded| {
+        has_frame(folded, is_jitted)
     });
-    println!("workload+0x…: {share:.3}");
-    assert!(share > 0.9, "{folded}");
+}
+
+#[test]
+fn mangled_names_are_shown_as_they_were_written() {
+    let agent = Agent::start(&[]).unwrap();
+    let spec = ContainerSpec::new("mangled", &["mangled"]);
+    let container = Container::start(&group(), &spec).unwrap();
+    record_until(&agent, &container, "folded", |folded| {
+        let has = |function| has_frame(folded, |frame| frame == function);
+        assert_demangled(folded);
+        has(CPP_FUNCTION) && has(RUST_FUNCTION)
+    });
+}
+
+#[test]
+fn a_stripped_binary_gives_offsets_in_its_module() {
+    let agent = Agent::start(&[]).unwrap();
+    let Some((_directory, binary)) = stripped() else {
+        skip(NO_STRIP);
+        return;
+    };
+    let spec = ContainerSpec::new("stripped", &["burn"]).binary(&binary);
+    let container = Container::start(&group(), &spec).unwrap();
+    record_until(&agent, &container, "folded", |folded| {
+        has_frame(folded, is_offset)
+    });
 }

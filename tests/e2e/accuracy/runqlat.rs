@@ -6,7 +6,10 @@ use std::{
 };
 
 use ctrscope::snapshot::{Histogram, Snapshot};
-use ctrscope_tests::{Agent, Container, ContainerSpec, skip};
+use ctrscope_tests::{
+    Agent, Container, ContainerSpec,
+    measure::{Trial, measured},
+};
 
 use crate::observe::{group, snapshot, wait_seen};
 
@@ -39,6 +42,10 @@ fn whole_host(snapshot: &Snapshot) -> Histogram {
 
 #[test]
 fn the_whole_host_agrees_with_runqlat() {
+    measured(compare);
+}
+
+fn compare(trial: &Trial) {
     let agent = Agent::start(&[]).unwrap();
     let group = group();
     // Enough switches, at a steady rate, that the edges of the ten seconds do not count; and waits of
@@ -54,13 +61,14 @@ fn the_whole_host_agrees_with_runqlat() {
     for container in &containers {
         wait_seen(&agent, container);
     }
+    let watch = trial.watch(agent.pid(), &group);
     let started = Command::new("stdbuf")
         .args(["-oL", "runqlat", "10", "1"])
         .stdout(Stdio::piped())
         .stderr(Stdio::inherit())
         .spawn();
     let Ok(mut runqlat) = started else {
-        skip("stdbuf is not installed");
+        trial.skip("stdbuf is not installed");
         return;
     };
     let mut lines = BufReader::new(runqlat.stdout.take().unwrap())
@@ -69,7 +77,7 @@ fn the_whole_host_agrees_with_runqlat() {
     // Its first line comes when it is attached.
     if !lines.any(|line| line.starts_with("Tracing")) {
         let _ = runqlat.wait();
-        skip("runqlat of libbpf-tools does not run here");
+        trial.skip("runqlat of libbpf-tools does not run here");
         return;
     }
     let before = whole_host(&snapshot(&agent));
@@ -79,19 +87,19 @@ fn the_whole_host_agrees_with_runqlat() {
     let rest = lines.filter_map(|line| parse(&line));
     let buckets: Vec<(u64, u64, u64)> = first.into_iter().chain(rest).collect();
     runqlat.wait().unwrap();
+    watch.end();
 
     let ours = after.since(&before);
     let theirs: u64 = buckets.iter().map(|bucket| bucket.2).sum();
-    let difference = ours.count().abs_diff(theirs) as f64 / theirs as f64;
-    println!("count: ctrscope {}, runqlat {theirs}", ours.count());
     assert!(
         theirs > 10_000,
         "too little happened to compare: {buckets:?}"
     );
-    assert!(
-        difference <= TOLERANCE,
-        "ctrscope {}, runqlat {theirs}",
-        ours.count()
+    trial.near(
+        "waits",
+        ours.count() as f64,
+        theirs as f64,
+        TOLERANCE * theirs as f64,
     );
 
     let mut seen = 0;
@@ -107,5 +115,8 @@ fn the_whole_host_agrees_with_runqlat() {
     let early = ours.quantile_seconds(0.5 - TOLERANCE).unwrap() * 1e6;
     let late = ours.quantile_seconds(0.5 + TOLERANCE).unwrap() * 1e6;
     println!("median: runqlat {low}..{high} us, ctrscope's 45..55 % {early:.1}..{late:.1} us");
-    assert!(early / width <= (high + 1) as f64 && late * width >= low as f64);
+    // Neither end may lie beyond the other end of theirs.
+    let (low, high) = (low as f64, (high + 1) as f64);
+    trial.at_most("lower end of the median, us", early / width, high);
+    trial.at_most("lower end of runqlat's median, us", low, late * width);
 }

@@ -1,10 +1,6 @@
 //! Writes through the page cache: charged to whom the kernel charges them, whoever issues them.
 
-use std::{
-    fs::{self, File},
-    io::Write as _,
-    path::Path,
-};
+use std::{fs, path::Path};
 
 use ctrscope::snapshot::{Container as Seen, Kind, Operation};
 use ctrscope_tests::{
@@ -12,12 +8,18 @@ use ctrscope_tests::{
     accounts::BlockAccounts,
     filesystem::{has_cgroup_writeback, sync_filesystem},
     issuers::IssueTrace,
-    skip, wait_until,
+    measure::{Trial, measured},
+    wait_until,
 };
-use tempfile::TempDir;
 
-use super::{BYTES, PATIENCE, SETTLED_PATIENCE, of};
-use crate::observe::{entry, group, leniency, snapshot, wait_seen};
+use super::BYTES;
+use crate::{
+    block::{Nudge, PATIENCE, SETTLED_PATIENCE, data, of},
+    observe::{entry, group, leniency, snapshot, wait_seen},
+};
+
+/// Why there is nothing to compare with.
+const NO_CONTROLLER: &str = "there is no io controller, of v1 or v2";
 
 /// Agreement that is asked for, of the bytes written: 5 %. What differs is metadata, and requests
 /// whose completion no tracepoint showed and whose memory was not used again.
@@ -57,13 +59,13 @@ impl WritebackOwner {
         }
     }
 
-    /// Asserts that agent and kernel agree, and that the kernel does what is expected of it.
-    fn assert_charged(self, counted: &Counted) {
-        assert_near("agent and kernel", counted.agent, counted.kernel);
+    /// Records whether agent and kernel agree, and whether the kernel does what is expected of it.
+    fn record(self, trial: &Trial, counted: &Counted) {
+        record(trial, "agent and kernel", counted.agent, counted.kernel);
         match self {
-            Self::Container => assert_near("kernel and the file", counted.kernel, BYTES),
+            Self::Container => record(trial, "kernel and the file", counted.kernel, BYTES),
             Self::Root => {
-                assert_near("kernel and nothing", counted.kernel, 0);
+                record(trial, "kernel and nothing", counted.kernel, 0);
                 assert!(counted.other + leniency() * TOLERANCE_BYTES >= BYTES);
             }
         }
@@ -112,22 +114,19 @@ fn written(agent: &Agent, cgroup: &str) -> (u64, u64) {
     (of_row(entry(&snapshot, cgroup)), of_row(other))
 }
 
-/// Waits until `is_settled` says yes to what is counted, or the patience is over. A completion that no
-/// tracepoint showed counts when its request is used again, so requests are made, on the account of
-/// the test.
+/// Waits until `is_settled` says yes to what is counted, or the patience is over.
 fn settle(
     data: &Path,
     counted: impl Fn() -> Counted,
     is_settled: impl Fn(&Counted) -> bool,
 ) -> Counted {
-    let mut file = File::create(data.join("settle")).unwrap();
+    let nudge = Nudge::new(data);
     let settled = wait_until(SETTLED_PATIENCE, "all is counted", || {
         let counted = counted();
         if is_settled(&counted) {
             return Ok(Some(counted));
         }
-        file.write_all(&[2; 4096])?;
-        file.sync_all()?;
+        nudge.write()?;
         Ok(None)
     });
     let counted = settled.unwrap_or_else(|_| counted());
@@ -135,13 +134,13 @@ fn settle(
     counted
 }
 
-fn assert_near(what: &str, one: u64, other: u64) {
-    let allowed = leniency() * TOLERANCE_BYTES;
-    let difference = one.abs_diff(other);
-    println!("{what}: {one} B and {other} B, difference {difference} of {allowed}");
-    assert!(
-        difference <= allowed,
-        "{what}: {one} B and {other} B; a difference of {allowed} is allowed"
+/// Records two numbers of bytes written that are to be the same.
+fn record(trial: &Trial, what: &str, one: u64, other: u64) {
+    trial.near(
+        &format!("bytes written, {what}"),
+        one as f64,
+        other as f64,
+        TOLERANCE_BYTES as f64,
     );
 }
 
@@ -156,18 +155,23 @@ fn writer(name: &str, data: &Path, more: &[&str]) -> ContainerSpec {
 
 #[test]
 fn writeback_is_charged_to_whom_the_kernel_charges_it() {
+    measured(write_back);
+}
+
+fn write_back(trial: &Trial) {
     let agent = Agent::start(&[]).unwrap();
     let group = group();
-    let data = TempDir::new_in("/var/tmp").unwrap();
+    let data = data();
     let spec = writer("writeback", data.path(), &[]).held();
     let container = Container::start(&group, &spec).unwrap();
     let Some(owner) = WritebackOwner::of(&container, data.path()) else {
-        skip("there is no io controller, of v1 or v2");
+        trial.skip(NO_CONTROLLER);
         return;
     };
     wait_seen(&agent, &container);
     let before = Counted::now(&agent, &container);
     let trace = IssueTrace::start().unwrap();
+    let watch = trial.watch(agent.pid(), &group);
     container.open_gate().unwrap();
     container.wait_report(PATIENCE).unwrap();
     // The writer has not asked for it and only waits from here on; the flusher writes.
@@ -177,7 +181,8 @@ fn writeback_is_charged_to_whom_the_kernel_charges_it() {
         || Counted::now(&agent, &container).since(&before),
         |counted| owner.is_settled(counted),
     );
-    owner.assert_charged(&counted);
+    watch.end();
+    owner.record(trial, &counted);
 
     let Some(trace) = trace else {
         println!("no tracefs: not known which task issued it");
@@ -198,18 +203,23 @@ fn writeback_is_charged_to_whom_the_kernel_charges_it() {
 
 #[test]
 fn what_a_container_syncs_itself_is_charged_to_it() {
+    measured(sync_itself);
+}
+
+fn sync_itself(trial: &Trial) {
     let agent = Agent::start(&[]).unwrap();
     let group = group();
-    let data = TempDir::new_in("/var/tmp").unwrap();
+    let data = data();
     // 16 blocks of 64 KiB: an fsync each MiB.
     let spec = writer("fsync", data.path(), &["--fsync-every", "16"]).held();
     let container = Container::start(&group, &spec).unwrap();
     if WritebackOwner::of(&container, data.path()).is_none() {
-        skip("there is no io controller, of v1 or v2");
+        trial.skip(NO_CONTROLLER);
         return;
     }
     wait_seen(&agent, &container);
     let before = Counted::now(&agent, &container);
+    let watch = trial.watch(agent.pid(), &group);
     container.open_gate().unwrap();
     container.wait_report(PATIENCE).unwrap();
     let counted = settle(
@@ -217,21 +227,26 @@ fn what_a_container_syncs_itself_is_charged_to_it() {
         || Counted::now(&agent, &container).since(&before),
         |counted| counted.agent == counted.kernel,
     );
-    assert_near("agent and kernel", counted.agent, counted.kernel);
-    assert_near("kernel and the file", counted.kernel, BYTES);
+    watch.end();
+    record(trial, "agent and kernel", counted.agent, counted.kernel);
+    record(trial, "kernel and the file", counted.kernel, BYTES);
 }
 
 #[test]
 fn writeback_after_the_end_of_a_container_is_charged_as_before() {
+    measured(write_back_after_the_end);
+}
+
+fn write_back_after_the_end(trial: &Trial) {
     let agent = Agent::start(&[]).unwrap();
     let group = group();
-    let data = TempDir::new_in("/var/tmp").unwrap();
+    let data = data();
     // A blkcg that has gone offline is given no blkg for another disk, and its nearest ancestor that
     // has one is charged (`blkg_lookup_create`, `block/blk-cgroup.c`): it has used the disk before.
     let spec = writer("ended", data.path(), &["--fsync-first"]);
     let container = Container::start(&group, &spec).unwrap();
     let Some(owner) = WritebackOwner::of(&container, data.path()) else {
-        skip("there is no io controller, of v1 or v2");
+        trial.skip(NO_CONTROLLER);
         return;
     };
     let cgroup = container.cgroup().to_owned();
@@ -254,6 +269,7 @@ fn writeback_after_the_end_of_a_container_is_charged_as_before() {
         }
     };
     let before = now();
+    let watch = trial.watch(agent.pid(), &group);
     container.open_gate().unwrap();
     container.wait_report(PATIENCE).unwrap();
     container.wait_end().unwrap();
@@ -273,7 +289,8 @@ fn writeback_after_the_end_of_a_container_is_charged_as_before() {
         || now().since(&before),
         |counted| owner.is_settled(counted),
     );
-    owner.assert_charged(&counted);
+    watch.end();
+    owner.record(trial, &counted);
     if owner == WritebackOwner::Container {
         assert!(
             counted.agent > at_end.agent,

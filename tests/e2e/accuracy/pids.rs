@@ -2,9 +2,12 @@
 
 use std::time::Duration;
 
-use ctrscope_tests::{Agent, Container, ContainerSpec};
+use ctrscope_tests::{
+    Agent, Container, ContainerSpec,
+    measure::{Trial, measured},
+};
 
-use crate::observe::{Reading, assert_sched_agrees, group, leniency, wait_seen};
+use crate::observe::{Reading, group, leniency, record_sched, snapshot, wait_seen};
 
 const PATIENCE: Duration = Duration::from_secs(240);
 /// More than the task table has entries (65,536): every entry is taken over, and where
@@ -16,6 +19,10 @@ const FORKER_TASKS: u64 = 3;
 
 #[test]
 fn pids_used_again_invent_no_wait() {
+    measured(use_pids_again);
+}
+
+fn use_pids_again(trial: &Trial) {
     let agent = Agent::start(&[]).unwrap();
     let group = group();
     // Asleep most of the time: the longer a task is away, the more an entry of somebody else's
@@ -24,6 +31,7 @@ fn pids_used_again_invent_no_wait() {
     let sleepers = ContainerSpec::new("sleepers", &sleepers).gated().held();
     let sleepers = Container::start(&group, &sleepers).unwrap();
     let before = Reading::take(&agent, &sleepers);
+    let watch = trial.watch(agent.pid(), &group);
     sleepers.open_gate().unwrap();
 
     // An emulated machine forks slowly; half of them still bring up every pid of the default.
@@ -55,9 +63,10 @@ fn pids_used_again_invent_no_wait() {
     assert!(bounded <= 2.0 * lived_ns as f64, "a wait of {bounded} ns");
 
     sleepers.wait_report(PATIENCE).unwrap();
+    watch.end();
     let after = Reading::take(&agent, &sleepers);
-    assert_sched_agrees("sleepers", &before, &after);
-    let losses = crate::observe::snapshot(&agent).agent.losses;
+    record_sched(trial, "sleepers", &before, &after);
+    let losses = snapshot(&agent).agent.losses;
     for loss in losses.iter().filter(|loss| loss.count > 0) {
         println!("{} {}: {}", loss.kind, loss.reason, loss.count);
     }

@@ -2,12 +2,17 @@
 
 use ctrscope::snapshot::ChargedBytes;
 use ctrscope_tests::{
-    Agent, Container, ContainerSpec, Metrics, accounts::DiskAccounts, wait_until,
+    Agent, Container, ContainerSpec, Metrics,
+    accounts::DiskAccounts,
+    measure::{Trial, measured},
+    wait_until,
 };
-use tempfile::TempDir;
 
-use super::{BYTES, PATIENCE, SETTLED_PATIENCE};
-use crate::observe::{entry, group, leniency, snapshot, wait_seen};
+use super::BYTES;
+use crate::{
+    block::{PATIENCE, SETTLED_PATIENCE, data},
+    observe::{entry, group, leniency, snapshot, wait_seen},
+};
 
 /// What agent and disks may differ in, of the bytes that were moved: 5 %. The two are read one after
 /// the other, others use the disks meanwhile, and a completion that no tracepoint showed is counted
@@ -32,9 +37,13 @@ fn exported(metrics: &Metrics) -> u64 {
 
 #[test]
 fn bytes_by_whom_they_are_charged_to_sum_up_to_those_of_the_disks() {
+    measured(sum_up);
+}
+
+fn sum_up(trial: &Trial) {
     let agent = Agent::start(&["--retention", "1s"]).unwrap();
     let group = group();
-    let data = TempDir::new_in("/var/tmp").unwrap();
+    let data = data();
     let bytes = BYTES.to_string();
     let mut work = vec!["read-write-direct", "--file", "/data/file"];
     work.extend(["--size", &bytes, "--bytes", &bytes]);
@@ -44,21 +53,25 @@ fn bytes_by_whom_they_are_charged_to_sum_up_to_those_of_the_disks() {
         .held();
     let container = Container::start(&group, &spec).unwrap();
     wait_seen(&agent, &container);
+    let watch = trial.watch(agent.pid(), &group);
     let (disks_before, before) = (DiskAccounts::read().unwrap(), charged(&agent));
     container.open_gate().unwrap();
     container.wait_report(PATIENCE).unwrap();
 
+    // Where they never agree, the last numbers are judged.
     let mut said = (0, 0);
-    wait_until(SETTLED_PATIENCE, "agent and disks agree", || {
-        let (disks, now) = (DiskAccounts::read()?, charged(&agent));
+    let _ = wait_until(SETTLED_PATIENCE, "agent and disks agree", || {
+        let (disks, now) = (DiskAccounts::read().unwrap(), charged(&agent));
         said = (
             all(&now) - all(&before),
             disks.bytes() - disks_before.bytes(),
         );
         let allowed = leniency() as f64 * TOLERANCE * said.1 as f64;
         Ok((said.0.abs_diff(said.1) as f64 <= allowed).then_some(()))
-    })
-    .unwrap_or_else(|_| panic!("agent {} B, disks {} B", said.0, said.1));
+    });
+    watch.end();
+    let (seen, account) = (said.0 as f64, said.1 as f64);
+    trial.near("bytes of all disks", seen, account, TOLERANCE * account);
     let now = charged(&agent);
     let of_containers = |now: &ChargedBytes| {
         let sum = |charged: &ChargedBytes| charged.container.iter().sum::<u64>();
