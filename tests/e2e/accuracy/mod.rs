@@ -1,2 +1,6 @@
 //! The long run: what is measured, and can come out otherwise on a machine that is busy or slow. The gate
 //! leaves all of it out; `cargo xtask accuracy` repeats each measurement and judges the medians.
+
+mod churn;
+mod daemon;
+mod lifecycle;
