@@ -3,4 +3,5 @@
 
 mod churn;
 mod daemon;
+mod degrade;
 mod lifecycle;
