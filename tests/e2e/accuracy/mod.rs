@@ -2,6 +2,8 @@
 //! leaves all of it out; `cargo xtask accuracy` repeats each measurement and judges the medians.
 
 mod churn;
+mod cli;
+mod container;
 mod daemon;
 mod degrade;
 mod lifecycle;
