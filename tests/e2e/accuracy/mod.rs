@@ -8,3 +8,4 @@ mod daemon;
 mod degrade;
 mod facts;
 mod lifecycle;
+mod names;
