@@ -166,10 +166,10 @@ fn a_crash_loses_nothing(docker: &mut Docker, agent: &Agent) {
     assert!(connections >= 2, "{connections}");
 }
 
-#[test]
-fn sockets_that_are_none_cost_nothing_and_are_told() {
-    let folder = tempfile::tempdir().unwrap();
-    let hanging = folder.path().join("hangs.sock");
+/// An agent that was given three sockets, each of which it has found to be none: one that hangs, one that
+/// answers garbage, and a file. Gives also what it says of them.
+pub(crate) fn agent_with_no_runtime(folder: &Path) -> (Agent, Vec<Value>) {
+    let hanging = folder.join("hangs.sock");
     let listener = UnixListener::bind(&hanging).unwrap();
     std::thread::spawn(move || {
         let mut held = Vec::new();
@@ -177,7 +177,7 @@ fn sockets_that_are_none_cost_nothing_and_are_told() {
             held.push(stream);
         }
     });
-    let garbage = folder.path().join("docker-garbage.sock");
+    let garbage = folder.join("docker-garbage.sock");
     let listener = UnixListener::bind(&garbage).unwrap();
     std::thread::spawn(move || {
         while let Ok((mut stream, _)) = listener.accept() {
@@ -185,7 +185,7 @@ fn sockets_that_are_none_cost_nothing_and_are_told() {
             let _ = std::io::Write::write_all(&mut stream, &[0xff; 65_536]);
         }
     });
-    let file = folder.path().join("docker.sock");
+    let file = folder.join("docker.sock");
     fs::write(&file, "no socket").unwrap();
     let paths = [&hanging, &garbage, &file].map(|path| path.to_string_lossy().into_owned());
     let arguments: Vec<&str> = paths
@@ -200,6 +200,13 @@ fn sockets_that_are_none_cost_nothing_and_are_told() {
         Ok((all.len() == 3 && all.iter().all(failed)).then_some(all))
     })
     .unwrap();
+    (agent, runtimes)
+}
+
+#[test]
+fn sockets_that_are_none_cost_nothing_and_are_told() {
+    let folder = tempfile::tempdir().unwrap();
+    let (agent, runtimes) = agent_with_no_runtime(folder.path());
     for runtime in &runtimes {
         assert_eq!(runtime["connected"], false, "{runtime}");
         assert!(!runtime["reason"].as_str().unwrap().is_empty(), "{runtime}");

@@ -6,10 +6,12 @@ use std::time::{Duration, Instant};
 
 use ctrscope_tests::{containerd::Containerd, docker::Docker, wait_until};
 
-use crate::names::{PATIENCE, agent_at, agent_with, cpu_of, cri, wait_exit};
+use crate::names::{PATIENCE, agent_at, agent_with, agent_with_no_runtime, cpu_of, cri, wait_exit};
 
 /// What is counted of a second of burning, at least.
 const COUNTED_SECONDS: f64 = 0.05;
+/// For the end of an agent whose socket hangs.
+const END_PATIENCE: Duration = Duration::from_secs(30);
 const BRIEF: [&str; 3] = ["burn", "--seconds", "1"];
 
 #[test]
@@ -76,4 +78,13 @@ fn a_container_of_a_pod_that_starts_anew_goes_on_in_its_series() {
         containerd.remove_container(&id).unwrap();
     }
     println!("three attempts: {last:.3} s");
+}
+
+#[test]
+fn an_agent_whose_socket_hangs_ends_in_time() {
+    let folder = tempfile::tempdir().unwrap();
+    let (agent, _) = agent_with_no_runtime(folder.path());
+    let began = Instant::now();
+    assert!(agent.stop().unwrap().success());
+    assert!(began.elapsed() < END_PATIENCE, "{:?}", began.elapsed());
 }
