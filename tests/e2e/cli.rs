@@ -4,22 +4,24 @@ use std::{
     fs,
     net::TcpListener,
     process::{Command, Output},
+    sync::Arc,
     time::Duration,
 };
 
 use ctrscope_tests::{
-    Agent, AgentCommand, Container, ContainerSpec, agent::describe, binaries, skip, wait_until,
+    Agent, AgentCommand, Container, ContainerSpec, Group, agent::describe, binaries, skip,
+    wait_until,
 };
 use serde_json::Value;
 use tempfile::TempDir;
 
 use crate::observe::{group, wait_seen};
 
-/// Loading programs may take some seconds, recording another few.
-const PATIENCE: Duration = Duration::from_secs(30);
+/// Loading programs may take long on a busy machine, recording some seconds.
+const PATIENCE: Duration = Duration::from_secs(60);
 
 /// Where the commands get their numbers from.
-enum Source<'a> {
+pub(crate) enum Source<'a> {
     Daemon(&'a Agent),
     Local,
 }
@@ -40,7 +42,7 @@ impl Source<'_> {
     }
 
     /// Runs a command that must succeed; gives its standard output.
-    fn stdout(&self, arguments: &[&str]) -> String {
+    pub(crate) fn stdout(&self, arguments: &[&str]) -> String {
         let output = self.run(arguments);
         assert!(
             output.status.success(),
@@ -51,24 +53,48 @@ impl Source<'_> {
     }
 }
 
-/// All commands that measure, on a container that burns.
-fn commands_answer(source: &Source, container: &Container) {
+/// Cores that `top` says a container uses.
+pub(crate) fn cores(source: &Source, container: &Container) -> f64 {
     let name = container.cgroup().trim_start_matches('/');
-
     let top = source.stdout(&["top"]);
     let mut lines = top.lines();
     assert!(lines.next().unwrap().starts_with("CONTAINER"), "{top}");
+    assert!(!top.contains('\x1b'), "escape codes without a terminal");
     let row = lines.find(|line| line.starts_with(name));
     let row = row.unwrap_or_else(|| panic!("no row of {name}:\n{top}"));
-    let cores: f64 = row.split_whitespace().nth(1).unwrap().parse().unwrap();
-    assert!(cores > 0.2, "{row}");
-    assert!(!top.contains('\x1b'), "escape codes without a terminal");
+    row.split_whitespace().nth(1).unwrap().parse().unwrap()
+}
 
+/// What `runqlat` says of a second of a container.
+pub(crate) fn latencies(source: &Source, container: &Container) -> Value {
+    let name = container.cgroup().trim_start_matches('/');
     let runqlat = source.stdout(&["runqlat", "1", "1", "-c", name, "--json"]);
     let json: Value = serde_json::from_str(runqlat.lines().next().unwrap()).unwrap();
     assert_eq!(json["container"], name, "{json}");
-    assert!(json["count"].as_u64().unwrap() > 0, "{json}");
-    assert!(json["seconds"].as_f64().unwrap() > 0.5, "{json}");
+    json
+}
+
+/// Two threads that compute on one CPU, so that one of them always waits.
+pub(crate) fn burning(group: &Arc<Group>) -> Container {
+    let burn = ["burn", "--threads", "2", "--cpu", "0"];
+    Container::start(group, &ContainerSpec::new("burning", &burn)).unwrap()
+}
+
+/// All commands that measure, on a container that burns. What one of them says of a short time on a busy
+/// machine may be nothing; then it is asked again.
+fn commands_answer(source: &Source, container: &Container) {
+    let name = container.cgroup().trim_start_matches('/');
+
+    wait_until(PATIENCE, "cores in use", || {
+        Ok((cores(source, container) > 0.0).then_some(()))
+    })
+    .unwrap();
+    wait_until(PATIENCE, "latencies", || {
+        let json = latencies(source, container);
+        assert!(json["seconds"].as_f64().unwrap() > 0.0, "{json}");
+        Ok((json["count"].as_u64().unwrap() > 0).then_some(()))
+    })
+    .unwrap();
 
     let biolat = source.stdout(&["biolat", "1", "1"]);
     assert!(biolat.contains("whole host"), "{biolat}");
@@ -76,10 +102,14 @@ fn commands_answer(source: &Source, container: &Container) {
     let directory = TempDir::new().unwrap();
     let file = directory.path().join("flame.svg");
     let path = file.to_str().unwrap();
-    let output = source.run(&["flame", "-c", name, "--seconds", "2", "-o", path]);
-    assert!(output.status.success(), "{}", describe(&output));
-    let svg = fs::read_to_string(&file).unwrap();
-    assert!(svg.contains("<svg") && svg.contains("hot_fifty"));
+    let output = wait_until(PATIENCE, "a flame graph with the hot function", || {
+        let output = source.run(&["flame", "-c", name, "--seconds", "1", "-o", path]);
+        assert!(output.status.success(), "{}", describe(&output));
+        let svg = fs::read_to_string(&file)?;
+        assert!(svg.contains("<svg"), "{svg}");
+        Ok(svg.contains("hot_fifty").then_some(output))
+    })
+    .unwrap();
     let said = describe(&output);
     assert!(said.contains(path) && said.contains("samples"), "{said}");
     assert!(
@@ -106,8 +136,7 @@ fn commands_answer(source: &Source, container: &Container) {
 fn commands_ask_the_daemon() {
     let agent = Agent::start(&[]).unwrap();
     let group = group();
-    let spec = ContainerSpec::new("burning", &["burn", "--threads", "2", "--cpu", "0"]);
-    let container = Container::start(&group, &spec).unwrap();
+    let container = burning(&group);
     wait_seen(&agent, &container);
     commands_answer(&Source::Daemon(&agent), &container);
 }
@@ -115,8 +144,7 @@ fn commands_ask_the_daemon() {
 #[test]
 fn commands_measure_by_themselves() {
     let group = group();
-    let spec = ContainerSpec::new("burning", &["burn", "--threads", "2", "--cpu", "0"]);
-    let container = Container::start(&group, &spec).unwrap();
+    let container = burning(&group);
     commands_answer(&Source::Local, &container);
     // Where no daemon answers, without being told.
     let nobody = TcpListener::bind("127.0.0.1:0").unwrap();

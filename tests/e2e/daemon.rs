@@ -7,6 +7,32 @@ use ctrscope_tests::{Agent, bpf, wait_until};
 /// The kernel frees programs and maps after a grace period of its own.
 const FREED_PATIENCE: Duration = Duration::from_secs(60);
 
+/// Programs and maps that an agent holds in the kernel.
+pub(crate) struct Held {
+    programs: BTreeSet<u64>,
+    maps: BTreeSet<u64>,
+}
+
+impl Held {
+    /// Those of an agent that runs.
+    pub(crate) fn of(agent: &Agent) -> Self {
+        let (programs, maps) = bpf::held(agent.pid()).unwrap();
+        assert!(!programs.is_empty() && !maps.is_empty(), "{}", agent.log());
+        assert!(programs.is_subset(&alive("prog")));
+        Self { programs, maps }
+    }
+
+    /// Waits until the kernel has none of them any more.
+    pub(crate) fn wait_freed(&self, patience: Duration) {
+        wait_until(patience, "the kernel frees programs and maps", || {
+            let left = self.programs.intersection(&alive("prog")).count()
+                + self.maps.intersection(&alive("map")).count();
+            Ok((left == 0).then_some(()))
+        })
+        .unwrap();
+    }
+}
+
 /// Ids that the kernel has.
 fn alive(kind: &str) -> BTreeSet<u64> {
     bpf::alive(kind)
@@ -19,19 +45,12 @@ fn alive(kind: &str) -> BTreeSet<u64> {
 #[test]
 fn kill_leaves_no_program_and_no_map_and_a_second_start_works() {
     let mut agent = Agent::start(&[]).unwrap();
-    let (programs, maps) = bpf::held(agent.pid()).unwrap();
-    assert!(!programs.is_empty() && !maps.is_empty(), "{}", agent.log());
-    assert!(programs.is_subset(&alive("prog")));
+    let held = Held::of(&agent);
     agent.signal(libc::SIGKILL);
     agent.wait().unwrap();
     // At once, while the kernel may still be freeing the first one's.
     let second = Agent::start(&[]).unwrap();
-    wait_until(FREED_PATIENCE, "the kernel frees programs and maps", || {
-        let left = programs.intersection(&alive("prog")).count()
-            + maps.intersection(&alive("map")).count();
-        Ok((left == 0).then_some(()))
-    })
-    .unwrap();
+    held.wait_freed(FREED_PATIENCE);
     assert_eq!(second.get("/healthz").unwrap().status, 200);
 }
 

@@ -8,7 +8,7 @@ use std::{
 
 use ctrscope_tests::{Agent, wait_until};
 
-const PATIENCE: Duration = Duration::from_secs(15);
+const PATIENCE: Duration = Duration::from_secs(60);
 /// More than the daemon has places.
 const CLIENTS: usize = 12;
 

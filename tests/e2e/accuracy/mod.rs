@@ -2,8 +2,16 @@
 //! leaves all of it out; `cargo xtask accuracy` repeats each measurement and judges the medians.
 
 mod block;
+mod churn;
+mod cli;
+mod container;
+mod daemon;
+mod degrade;
+mod facts;
 mod formats;
 mod hierarchy;
+mod lifecycle;
+mod names;
 mod pids;
 mod profile;
 mod runqlat;

@@ -4,8 +4,7 @@ use std::{fs, time::Duration};
 
 use ctrscope_tests::{Agent, Cable, Container, ContainerSpec, skip, wait_until};
 
-use super::facts_of;
-use crate::observe::group;
+use crate::{facts::facts_of, observe::group};
 
 const PATIENCE: Duration = Duration::from_secs(30);
 

@@ -8,7 +8,7 @@ use std::{
 use ctrscope_tests::{Agent, Metrics, containerd::Containerd, docker::Docker, wait_until};
 use serde_json::Value;
 
-use super::{CPU, PATIENCE, agent_at, agent_with};
+use crate::names::{CPU, PATIENCE, agent_at, agent_with};
 
 const TOTAL: &str = "ctrscope_workload_cpu_seconds_total";
 /// A fifth of a second: such a container has hardly begun when it is asked for.
