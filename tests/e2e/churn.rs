@@ -15,8 +15,8 @@ pub(crate) fn brief() -> ContainerSpec {
 }
 
 /// The entry of a container once its end is seen, and a scrape from after that.
-pub(crate) fn wait_exited(agent: &Agent, cgroup: &str) -> (Seen, Metrics) {
-    let seen = wait_until(PATIENCE, "its end is seen", || {
+pub(crate) fn wait_exited(agent: &Agent, cgroup: &str, patience: Duration) -> (Seen, Metrics) {
+    let seen = wait_until(patience, "its end is seen", || {
         let snapshot = snapshot(agent);
         let seen = entry(&snapshot, cgroup).filter(|seen| seen.exited_at_unix_ms.is_some());
         Ok(seen.cloned())
@@ -34,7 +34,7 @@ fn a_short_lived_container_is_counted_and_named() {
     let cgroup = container.cgroup().to_owned();
     drop(container);
 
-    let (seen, metrics) = wait_exited(&agent, &cgroup);
+    let (seen, metrics) = wait_exited(&agent, &cgroup, PATIENCE);
     let name = cgroup.trim_start_matches('/');
     assert_eq!(seen.identity.container, name);
     let labels = [("container", name)];

@@ -166,7 +166,7 @@ fn a_container_that_lived_a_fifth_of_a_second_is_counted() {
         let path = container.cgroup().to_owned();
         drop(container);
 
-        let (seen, metrics) = wait_exited(&agent, &path);
+        let (seen, metrics) = wait_exited(&agent, &path, PATIENCE);
         let labels = [("container", seen.identity.container.as_str())];
         let seconds = metrics.value("ctrscope_container_cpu_seconds_total", &labels);
         let ns = seconds.expect("it is in /metrics") * 1e9;
