@@ -18,6 +18,8 @@ use crate::{
     interrupt, step,
 };
 
+/// Set while the tests run on a defect, of which the test of the list itself knows nothing.
+const IS_MADE: &str = "CTRSCOPE_DEFECT_IS_MADE";
 const SECTION: Section = Section {
     document: "docs/testing.md",
     name: "mutate",
@@ -203,6 +205,7 @@ impl Copy {
             .args(["run", "--quiet", "--package", "xtask", "--", "test"])
             .args(arguments)
             .env("CARGO_TARGET_DIR", &self.target)
+            .env(IS_MADE, "1")
             .stdin(Stdio::null())
             .stdout(file.try_clone()?)
             .stderr(file)
@@ -246,17 +249,21 @@ mod tests {
 
     #[test]
     fn each_defect_fits_the_source_once_and_changes_it() {
+        // Else each would be found here, by its text and not by what it does.
+        let most_unfit = usize::from(std::env::var_os(IS_MADE).is_some());
+        let mut unfit = Vec::new();
         for mutation in MUTATIONS {
             let path = step::repository().join(mutation.file);
             let sound = fs::read_to_string(&path).unwrap();
             let defect = mutation.apply(&sound);
-            assert!(
-                defect.is_some_and(|defect| defect != sound),
-                "{}: {} does not have its text once",
-                mutation.name,
-                mutation.file
-            );
+            if defect.is_none_or(|defect| defect == sound) {
+                unfit.push(mutation.name);
+            }
         }
+        assert!(
+            unfit.len() <= most_unfit,
+            "their text is not in the file once: {unfit:?}"
+        );
     }
 
     #[test]
