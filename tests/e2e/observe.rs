@@ -76,7 +76,7 @@ impl Reading {
     }
 }
 
-/// Relative tolerance: what the issue asks for.
+/// Relative tolerance: the accuracy that the agent promises.
 const TOLERANCE: f64 = 0.01;
 /// Absolute tolerance of times, for sums so small that one percent of them is less than a slice:
 /// where switches are not traced, one of which neither end was is in nobody's sum.

@@ -7,7 +7,7 @@ use crate::{
     profile::{assert_rooted, hot, name, record, share, stacks},
 };
 
-/// Difference of a share, in parts of one: what the issue allows. At 99 Hz and 10 s on two threads
+/// Difference of a share, in parts of one. At 99 Hz and 10 s on two threads
 /// the statistical error of a share of one half is below 1.2 points.
 const TOLERANCE: f64 = 0.05;
 

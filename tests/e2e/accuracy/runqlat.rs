@@ -13,7 +13,7 @@ use ctrscope_tests::{
 
 use crate::observe::{group, snapshot, wait_seen};
 
-/// What the issue allows, of the count and of the rank of the median.
+/// Part of the count, and of the rank of the median, that the two may differ by.
 const TOLERANCE: f64 = 0.05;
 
 /// One line of its histogram: `low -> high : count`, microseconds, both inclusive.
