@@ -50,7 +50,7 @@ shared! {
         pub owner: u32,
         /// Operation, an index into the above.
         pub operation: u32,
-        /// Bytes of it when it was issued.
+        /// Bytes of it, those completed so far among them.
         pub bytes: u32,
         /// Bytes completed so far by partial completions.
         pub completed_bytes: u32,

@@ -59,7 +59,10 @@ fn try_block_rq_issue(ctx: &BtfTracePointContext) -> Option<()> {
     } else {
         ctx.arg(0)
     };
-    let operation = operation(load(request, layout!(request_cmd_flags)))?;
+    let Some(operation) = operation(load(request, layout!(request_cmd_flags))) else {
+        close_unseen(request);
+        return None;
+    };
     let issued_at = unsafe { bpf_ktime_get_ns() };
     let started_at: u64 = load(request, layout!(request_start_time));
     let bio: Kernel = load(request, layout!(request_bio));
@@ -70,7 +73,7 @@ fn try_block_rq_issue(ctx: &BtfTracePointContext) -> Option<()> {
             owner = kernel::owner(&BLOCK_SLOTS, slot::SUBSYSTEM_BLOCK, css, 0);
         }
     }
-    let in_flight = InFlight {
+    let mut in_flight = InFlight {
         // 0 where the queue keeps no I/O statistics: then queue time is unknown and counts as none.
         started_at: if started_at != 0 && started_at <= issued_at {
             started_at
@@ -85,18 +88,43 @@ fn try_block_rq_issue(ctx: &BtfTracePointContext) -> Option<()> {
     };
     if let Some(found) = REQUESTS.get_ptr_mut(request as u64) {
         // SAFETY: the pointer comes from the map; a request is at one place at a time.
-        let earlier = unsafe { core::ptr::replace(found, in_flight) };
-        // The driver gave it back for want of room, and it is issued again: it was started before
-        // its first issue. One started after that is another request at the same address.
-        if started_at > earlier.issued_at {
+        let earlier = unsafe { *found };
+        if is_another(started_at, &earlier) {
             completion_unseen(&earlier);
+        } else {
+            // The driver gave it back, for want of room or with a part done, and it is issued again.
+            in_flight.completed_bytes = earlier.completed_bytes;
+            in_flight.bytes = in_flight.bytes.wrapping_add(earlier.completed_bytes);
         }
+        // SAFETY: as above.
+        unsafe { *found = in_flight };
         return Some(());
     }
     if REQUESTS.insert(request as u64, in_flight, 0).is_err() {
         count(counter::REQUESTS_FULL);
     }
     Some(())
+}
+
+/// Whether the request at the address of an earlier one is another than that: a request is started
+/// before its first issue. Where the queue keeps no I/O statistics, the start is 0 and nothing tells.
+#[inline(always)]
+fn is_another(started_at: u64, earlier: &InFlight) -> bool {
+    started_at > earlier.issued_at
+}
+
+/// Closes what stands at the address of a request that is not kept: the request that was there before
+/// has completed unseen.
+#[inline(always)]
+fn close_unseen(request: Kernel) {
+    let key = request as u64;
+    let Some(found) = REQUESTS.get_ptr_mut(key) else {
+        return;
+    };
+    // SAFETY: the pointer comes from the map; a request is at one place at a time.
+    let earlier = unsafe { *found };
+    let _ = REQUESTS.remove(key);
+    completion_unseen(&earlier);
 }
 
 /// Counts a request that has completed unseen: no tracepoint fires for an interrupt that comes while
@@ -129,10 +157,17 @@ fn try_block_rq_complete(ctx: &BtfTracePointContext) -> Option<()> {
     let error = ctx.arg::<u64>(1) as u32;
     let bytes = u64::from(ctx.arg::<u64>(2) as u32);
     let found = REQUESTS.get_ptr_mut(key)?;
+    // SAFETY: the pointer comes from the map; a request completes on one CPU at a time.
+    if is_another(load(request, layout!(request_start_time)), unsafe { &*found }) {
+        // One that is never issued: a flush without data, which completes when the device's own flush
+        // has (`blk_flush_complete_seq`, `block/blk-flush.c`).
+        close_unseen(request);
+        return Some(());
+    }
     // A request may complete in parts; `__data_len` is what remained before this one
     // (`blk_update_request`, `block/blk-mq.c`).
     let remaining = u64::from(load::<u32>(request, layout!(request_data_len)));
-    // SAFETY: the pointer comes from the map; a request completes on one CPU at a time.
+    // SAFETY: as above.
     let in_flight = unsafe {
         if bytes < remaining && error == 0 {
             (*found).completed_bytes += bytes as u32;
@@ -147,6 +182,13 @@ fn try_block_rq_complete(ctx: &BtfTracePointContext) -> Option<()> {
         return None;
     }
     let latency = now - in_flight.started_at;
+    // Without an error all of it is done, also where the completion of its data was unseen and this is
+    // that of the flush after it, which has no bytes (`blk_flush_complete_seq`).
+    let done = if error == 0 {
+        u64::from(in_flight.bytes)
+    } else {
+        u64::from(in_flight.completed_bytes) + bytes
+    };
     let index = slot::slot(in_flight.owner) * OPERATIONS as u32 + in_flight.operation;
     let stats = BLOCK.get_ptr_mut(index)?;
     let bucket = bounded(histogram::bucket(latency));
@@ -160,10 +202,7 @@ fn try_block_rq_complete(ctx: &BtfTracePointContext) -> Option<()> {
             in_flight.issued_at - in_flight.started_at,
         );
         add_u64(field!(stats, operations), 1);
-        add_u64(
-            field!(stats, bytes),
-            u64::from(in_flight.completed_bytes) + bytes,
-        );
+        add_u64(field!(stats, bytes), done);
         if error != 0 {
             add_u32(&raw mut (*stats).errors, 1);
         }
