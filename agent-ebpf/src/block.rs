@@ -39,6 +39,9 @@ shared! {
     }
 }
 
+/// In [`InFlight::operation`]: a part of the request failed.
+pub const FAILED: u32 = 1 << 31;
+
 shared! {
     /// A request at the device, in the hash `REQUESTS` by the request's address.
     pub struct InFlight [32] {
@@ -48,7 +51,7 @@ shared! {
         pub issued_at: u64,
         /// Owner ([`crate::slot::owner`]) of its first bio's blkcg.
         pub owner: u32,
-        /// Operation, an index into the above.
+        /// Operation, an index into the above, with [`FAILED`].
         pub operation: u32,
         /// Bytes of it, those completed so far among them.
         pub bytes: u32,

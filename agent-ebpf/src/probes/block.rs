@@ -6,7 +6,7 @@
 
 use aya_ebpf::{helpers::bpf_ktime_get_ns, macros::btf_tracepoint, programs::BtfTracePointContext};
 use ctrscope_ebpf::{
-    block::{BlockSlot, DISCARD, FLUSH, InFlight, OPERATIONS, READ, WRITE},
+    block::{BlockSlot, DISCARD, FAILED, FLUSH, InFlight, OPERATIONS, READ, WRITE},
     counter, histogram, slot,
 };
 
@@ -65,6 +65,8 @@ fn try_block_rq_issue(ctx: &BtfTracePointContext) -> Option<()> {
     };
     let issued_at = unsafe { bpf_ktime_get_ns() };
     let started_at: u64 = load(request, layout!(request_start_time));
+    // The start may be of another CPU's clock, but no request is issued before it.
+    let issued_at = issued_at.max(started_at);
     let bio: Kernel = load(request, layout!(request_bio));
     let mut owner = slot::owner(slot::OTHER, slot::KIND_UNKNOWN);
     if layout!(block_has_blkcg) != 0 && !bio.is_null() {
@@ -75,7 +77,7 @@ fn try_block_rq_issue(ctx: &BtfTracePointContext) -> Option<()> {
     }
     let mut in_flight = InFlight {
         // 0 where the queue keeps no I/O statistics: then queue time is unknown and counts as none.
-        started_at: if started_at != 0 && started_at <= issued_at {
+        started_at: if started_at != 0 {
             started_at
         } else {
             issued_at
@@ -91,10 +93,11 @@ fn try_block_rq_issue(ctx: &BtfTracePointContext) -> Option<()> {
         let earlier = unsafe { *found };
         if is_another(started_at, &earlier) {
             completion_unseen(&earlier);
-        } else {
-            // The driver gave it back, for want of room or with a part done, and it is issued again.
+        } else if in_flight.bytes.wrapping_add(earlier.completed_bytes) == earlier.bytes {
+            // The driver gave it back, for want of room or with a part done, and the rest is issued.
             in_flight.completed_bytes = earlier.completed_bytes;
-            in_flight.bytes = in_flight.bytes.wrapping_add(earlier.completed_bytes);
+            in_flight.bytes = earlier.bytes;
+            in_flight.operation = earlier.operation;
         }
         // SAFETY: as above.
         unsafe { *found = in_flight };
@@ -106,8 +109,9 @@ fn try_block_rq_issue(ctx: &BtfTracePointContext) -> Option<()> {
     Some(())
 }
 
-/// Whether the request at the address of an earlier one is another than that: a request is started
-/// before its first issue. Where the queue keeps no I/O statistics, the start is 0 and nothing tells.
+/// Whether the request at the address of an earlier one is another than that: no request is started
+/// after its first issue. Where the queue keeps no I/O statistics the start is 0, and a merge or a plug's
+/// cached time can put it earlier; another request is then taken for the same.
 #[inline(always)]
 fn is_another(started_at: u64, earlier: &InFlight) -> bool {
     started_at > earlier.issued_at
@@ -133,15 +137,23 @@ fn close_unseen(request: Kernel) {
 #[inline(always)]
 fn completion_unseen(request: &InFlight) {
     count(counter::COMPLETION_UNSEEN);
-    let index = slot::slot(request.owner) * OPERATIONS as u32 + request.operation;
-    let Some(stats) = BLOCK.get_ptr_mut(index) else {
+    let Some(stats) = BLOCK.get_ptr_mut(place(request)) else {
         return;
     };
     // SAFETY: as in `try_block_rq_complete`.
     unsafe {
         add_u64(field!(stats, operations), 1);
         add_u64(field!(stats, bytes), u64::from(request.bytes));
+        if request.operation & FAILED != 0 {
+            add_u32(&raw mut (*stats).errors, 1);
+        }
     }
+}
+
+/// Where a request is counted in `BLOCK`.
+#[inline(always)]
+fn place(request: &InFlight) -> u32 {
+    slot::slot(request.owner) * OPERATIONS as u32 + (request.operation & !FAILED)
 }
 
 #[btf_tracepoint(function = "block_rq_complete")]
@@ -166,33 +178,39 @@ fn try_block_rq_complete(ctx: &BtfTracePointContext) -> Option<()> {
         close_unseen(request);
         return Some(());
     }
-    // A request may complete in parts; `__data_len` is what remained before this one
-    // (`blk_update_request`, `block/blk-mq.c`).
+    // A request may complete in parts, some of which may fail; `__data_len` is what remained before this
+    // one, and while it is more than that the request goes on (`blk_update_request`, `block/blk-mq.c`).
     let remaining = u64::from(load::<u32>(request, layout!(request_data_len)));
     // SAFETY: as above.
     let in_flight = unsafe {
-        if bytes < remaining && error == 0 {
+        if bytes < remaining {
             (*found).completed_bytes += bytes as u32;
+            if error != 0 && bytes != 0 {
+                (*found).operation |= FAILED;
+            }
             return Some(());
         }
         *found
     };
     let _ = REQUESTS.remove(key);
+    let mut done = u64::from(in_flight.completed_bytes) + bytes;
+    if bytes == 0 && error == 0 && done < u64::from(in_flight.bytes) {
+        if load::<Kernel>(request, layout!(request_bio)).is_null() {
+            // Its bios were taken for another path of the device, and are issued there
+            // (`nvme_failover_req`, `drivers/nvme/host/multipath.c`).
+            return Some(());
+        }
+        // The completion of its data was unseen, and this is that of the flush after it
+        // (`blk_flush_restore_request`, `block/blk-flush.c`).
+        done = u64::from(in_flight.bytes);
+    }
     let now = unsafe { bpf_ktime_get_ns() };
     if now < in_flight.issued_at {
         count(counter::BLOCK_NEGATIVE);
         return None;
     }
     let latency = now - in_flight.started_at;
-    // Without an error all of it is done, also where the completion of its data was unseen and this is
-    // that of the flush after it, which has no bytes (`blk_flush_complete_seq`).
-    let done = if error == 0 {
-        u64::from(in_flight.bytes)
-    } else {
-        u64::from(in_flight.completed_bytes) + bytes
-    };
-    let index = slot::slot(in_flight.owner) * OPERATIONS as u32 + in_flight.operation;
-    let stats = BLOCK.get_ptr_mut(index)?;
+    let stats = BLOCK.get_ptr_mut(place(&in_flight))?;
     let bucket = bounded(histogram::bucket(latency));
     // SAFETY: all of it lies inside the map's value; other CPUs write too, hence the atomics.
     unsafe {
@@ -205,7 +223,7 @@ fn try_block_rq_complete(ctx: &BtfTracePointContext) -> Option<()> {
         );
         add_u64(field!(stats, operations), 1);
         add_u64(field!(stats, bytes), done);
-        if error != 0 {
+        if error != 0 || in_flight.operation & FAILED != 0 {
             add_u32(&raw mut (*stats).errors, 1);
         }
     }
