@@ -8,12 +8,7 @@
 mod quiet;
 mod verdict;
 
-use std::{
-    cell::{Cell, RefCell},
-    fs,
-    io::Write as _,
-    thread,
-};
+use std::{cell::RefCell, fs, io::Write as _, thread};
 
 use serde_json::json;
 
@@ -46,7 +41,7 @@ pub fn leniency() -> u64 {
 pub struct Trial {
     records: RefCell<Vec<Record>>,
     watched: RefCell<Vec<Shares>>,
-    is_skipped: Cell<bool>,
+    skip_reason: RefCell<Option<String>>,
 }
 
 impl Trial {
@@ -74,11 +69,13 @@ impl Trial {
         self.record(Record::at_most(what, value, bound));
     }
 
-    /// Says that the test cannot run here, and why; it ends with this try, which is not judged. The
-    /// caller returns after it.
+    /// Says that the test cannot run here, and why. The caller returns after it.
+    ///
+    /// The test ends with that if this is the first try and nobody disturbed it: what made it skip may be
+    /// the disturbance, and earlier tries may have found something. Another try of that kind is
+    /// inconclusive.
     pub fn skip(&self, reason: &str) {
-        self.is_skipped.set(true);
-        crate::skip(reason);
+        *self.skip_reason.borrow_mut() = Some(reason.to_owned());
     }
 
     fn record(&self, record: Record) {
@@ -138,14 +135,25 @@ fn make_tries(wanted: usize, is_strict: bool, mut body: impl FnMut(&Trial)) -> O
     {
         let trial = Trial::default();
         body(&trial);
-        if trial.is_skipped.get() {
-            return None;
+        let shares = trial.shares();
+        let is_first = tries.conclusive.is_empty() && tries.disturbed.is_empty();
+        if let Some(reason) = trial.skip_reason.take() {
+            if is_first && !(is_strict && shares.is_disturbed()) {
+                crate::skip(&reason);
+                return None;
+            }
+            println!("inconclusive, it cannot be measured now: {reason}");
+            tries.disturbed.push(shares);
+            continue;
         }
         assert!(
             !trial.watched.borrow().is_empty(),
             "a try of this test watches nothing"
         );
-        let shares = trial.shares();
+        assert!(
+            !trial.records.borrow().is_empty(),
+            "a try of this test records nothing"
+        );
         if is_strict && shares.is_disturbed() {
             println!("inconclusive, its numbers do not count: {shares}");
             tries.disturbed.push(shares);
@@ -213,10 +221,11 @@ fn write_results(judged: &[Judged], inconclusive: usize, shares: Shares) {
             "test": thread.name().unwrap_or("unknown"),
             "what": one.what,
             "seen": one.median.seen,
-            // None for a value that has a bound only.
+            // Null for a value that has a bound only.
             "account": one.median.account,
             "allowed": one.median.allowed,
-            "median_ratio": one.median.ratio(),
+            // JSON has no infinity.
+            "median_ratio": one.median.ratio().min(f64::MAX),
             "tries": one.all.len(),
             "inconclusive": inconclusive,
             "steal": shares.steal,
@@ -247,6 +256,7 @@ mod tests {
     };
 
     fn watch(trial: &Trial, shares: Shares) {
+        trial.at_most("anything", 0.0, 1.0);
         trial.watched.borrow_mut().push(shares);
     }
 
@@ -263,7 +273,7 @@ mod tests {
         let seen: Vec<f64> = tries
             .conclusive
             .iter()
-            .map(|trial| trial.records.borrow()[0].seen)
+            .map(|trial| trial.records.borrow()[1].seen)
             .collect();
         assert_eq!(seen, [2.0, 3.0]);
     }
@@ -295,9 +305,28 @@ mod tests {
         let mut count = 0;
         let tries = make_tries(3, true, |trial| {
             count += 1;
-            trial.is_skipped.set(true);
+            trial.skip("not on this kernel");
         });
         assert!(tries.is_none() && count == 1);
+    }
+
+    #[test]
+    fn a_skip_of_a_later_or_disturbed_try_is_inconclusive() {
+        for first in [QUIET, DISTURBED] {
+            let mut count = 0;
+            let tries = make_tries(2, true, |trial| {
+                count += 1;
+                watch(trial, if count == 1 { first } else { QUIET });
+                if first == DISTURBED || count > 1 {
+                    trial.skip("no CPU was idle");
+                }
+            });
+            let conclusive = usize::from(first == QUIET);
+            match tries {
+                Some(tries) => assert_eq!(tries.conclusive.len(), conclusive),
+                None => panic!("skipped after {count} tries"),
+            }
+        }
     }
 
     #[test]

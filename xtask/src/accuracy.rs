@@ -68,9 +68,9 @@ fn measure(arguments: &Arguments) -> Result<()> {
         .map_or(Selection::All, Selection::Containing);
     let names = suite.list(selection)?;
     let outcomes = suite.run(&names)?;
+    outcomes.print();
     let measurements = read(&results)?;
     let text = render(arguments, &outcomes, &measurements, commit.as_deref());
-    outcomes.print();
     if arguments.only.is_none() {
         document::write(&step::repository().join(DOCUMENT), &text)?;
         println!("wrote {DOCUMENT}");

@@ -80,8 +80,12 @@ impl Outcome {
         self.attempts.last()
     }
 
+    /// A test that failed and skips itself when run again has not passed.
     pub(crate) fn is_ok(&self) -> bool {
-        self.last().is_some_and(|last| last.verdict.is_ok())
+        self.last().is_some_and(|last| match last.verdict {
+            Verdict::Skipped(_) => self.attempts.len() == 1,
+            ref verdict => verdict.is_ok(),
+        })
     }
 
     /// Failed first and passed then.
@@ -257,9 +261,12 @@ impl Suite {
             .with_context(|| format!("cannot create {}", self.logs.display()))?;
         let mut outcomes = Outcomes::default();
         for name in names {
-            let mut attempts = Vec::new();
-            while attempts.len() < self.attempts {
-                let attempt = self.attempt(name, attempts.len() + 1)?;
+            let mut outcome = Outcome {
+                name: name.clone(),
+                attempts: Vec::new(),
+            };
+            while outcome.attempts.len() < self.attempts {
+                let attempt = self.attempt(name, outcome.attempts.len() + 1)?;
                 println!(
                     "test {name} ... {} ({:.1} s)",
                     attempt.verdict.text(),
@@ -268,16 +275,11 @@ impl Suite {
                 if self.show_output || !attempt.verdict.is_ok() {
                     step::print_file(&attempt.log);
                 }
-                let is_ok = attempt.verdict.is_ok();
-                attempts.push(attempt);
-                if is_ok {
+                outcome.attempts.push(attempt);
+                if outcome.is_ok() {
                     break;
                 }
             }
-            let outcome = Outcome {
-                name: name.clone(),
-                attempts,
-            };
             if outcome.is_flaky() {
                 println!("flaky: {name}");
             }
@@ -307,7 +309,7 @@ impl Suite {
         let verdict = loop {
             if let Some(status) = test.wait(INTERVAL)? {
                 break if status.success() {
-                    skip_reason(&log).map_or(Verdict::Passed, Verdict::Skipped)
+                    judge(&log)
                 } else {
                     Verdict::Failed
                 };
@@ -340,10 +342,22 @@ impl Suite {
 /// How often the end of a test is looked for.
 const INTERVAL: Duration = Duration::from_millis(20);
 
-/// Why a test that passed did not run.
-fn skip_reason(log: &Path) -> Option<String> {
-    let text = fs::read(log).ok()?;
-    parse_skip(&String::from_utf8_lossy(&text))
+/// What a process that ended well has said: that one test passed, or skipped itself.
+fn judge(log: &Path) -> Verdict {
+    let text = fs::read(log).unwrap_or_default();
+    parse_verdict(&String::from_utf8_lossy(&text))
+}
+
+/// A process that ran no test ends well too.
+fn parse_verdict(text: &str) -> Verdict {
+    let is_run = text
+        .lines()
+        .any(|line| line.contains("test result: ok. 1 passed;"));
+    if is_run {
+        parse_skip(text).map_or(Verdict::Passed, Verdict::Skipped)
+    } else {
+        Verdict::Failed
+    }
 }
 
 /// The runner may have written the name of the test on the same line.
@@ -383,15 +397,26 @@ mod tests {
     }
 
     #[test]
+    fn a_process_that_ran_no_test_has_not_passed() {
+        let of = |count| format!("\ntest result: ok. {count} passed; 0 failed; 0 ignored\n");
+        assert_eq!(parse_verdict(&of(1)), Verdict::Passed);
+        assert_eq!(parse_verdict(&of(0)), Verdict::Failed);
+        assert_eq!(parse_verdict(""), Verdict::Failed);
+        let skipped = parse_verdict(&format!("skipped: no disk\n{}", of(1)));
+        assert_eq!(skipped, Verdict::Skipped("no disk".to_owned()));
+    }
+
+    #[test]
     fn what_fails_first_and_passes_then_is_flaky_and_what_fails_at_last_is_failed() {
         let outcomes = Outcomes(vec![
             outcome(vec![Verdict::Passed]),
             outcome(vec![Verdict::Failed, Verdict::Passed]),
             outcome(vec![Verdict::Failed, Verdict::Ended, Verdict::Failed]),
             outcome(vec![Verdict::Skipped("why".to_owned())]),
+            outcome(vec![Verdict::Failed, Verdict::Skipped("why".to_owned())]),
         ]);
         assert_eq!(outcomes.passed(), 2);
-        assert_eq!(outcomes.failed(), 1);
+        assert_eq!(outcomes.failed(), 2);
         assert_eq!(outcomes.flaky(), 1);
         assert!(outcomes.0[1].is_flaky() && !outcomes.0[2].is_flaky());
     }

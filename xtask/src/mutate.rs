@@ -84,6 +84,9 @@ fn mutate(arguments: &Arguments) -> Result<()> {
         );
         rows.push((mutation, found));
     }
+    if rows.is_empty() {
+        bail!("no defect has that in its name; `--list` lists them");
+    }
     let text = render(&rows, commit.as_deref());
     if arguments.only.is_none() {
         SECTION.write(&text)?;
@@ -199,6 +202,9 @@ impl Copy {
         ));
         let file =
             fs::File::create(&log).with_context(|| format!("cannot write {}", log.display()))?;
+        // What an earlier defect's unit tests said is nothing that this one's did.
+        let units = self.target.join("xtask/unit-tests.log");
+        let _ = fs::remove_file(&units);
         let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
         let status = Command::new(cargo)
             .current_dir(&self.root)
@@ -216,8 +222,7 @@ impl Copy {
             return Ok(None);
         }
         let said = read(&log);
-        let units = read(&self.target.join("xtask/unit-tests.log"));
-        first_failure(&said, &units)
+        first_failure(&said, &read(&units))
             .map(Some)
             .with_context(|| format!("no test failed: see {}", log.display()))
     }

@@ -60,11 +60,12 @@ fn repeat(arguments: &Arguments) -> Result<()> {
     let tests = build::build_tests(&build::Target::host()?, Profile::Quick)?;
     let mut runs = Vec::new();
     for is_loaded in [true, false] {
-        let _load = is_loaded.then(Load::start).transpose()?;
+        let mut load = is_loaded.then(Load::start).transpose()?;
         for time in 1..=arguments.times {
             let beside = if is_loaded { "beside a load" } else { "alone" };
             println!("run {time} of {}, {beside}", arguments.times);
             let suite = Suite::new(&tests, &format!("repeat-{is_loaded}-{time}"))
+                .limited(crate::test::LIMIT)
                 .expecting(Some(crate::ci::EXPECTED_SKIPS));
             let selection = arguments
                 .only
@@ -73,6 +74,9 @@ fn repeat(arguments: &Arguments) -> Result<()> {
             let start = Instant::now();
             let outcomes = suite.run(&suite.list(selection)?)?;
             let seconds = start.elapsed().as_secs_f64();
+            if let Some(load) = &mut load {
+                load.expect_alive()?;
+            }
             outcomes.print();
             runs.push(Run {
                 is_loaded,
@@ -171,19 +175,34 @@ impl Load {
             _directory: directory,
         })
     }
+
+    fn expect_alive(&mut self) -> Result<()> {
+        match self.child.try_wait().context("cannot wait for stress-ng")? {
+            Some(status) => bail!(
+                "stress-ng ended by itself, {status}: see {}",
+                step::log("stress-ng").display()
+            ),
+            None => Ok(()),
+        }
+    }
 }
 
 impl Drop for Load {
     fn drop(&mut self) {
         // It ends its workers on SIGTERM.
-        if let Ok(pid) = i32::try_from(self.child.id()) {
-            // SAFETY: the group of a child that has not been waited for.
-            unsafe { libc::kill(-pid, libc::SIGTERM) };
+        if !matches!(self.child.try_wait(), Ok(None)) {
+            return;
         }
+        let Ok(group) = i32::try_from(self.child.id()) else {
+            return;
+        };
+        // SAFETY: the group of a child that has not been waited for.
+        unsafe { libc::kill(-group, libc::SIGTERM) };
         let deadline = Instant::now() + Duration::from_secs(10);
         while matches!(self.child.try_wait(), Ok(None)) {
             if Instant::now() > deadline {
-                let _ = self.child.kill();
+                // SAFETY: as above.
+                unsafe { libc::kill(-group, libc::SIGKILL) };
                 let _ = self.child.wait();
                 break;
             }

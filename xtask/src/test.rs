@@ -17,7 +17,7 @@ use crate::{
 };
 
 /// Longest that an end-to-end test of the gate may take, its patience included.
-const LIMIT: Duration = Duration::from_secs(240);
+pub(crate) const LIMIT: Duration = Duration::from_secs(240);
 
 /// Set up, build, lint, and run the tests: unit tests, then those on real containers (root).
 ///

@@ -34,14 +34,14 @@ impl Record {
     }
 
     /// The deviation in parts of what is allowed: up to 1 is within it. A number that is none is
-    /// beyond all bounds.
+    /// beyond all bounds, and nothing is within one that is negative.
     pub(super) fn ratio(&self) -> f64 {
         let deviation = match self.account {
             Some(account) => (self.seen - account).abs(),
             None => self.seen.max(0.0),
         };
         // `f64::max` would take the 0 in place of what is no number.
-        if deviation.is_nan() || self.seen.is_nan() {
+        if deviation.is_nan() || self.seen.is_nan() || self.allowed.is_nan() || self.allowed < 0.0 {
             f64::INFINITY
         } else if deviation == 0.0 {
             0.0
@@ -148,6 +148,8 @@ mod tests {
         assert_eq!(Record::near("", f64::NAN, 7.0, 1.0).ratio(), f64::INFINITY);
         assert_eq!(Record::at_most("", f64::NAN, 1.0).ratio(), f64::INFINITY);
         assert_eq!(Record::at_most("", 3.0, 4.0).ratio(), 0.75);
+        assert_eq!(Record::near("", 7.0, 7.0, -1.0).ratio(), f64::INFINITY);
+        assert_eq!(Record::near("", 7.0, 8.0, f64::NAN).ratio(), f64::INFINITY);
         assert_eq!(Record::at_most("", -3.0, 4.0).ratio(), 0.0);
     }
 

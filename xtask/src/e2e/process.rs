@@ -59,11 +59,10 @@ impl Test {
 
     /// Kills it and what it started, and removes its cgroups.
     pub(super) fn end(&mut self) {
+        let mut seen = BTreeSet::from([self.child.id()]);
+        let mut pids = BTreeSet::new();
         for _ in 0..ROUNDS {
-            let mut pids = self.started();
-            if matches!(self.child.try_wait(), Ok(None)) {
-                pids.insert(self.child.id());
-            }
+            pids = self.started(&mut seen);
             if pids.is_empty() {
                 break;
             }
@@ -73,7 +72,10 @@ impl Test {
             let _ = kill.stdout(Stdio::null()).stderr(Stdio::null()).status();
             thread::sleep(PAUSE);
         }
-        for directory in self.cgroups() {
+        if !pids.is_empty() {
+            println!("still running, though killed: {pids:?}");
+        }
+        for directory in cgroups(&seen) {
             let mut remove = step::as_root("find");
             remove
                 .arg(directory)
@@ -83,14 +85,19 @@ impl Test {
         self.is_over = true;
     }
 
-    /// What it started and still runs.
-    fn started(&self) -> BTreeSet<u32> {
+    /// What of it still runs, itself among it; added to all that was `seen` of it.
+    ///
+    /// Without root the environment of others cannot be read, and the child is `sudo`: then descent and
+    /// the cgroups of descendants tell.
+    fn started(&mut self, seen: &mut BTreeSet<u32>) -> BTreeSet<u32> {
+        let is_running = matches!(self.child.try_wait(), Ok(None));
         let processes = processes();
         let mut found: BTreeSet<u32> = processes
             .iter()
             .filter(|(pid, _)| is_marked(*pid, &self.mark))
             .map(|(pid, _)| *pid)
             .collect();
+        found.extend(is_running.then(|| self.child.id()));
         // Parents come before their children but where process ids have wrapped around.
         loop {
             let before = found.len();
@@ -103,31 +110,39 @@ impl Test {
                 break;
             }
         }
-        for directory in self.cgroups() {
+        seen.extend(&found);
+        for directory in cgroups(seen) {
             found.extend(members(&directory));
         }
         found
     }
+}
 
-    /// Its cgroups at the top of each hierarchy, `<prefix>-<pid>` and `<prefix>-<pid>-<n>`.
-    fn cgroups(&self) -> Vec<PathBuf> {
-        let pid = self.child.id().to_string();
-        let mut found = Vec::new();
-        for hierarchy in hierarchies().unwrap_or_default() {
-            for entry in fs::read_dir(&hierarchy.mount)
-                .into_iter()
-                .flatten()
-                .flatten()
-            {
-                let name = entry.file_name();
-                let name = name.to_string_lossy();
-                if name.starts_with("ctrscope-") && name.split('-').any(|part| part == pid) {
-                    found.push(entry.path());
-                }
+/// Cgroups at the top of each hierarchy that such processes have made.
+fn cgroups(pids: &BTreeSet<u32>) -> Vec<PathBuf> {
+    let mut found = Vec::new();
+    for hierarchy in hierarchies().unwrap_or_default() {
+        for entry in fs::read_dir(&hierarchy.mount)
+            .into_iter()
+            .flatten()
+            .flatten()
+        {
+            let maker = parse_maker(&entry.file_name().to_string_lossy());
+            if maker.is_some_and(|maker| pids.contains(&maker)) {
+                found.push(entry.path());
             }
         }
-        found
     }
+    found
+}
+
+/// Whose a cgroup is: `ctrscope-<what>-<pid>` or `ctrscope-<what>-<pid>-<n>`.
+fn parse_maker(name: &str) -> Option<u32> {
+    let name = name.strip_prefix("ctrscope-")?;
+    let (before, last) = name.rsplit_once('-')?;
+    let last = last.parse().ok()?;
+    let maker = before.rsplit('-').next()?.parse();
+    Some(maker.unwrap_or(last))
 }
 
 impl Drop for Test {
@@ -188,15 +203,26 @@ mod tests {
     }
 
     #[test]
+    fn a_cgroup_names_the_process_that_made_it() {
+        assert_eq!(parse_maker("ctrscope-test-12345-7"), Some(12345));
+        assert_eq!(parse_maker("ctrscope-test-7"), Some(7));
+        assert_eq!(parse_maker("ctrscope-some-tests-7"), Some(7));
+        assert_eq!(parse_maker("ctrscope-7"), None);
+        assert_eq!(parse_maker("ctrscope-demo"), None);
+        assert_eq!(parse_maker("docker-7"), None);
+    }
+
+    #[test]
     fn what_a_test_started_ends_with_it() {
         let mut command = Command::new("sh");
         // The one in the middle ends, so that its child is nobody's descendant any more.
         command.args(["-c", "setsid sh -c 'sleep 600 & sleep 600' & sleep 600"]);
         let mut test = Test::start(&mut command).unwrap();
-        while test.started().len() < 4 {
+        let mut seen = BTreeSet::new();
+        while test.started(&mut seen).len() < 4 {
             assert!(test.wait(Duration::from_millis(10)).unwrap().is_none());
         }
         test.end();
-        assert!(test.started().is_empty());
+        assert!(test.started(&mut seen).is_empty());
     }
 }
