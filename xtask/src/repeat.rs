@@ -189,13 +189,13 @@ impl Load {
 
 impl Drop for Load {
     fn drop(&mut self) {
-        // It ends its workers on SIGTERM.
         if !matches!(self.child.try_wait(), Ok(None)) {
             return;
         }
         let Ok(group) = i32::try_from(self.child.id()) else {
             return;
         };
+        // It ends its workers on SIGTERM.
         // SAFETY: the group of a child that has not been waited for.
         unsafe { libc::kill(-group, libc::SIGTERM) };
         let deadline = Instant::now() + Duration::from_secs(10);

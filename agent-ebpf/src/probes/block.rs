@@ -169,10 +169,9 @@ fn try_block_rq_complete(ctx: &BtfTracePointContext) -> Option<()> {
     let error = ctx.arg::<u64>(1) as u32;
     let bytes = u64::from(ctx.arg::<u64>(2) as u32);
     let found = REQUESTS.get_ptr_mut(key)?;
+    let started_at = load(request, layout!(request_start_time));
     // SAFETY: the pointer comes from the map; a request completes on one CPU at a time.
-    if is_another(load(request, layout!(request_start_time)), unsafe {
-        &*found
-    }) {
+    if is_another(started_at, unsafe { &*found }) {
         // One that is never issued: a flush without data, which completes when the device's own flush
         // has (`blk_flush_complete_seq`, `block/blk-flush.c`).
         close_unseen(request);
