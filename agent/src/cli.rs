@@ -4,10 +4,14 @@ mod diagnose;
 
 use std::{fmt::Display, net::SocketAddr, path::PathBuf, time::Duration};
 
-use clap::{Args, Parser, Subcommand, ValueEnum};
+use clap::{
+    Args, Parser, Subcommand, ValueEnum,
+    builder::{PossibleValue, PossibleValuesParser, TypedValueParser},
+};
 use tracing_subscriber::filter::LevelFilter;
 
 use crate::{
+    choice::Choice,
     config::{
         self, Config, ConfigError, LogFormat, RuntimeSockets, check_patterns, format_duration,
     },
@@ -426,7 +430,8 @@ pub struct FlameArgs {
     #[arg(short, long)]
     pub container: Option<String>,
     /// What to measure
-    #[arg(long = "type", value_name = "TYPE", value_enum, default_value_t)]
+    #[arg(long = "type", value_name = "TYPE", default_value = ProfileType::default().name())]
+    #[arg(value_parser = choice::<ProfileType>())]
     pub profile_type: ProfileType,
     /// How long to record
     #[arg(long, default_value_t = 10, value_name = "N")]
@@ -437,10 +442,12 @@ pub struct FlameArgs {
     #[arg(value_parser = clap::value_parser!(u32).range(1..=i64::from(MAX_PROFILE_FREQUENCY)))]
     pub frequency: u32,
     /// How finely the stacks of a container are told apart
-    #[arg(long, value_name = "SPLIT", value_enum, default_value_t)]
+    #[arg(long, value_name = "SPLIT", default_value = Split::default().name())]
+    #[arg(value_parser = choice::<Split>())]
     pub split: Split,
     /// How to write it
-    #[arg(long, value_enum, default_value_t)]
+    #[arg(long, default_value = ProfileFormat::default().name())]
+    #[arg(value_parser = choice::<ProfileFormat>())]
     pub format: ProfileFormat,
     /// File to write, `-` for standard output
     #[arg(short, long, value_name = "FILE")]
@@ -532,6 +539,15 @@ fn set<T: Clone>(value: &mut T, given: &Option<T>) {
 
 fn with_default(help: &str, default: impl Display) -> String {
     format!("{help} [default: {default}]")
+}
+
+/// Takes the names of a choice, which the help lists with what they mean.
+fn choice<T: Choice>() -> impl TypedValueParser<Value = T> {
+    let names = T::ALL
+        .iter()
+        .map(|one| PossibleValue::new(one.name()).help(one.about()));
+    PossibleValuesParser::new(names)
+        .try_map(|name| T::from_name(&name).ok_or_else(|| format!("{name} is none of them")))
 }
 
 /// Like the bcc tools a bare number is seconds.

@@ -15,6 +15,7 @@ use serde::{Deserialize, de::DeserializeOwned};
 use ureq::{Agent, Body, http::Response};
 
 use crate::{
+    choice::Choice as _,
     diagnosis::{ContainerStanding, Diagnosis, facts::WindowFacts},
     snapshot::Snapshot,
     source::{

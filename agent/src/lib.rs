@@ -6,6 +6,7 @@
 
 pub mod bpf;
 pub mod cgroup;
+pub mod choice;
 pub mod cli;
 pub mod client;
 pub mod commands;
@@ -14,6 +15,7 @@ mod container;
 pub mod daemon;
 pub mod diagnosis;
 pub mod engine;
+pub mod error_chain;
 pub mod export;
 pub mod host;
 #[cfg(test)]

@@ -6,6 +6,7 @@ use clap::Parser as _;
 use ctrscope::{
     cli::Cli,
     commands::{self, EXIT_USAGE},
+    error_chain::error_chain,
 };
 
 fn main() -> ExitCode {
@@ -13,7 +14,7 @@ fn main() -> ExitCode {
     let config = match cli.config() {
         Ok(config) => config,
         Err(error) => {
-            eprintln!("ctrscope: {}", commands::error_chain(&error));
+            eprintln!("ctrscope: {}", error_chain(&error));
             return ExitCode::from(EXIT_USAGE);
         }
     };

@@ -12,6 +12,7 @@ use std::{
 };
 
 use crate::{
+    choice::Choice,
     diagnosis::{ContainerStanding, Diagnosis, facts::WindowFacts},
     snapshot::Snapshot,
 };
@@ -103,7 +104,7 @@ impl Cancel {
 }
 
 /// How a profile is written.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, clap::ValueEnum)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum ProfileFormat {
     /// A flame graph.
     #[default]
@@ -116,6 +117,28 @@ pub enum ProfileFormat {
     Speedscope,
 }
 
+impl Choice for ProfileFormat {
+    const ALL: &'static [Self] = &[Self::Svg, Self::Folded, Self::Pprof, Self::Speedscope];
+
+    fn name(self) -> &'static str {
+        match self {
+            Self::Svg => "svg",
+            Self::Folded => "folded",
+            Self::Pprof => "pprof",
+            Self::Speedscope => "speedscope",
+        }
+    }
+
+    fn about(self) -> &'static str {
+        match self {
+            Self::Svg => "A flame graph",
+            Self::Folded => "Folded stacks: `a;b;c count`",
+            Self::Pprof => "For `go tool pprof` and profile stores, gzip-compressed",
+            Self::Speedscope => "For speedscope",
+        }
+    }
+}
+
 impl ProfileFormat {
     /// The HTTP content type.
     #[must_use]
@@ -126,17 +149,6 @@ impl ProfileFormat {
             // As Go's own handler has it.
             Self::Pprof => "application/octet-stream",
             Self::Speedscope => "application/json",
-        }
-    }
-
-    /// Its name, as it is asked for.
-    #[must_use]
-    pub fn name(self) -> &'static str {
-        match self {
-            Self::Svg => "svg",
-            Self::Folded => "folded",
-            Self::Pprof => "pprof",
-            Self::Speedscope => "speedscope",
         }
     }
 

@@ -116,7 +116,7 @@ fn cgroups(config: &Config) -> Finding {
         }
         Err(error) => (
             Status::Missing,
-            super::error_chain(&error),
+            crate::error_chain::error_chain(&error),
             Some(
                 "mount the host's cgroup file systems and name the place with --cgroup-root".into(),
             ),

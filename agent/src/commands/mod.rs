@@ -14,7 +14,7 @@ mod who;
 
 use std::{
     cell::Cell,
-    error::Error as StdError,
+    error::Error as _,
     io::{self, IsTerminal as _, stderr, stdout},
     process::ExitCode,
 };
@@ -28,6 +28,7 @@ use crate::{
     client::HttpSource,
     config::{Config, LogFormat},
     daemon::{self, DaemonError},
+    error_chain::error_chain,
     source::{Source, SourceError},
     terminal::Terminal,
 };
@@ -231,21 +232,6 @@ fn is_this_host(address: &str) -> bool {
             .is_ok_and(|address| address.is_loopback())
 }
 
-/// An error and its causes in one line.
-#[must_use]
-pub fn error_chain(error: &(dyn StdError + 'static)) -> String {
-    let mut text = error.to_string();
-    let mut cause = error.source();
-    while let Some(error) = cause {
-        let message = error.to_string();
-        if !text.ends_with(&message) {
-            text = format!("{text}: {message}");
-        }
-        cause = error.source();
-    }
-    text
-}
-
 /// Sets up logging to standard error. The live table has the terminal to itself and logs only where
 /// standard error goes elsewhere.
 pub fn init_logging(cli: &Cli, config: &Config) {
@@ -341,11 +327,5 @@ mod tests {
         );
         assert!(is_this_host("[::1]:1") && is_this_host("localhost:1"));
         assert!(is_this_host("127.0.0.2:1") && !is_this_host("10.0.0.1:1"));
-    }
-
-    #[test]
-    fn a_chain_of_causes_is_one_line_without_repeats() {
-        let error = CommandError::io("write x", io::Error::other("disk full"));
-        assert_eq!(error_chain(&error), "cannot write x: disk full");
     }
 }

@@ -166,7 +166,7 @@ fn show(
                     }
                 }
                 // The table stays, with the reason above it: a daemon may come back.
-                Ok(Err(error)) => screen.set_error(super::error_chain(&error)),
+                Ok(Err(error)) => screen.set_error(crate::error_chain::error_chain(&error)),
                 Err(_) => break,
             }
         }

@@ -224,7 +224,7 @@ impl Tree {
         let found = match walk(&watched.mount, WalkLimits::default()) {
             Ok(found) => found,
             Err(error) => {
-                self.walk_error = Some(crate::commands::error_chain(&error));
+                self.walk_error = Some(crate::error_chain::error_chain(&error));
                 return;
             }
         };

@@ -1,22 +1,32 @@
 //! What a profile measures and how finely it is told apart.
 
+use crate::choice::Choice;
+
 /// What a profile measures.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, clap::ValueEnum)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 pub enum ProfileType {
     /// Samples of what runs.
     #[default]
     Cpu,
 }
 
-impl ProfileType {
-    /// Its name, as it is asked for.
-    #[must_use]
-    pub fn name(self) -> &'static str {
+impl Choice for ProfileType {
+    const ALL: &'static [Self] = &[Self::Cpu];
+
+    fn name(self) -> &'static str {
         match self {
             Self::Cpu => "cpu",
         }
     }
 
+    fn about(self) -> &'static str {
+        match self {
+            Self::Cpu => "Samples of what runs",
+        }
+    }
+}
+
+impl ProfileType {
     /// What is measured, in words.
     #[must_use]
     pub fn measure(self) -> &'static str {
@@ -43,7 +53,7 @@ impl ProfileType {
 }
 
 /// How finely the stacks of a container are told apart.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, clap::ValueEnum)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 pub enum Split {
     /// By the name of the process: those of one name together.
     #[default]
@@ -54,14 +64,22 @@ pub enum Split {
     Thread,
 }
 
-impl Split {
-    /// Its name, as it is asked for.
-    #[must_use]
-    pub fn name(self) -> &'static str {
+impl Choice for Split {
+    const ALL: &'static [Self] = &[Self::Name, Self::Process, Self::Thread];
+
+    fn name(self) -> &'static str {
         match self {
             Self::Name => "name",
             Self::Process => "process",
             Self::Thread => "thread",
+        }
+    }
+
+    fn about(self) -> &'static str {
+        match self {
+            Self::Name => "By the name of the process: those of one name together",
+            Self::Process => "By process",
+            Self::Thread => "By process and thread",
         }
     }
 }

@@ -20,6 +20,7 @@ use super::{
     named::{FrameKind, NamedStack, Profile},
     numbers::Numbers,
 };
+use crate::choice::Choice as _;
 
 const NANOSECONDS: &str = "nanoseconds";
 

@@ -1,6 +1,7 @@
 //! Query parameters, read strictly: what is not understood is refused, never guessed.
 
 use super::error::ApiError;
+use crate::choice::Choice;
 
 /// The parameters of a query, to be taken out one by one.
 #[derive(Debug)]
@@ -69,15 +70,12 @@ impl Params {
     }
 
     /// One of a few words.
-    pub(crate) fn choice<T: clap::ValueEnum + Default>(&self, name: &str) -> Result<T, ApiError> {
+    pub(crate) fn choice<T: Choice>(&self, name: &str) -> Result<T, ApiError> {
         let Some(value) = self.get(name) else {
             return Ok(T::default());
         };
-        T::from_str(value, false).map_err(|_| {
-            let words: Vec<String> = T::value_variants()
-                .iter()
-                .filter_map(|variant| Some(variant.to_possible_value()?.get_name().to_owned()))
-                .collect();
+        T::from_name(value).ok_or_else(|| {
+            let words: Vec<&str> = T::ALL.iter().map(|one| one.name()).collect();
             ApiError::bad_request(format!(
                 "{name} must be one of {}, not {value:?}",
                 words.join(", ")

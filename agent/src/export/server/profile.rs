@@ -10,9 +10,8 @@ use axum::{
     response::{IntoResponse, Response},
 };
 
-use clap::ValueEnum as _;
-
 use super::{ServerState, blocking, error::ApiError, listen::Closing, params::Params};
+use crate::choice::Choice as _;
 use crate::source::{
     Cancel, DEFAULT_PROFILE_FREQUENCY, MAX_PROFILE_FREQUENCY, MAX_PROFILE_SECONDS, ProfileFormat,
     ProfileRequest, ProfileType,
@@ -53,10 +52,8 @@ pub(super) async fn pprof(
 ) -> Result<Response, ApiError> {
     let profile_type = match name.as_str() {
         "profile" => ProfileType::Cpu,
-        name => ProfileType::value_variants()
-            .iter()
-            .copied()
-            .find(|one| *one != ProfileType::Cpu && one.name() == name)
+        name => ProfileType::from_name(name)
+            .filter(|one| *one != ProfileType::Cpu)
             .ok_or_else(|| ApiError::not_found(&format!("/debug/pprof/{name}")))?,
     };
     let request = parse(query.as_deref(), Some(profile_type))?;
