@@ -13,7 +13,7 @@ pub const DISCARD: usize = 3;
 /// Number of the above.
 pub const OPERATIONS: usize = 4;
 
-shared! {
+shared_counters! {
     /// What one container's requests of one operation came to, in the array `BLOCK` at
     /// `slot * 4 + operation`.
     ///

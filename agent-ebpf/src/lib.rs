@@ -17,7 +17,7 @@ pub mod profile;
 pub mod sched;
 pub mod slot;
 
-pub use pod::Pod;
+pub use pod::{Pod, Wrapping};
 
 /// Licence string of the eBPF object: both licences of the kernel side, in the kernel's own words.
 ///

@@ -14,7 +14,7 @@ pub const BY_KERNEL: usize = 3;
 /// Number of the above.
 pub const BY_COUNT: usize = 4;
 
-shared! {
+shared_counters! {
     /// What one container did on one CPU, in the array `SCHED` at `cpu * slots + slot`.
     ///
     /// Written by `sched_switch` on that CPU alone, so without locks or atomics. 32-bit counters

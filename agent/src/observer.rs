@@ -136,7 +136,7 @@ impl Observer {
         let identity = snapshot
             .containers
             .get(index)
-            .map(|container| container.identity.clone())
+            .map(|container| Arc::clone(&container.identity))
             .unwrap_or_default();
         diagnosis
             .containers
@@ -268,12 +268,12 @@ mod tests {
         }
     }
 
-    fn identity(name: &str) -> Identity {
-        Identity {
+    fn identity(name: &str) -> Arc<Identity> {
+        Arc::new(Identity {
             container: name.to_owned(),
             cgroup: format!("/{name}"),
             ..Identity::default()
-        }
+        })
     }
 
     /// A window of two containers, of which one is throttled or not.

@@ -118,24 +118,27 @@ fn unknown(snapshot: &Snapshot, query: &str) -> SourceError {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::Arc;
+
     use super::*;
 
     fn container(name: &str, id: &str, cgroup: &str) -> Container {
         Container {
-            identity: Identity {
+            identity: Arc::new(Identity {
                 container: name.to_owned(),
                 container_id: id.to_owned(),
                 cgroup: cgroup.to_owned(),
                 ..Identity::default()
-            },
+            }),
             ..Container::default()
         }
     }
 
     fn snapshot() -> Snapshot {
         let mut pod = container("app", "cafe01", "/kubepods/podx/cafe01");
-        pod.identity.namespace = "shop".to_owned();
-        pod.identity.pod = "checkout-1".to_owned();
+        let identity = Arc::make_mut(&mut pod.identity);
+        identity.namespace = "shop".to_owned();
+        identity.pod = "checkout-1".to_owned();
         let mut exited = container("web", "dead02", "/docker/dead02");
         exited.exited_at_unix_ms = Some(1);
         Snapshot {

@@ -79,7 +79,12 @@ fn requests_held(agent: &Agent) -> u64 {
 
 /// Both views of a container, once neither moves: what it reads of its program at its start is over.
 fn settled(agent: &Agent, container: &Container) -> (BlockStats, BlockAccounts) {
-    let seen = || wait_seen(agent, container).block.expect("block collector");
+    let seen = || {
+        wait_seen(agent, container)
+            .counters
+            .block
+            .expect("block collector")
+    };
     wait_until(PATIENCE, "no I/O of the container", || {
         let (account, earlier) = (container.block_accounts()?, seen());
         let stats = seen();
@@ -137,7 +142,7 @@ pub(crate) fn assert_direct_io_agrees(size: u64) {
     // used again, and so been counted, in between.
     let read = || {
         let held = requests_held(&agent);
-        (held, wait_seen(&agent, &container).block.unwrap())
+        (held, wait_seen(&agent, &container).counters.block.unwrap())
     };
     let nudge = Nudge::new(data.path());
     let (held, after) = wait_until(SETTLED_PATIENCE, "the last request is counted", || {
@@ -202,7 +207,7 @@ fn a_neighbour_without_io_is_charged_nothing() {
     writer.wait_report(PATIENCE).unwrap();
     let nudge = Nudge::new(data.path());
     wait_until(PATIENCE, "the writer's bytes are its own", || {
-        let now = wait_seen(&agent, &writer).block.unwrap();
+        let now = wait_seen(&agent, &writer).counters.block.unwrap();
         let written = of(&now, Operation::Write).0 - of(&writer_before, Operation::Write).0;
         if written < BYTES {
             nudge.write()?;
@@ -214,7 +219,7 @@ fn a_neighbour_without_io_is_charged_nothing() {
     let mut said = ((0, 0), (0, 0));
     wait_until(PATIENCE, "nothing of it is the neighbour's", || {
         let account = quiet.block_accounts()?;
-        let now = wait_seen(&agent, &quiet).block.unwrap();
+        let now = wait_seen(&agent, &quiet).counters.block.unwrap();
         let added = |operation| of(&now, operation).0 - of(&before, operation).0;
         said = (
             (added(Operation::Read), added(Operation::Write)),

@@ -32,14 +32,14 @@ fn an_exited_container_stays_with_its_exit_time() {
     .unwrap();
     assert_eq!(exited.identity, lived.identity);
     let (seen, before) = (
-        exited.sched.unwrap().on_cpu_ns,
-        lived.sched.unwrap().on_cpu_ns,
+        exited.counters.sched.unwrap().on_cpu_ns,
+        lived.counters.sched.unwrap().on_cpu_ns,
     );
     println!("the kernel {account} ns, the agent {before} ns, after the end {seen} ns");
     assert!(seen >= before, "its end took some of it: {before} {seen}");
     // Nothing of note is missing; how near the numbers are is measured elsewhere.
     assert!(account > 0 && seen >= account - account / 10);
-    let name = exited.identity.container;
+    let name = exited.identity.container.clone();
     let series = [("container", name.as_str())];
     let metrics = agent.metrics().unwrap();
     for metric in [
@@ -57,5 +57,5 @@ fn a_container_that_was_there_first_is_seen() {
     let agent = Agent::start(&[]).unwrap();
     let seen = wait_seen(&agent, &container);
     assert_eq!(seen.exited_at_unix_ms, None);
-    assert!(seen.sched.is_some() && seen.cpu.is_some());
+    assert!(seen.counters.sched.is_some() && seen.counters.cpu.is_some());
 }

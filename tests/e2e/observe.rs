@@ -54,7 +54,10 @@ impl Reading {
         wait_until(IDLE_PATIENCE, "an idle workload", || {
             let threads = container.thread_accounts()?;
             let usage_ns = container.cpu_usage_ns()?;
-            let sched = wait_seen(agent, container).sched.expect("sched collector");
+            let sched = wait_seen(agent, container)
+                .counters
+                .sched
+                .expect("sched collector");
             let is_idle = container.thread_accounts()? == threads;
             Ok(is_idle.then_some(Self {
                 sched,

@@ -21,7 +21,7 @@ pub(crate) fn hot(group: &Arc<Group>, threads: usize) -> Container {
 
 /// The name that a container has in a profile's first frame.
 pub(crate) fn name(agent: &Agent, container: &Container) -> String {
-    wait_seen(agent, container).identity.container
+    wait_seen(agent, container).identity.container.clone()
 }
 
 /// Parameters of a query for a recording of a container.

@@ -10,7 +10,21 @@ use super::{
     hierarchy::Hierarchies,
     mount::Version,
 };
-use crate::snapshot::CpuControl;
+
+/// CPU bandwidth control and weight of a cgroup.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub struct CpuControl {
+    /// Enforcement periods that elapsed.
+    pub periods: u64,
+    /// Periods in which it was throttled.
+    pub throttled_periods: u64,
+    /// Time throttled, summed over CPUs, nanoseconds.
+    pub throttled_ns: u64,
+    /// Quota in cores; `None` where it has none.
+    pub quota_cores: Option<f64>,
+    /// Weight on the v2 scale (100 is the default); v1 shares are converted.
+    pub weight: Option<u64>,
+}
 
 /// `cpu.stat` of either version; what a kernel or a cgroup does not keep is `None`.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -219,7 +233,7 @@ mod tests {
         v2.write("web/cpu.weight", "100\n");
         let mut reader = FileReader::new();
         let found = read_cpu(&mut reader, &v2.hierarchies, "/web").unwrap();
-        assert_eq!(found, Some(expected.clone()));
+        assert_eq!(found, Some(expected));
 
         let v1 = Tree::v1();
         v1.write("cpu/web/cpu.stat", &STAT_V1.replace("123456", "123000"));

@@ -10,7 +10,19 @@ use super::{
     hierarchy::Hierarchies,
     mount::Version,
 };
-use crate::snapshot::Memory;
+
+/// Memory of a cgroup.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Memory {
+    /// Usage less inactive file pages, bytes.
+    pub working_set_bytes: Option<u64>,
+    /// Limit, bytes; `None` where it has none.
+    pub limit_bytes: Option<u64>,
+    /// Tasks killed for want of memory.
+    pub oom_kills: Option<u64>,
+    /// Times the limit was hit and reclaim began.
+    pub limit_hits: Option<u64>,
+}
 
 /// v1 writes "no limit" as the largest multiple of the page size below 2^63; no machine has half of that.
 const NO_LIMIT_BYTES: u64 = 1 << 62;
@@ -133,7 +145,7 @@ mod tests {
         v2.write("web/memory.events", EVENTS_V2);
         let mut reader = FileReader::new();
         let found = read_memory(&mut reader, &v2.hierarchies, "/web").unwrap();
-        assert_eq!(found, Some(expected.clone()));
+        assert_eq!(found, Some(expected));
 
         let v1 = Tree::v1();
         v1.write("memory/web/memory.usage_in_bytes", "2650088424\n");

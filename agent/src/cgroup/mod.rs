@@ -29,8 +29,8 @@ pub(crate) mod fake;
 
 pub use bandwidth::{Bandwidth, Quota, read_bandwidth};
 pub use cpu::{
-    CpuStat, parse_cfs_quota, parse_cpu_max, parse_cpu_stat, read_cpu, read_cpu_usage_ns,
-    weight_of_shares,
+    CpuControl, CpuStat, parse_cfs_quota, parse_cpu_max, parse_cpu_stat, read_cpu,
+    read_cpu_usage_ns, weight_of_shares,
 };
 pub use cpuset::read_cpuset;
 pub use error::CgroupError;
@@ -38,14 +38,14 @@ pub use file::FileReader;
 pub use hierarchy::{DiscoverOptions, Hierarchies, HierarchyIds, Mode};
 pub use io::{DeviceIo, DeviceNumber, IoByDevice, parse_blkio, parse_io_stat, read_io};
 pub use io_limit::{IoLimit, IoLimits, parse_io_max, parse_throttle_device, read_io_limits};
-pub use memory::{parse_inactive_file, parse_memory_limit, parse_oom_kills, read_memory};
+pub use memory::{Memory, parse_inactive_file, parse_memory_limit, parse_oom_kills, read_memory};
 pub use memory_use::{
     MemoryLimits, MemoryStat, MemoryUse, parse_memory_stat_v1, parse_memory_stat_v2,
     read_memory_limits, read_memory_use,
 };
 pub use mount::{Mount, Version};
 pub use path::{PathIdentity, identify, user_of};
-pub use pressure::{parse_pressure, read_host_pressure, read_pressure};
+pub use pressure::{Pressure, PressureTimes, parse_pressure, read_host_pressure, read_pressure};
 pub use process::{
     Membership, ProcessStatus, is_pause, parse_memberships, parse_status, read_memberships,
     read_status,

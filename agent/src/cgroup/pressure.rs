@@ -10,7 +10,26 @@ use super::{
     file::{CgroupFiles, FileReader},
     hierarchy::Hierarchies,
 };
-use crate::snapshot::{Pressure, PressureTimes};
+
+/// Pressure stall information of a cgroup or of the host.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Pressure {
+    /// CPU.
+    pub cpu: Option<PressureTimes>,
+    /// Memory.
+    pub memory: Option<PressureTimes>,
+    /// I/O.
+    pub io: Option<PressureTimes>,
+}
+
+/// Time lost to one resource.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct PressureTimes {
+    /// At least one task waited (`some`), microseconds.
+    pub waiting_usec: u64,
+    /// All non-idle tasks waited (`full`), microseconds.
+    pub stalled_usec: u64,
+}
 
 /// Parses a pressure file; `None` without its `some` line.
 ///

@@ -14,14 +14,14 @@ const ALL: latency::Measure = latency::Measure {
     title: "block I/O latency",
     collector: "block",
     read: |container: &Container| {
-        let block = container.block.as_ref()?;
+        let block = container.counters.block.as_ref()?;
         Some(vec![(None, block.latency())])
     },
 };
 
 const BY_OPERATION: latency::Measure = latency::Measure {
     read: |container: &Container| {
-        let block = container.block.as_ref()?;
+        let block = container.counters.block.as_ref()?;
         let operations = Operation::ALL.iter().zip(&block.operations);
         Some(
             operations

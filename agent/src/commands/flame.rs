@@ -261,7 +261,7 @@ mod tests {
             };
             Ok(Arc::new(Snapshot {
                 containers: vec![Container {
-                    identity,
+                    identity: Arc::new(identity),
                     ..Container::default()
                 }],
                 ..Snapshot::default()

@@ -14,8 +14,7 @@ use crate::{
     cli::LatencyArgs,
     resolve::{display_name, resolve_container},
     snapshot::{
-        Container, EarlierContainers, Histogram, Snapshot, histogram_increase, is_same,
-        seconds_between,
+        Container, Counted, EarlierContainers, Histogram, Snapshot, is_same, seconds_between,
     },
     source::{Cancel, Source, SourceError},
     terminal::{Unit, octaves, printable, render_histogram, render_summary},
@@ -190,7 +189,7 @@ impl Sums<'_> {
                 let before = earlier.iter().find(|(of, _)| *of == operation);
                 // One that is new, or was reset, has gained all that it has.
                 let gained = before
-                    .and_then(|(_, before)| histogram_increase(before, &histogram))
+                    .and_then(|(_, before)| Counted::since(&histogram, before))
                     .unwrap_or(histogram);
                 self.histograms
                     .entry((name.clone(), operation))
@@ -291,7 +290,7 @@ mod tests {
         cli::BiolatArgs,
         cli::RunqlatArgs,
         commands::{biolat::biolat, runqlat::runqlat},
-        snapshot::{BlockStats, CollectorState, CollectorStatus, Identity, SchedStats},
+        snapshot::{BlockStats, CollectorState, CollectorStatus, Counters, Identity, SchedStats},
         source::{ProfileRequest, RenderedProfile},
     };
 
@@ -324,13 +323,16 @@ mod tests {
             block.operations[1].latency.record(ns);
         }
         Container {
-            identity: Identity {
+            identity: Arc::new(Identity {
                 container: name.to_owned(),
                 cgroup: format!("/{name}"),
                 ..Identity::default()
+            }),
+            counters: Counters {
+                sched: Some(sched),
+                block: Some(block),
+                ..Counters::default()
             },
-            sched: Some(sched),
-            block: Some(block),
             ..Container::default()
         }
     }

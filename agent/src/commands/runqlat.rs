@@ -14,7 +14,7 @@ const MEASURE: latency::Measure = latency::Measure {
     title: "run queue latency",
     collector: "sched",
     read: |container: &Container| {
-        let sched = container.sched.as_ref()?;
+        let sched = container.counters.sched.as_ref()?;
         Some(vec![(None, sched.run_queue.clone())])
     },
 };

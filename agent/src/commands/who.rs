@@ -211,6 +211,8 @@ fn render(answer: &Answer) -> String {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::Arc;
+
     use super::*;
     use crate::{cgroup::parse_memberships, snapshot::Identity};
 
@@ -231,7 +233,7 @@ mod tests {
     fn snapshot(id: &str, cgroup: &str) -> Snapshot {
         Snapshot {
             containers: vec![Container {
-                identity: Identity {
+                identity: Arc::new(Identity {
                     container: "web".to_owned(),
                     container_id: id.to_owned(),
                     cgroup: cgroup.to_owned(),
@@ -239,7 +241,7 @@ mod tests {
                     image: "nginx:1".to_owned(),
                     kind: Kind::Container,
                     ..Identity::default()
-                },
+                }),
                 ..Container::default()
             }],
             ..Snapshot::default()

@@ -66,7 +66,7 @@ enum Naming {
 #[derive(Debug)]
 pub(crate) struct Entity {
     /// Who it is.
-    pub(crate) identity: Identity,
+    pub(crate) identity: Arc<Identity>,
     /// Path of its own cgroup in any hierarchy.
     pub(crate) owner_path: String,
     /// When it was first seen.
@@ -551,7 +551,7 @@ fn new_entity(found: PathIdentity, now: Now) -> Entity {
         _ => found.name,
     };
     Entity {
-        identity: Identity {
+        identity: Arc::new(Identity {
             container,
             container_id: found.container_id.unwrap_or_default(),
             pod_uid: found.pod_uid.unwrap_or_default(),
@@ -560,7 +560,7 @@ fn new_entity(found: PathIdentity, now: Now) -> Entity {
             kind: found.kind,
             cgroup: found.owner_path.clone(),
             ..Identity::default()
-        },
+        }),
         owner_path: found.owner_path,
         first_seen: now,
         exited: None,

@@ -1,110 +1,72 @@
 //! The one place that turns the kernel side's cumulative, wrapping counters into 64-bit ones.
 
 use ctrscope_ebpf::{
+    Wrapping as _,
     block::{BlockSlot, OPERATIONS},
     histogram::BUCKETS,
-    sched::{BY_COUNT, SchedSlot},
+    sched::SchedSlot,
 };
 
-use crate::snapshot::{BlockStats, Counters, SchedStats};
+use crate::snapshot::{BlockOperation, BlockStats, Counted as _, Histogram, SchedStats};
 
 /// A slot's scheduler counters summed over the CPUs, modulo their width: sums of wrapping counters
 /// wrap as one counter does.
 #[derive(Clone, Debug)]
-pub(crate) struct RawSched {
-    buckets: Box<[u32; BUCKETS]>,
-    run_queue_ns: u64,
-    on_cpu_ns: u64,
-    off_cpu_sleep_ns: u64,
-    off_cpu_disk_ns: u64,
-    preempted_wait_ns: [u64; BY_COUNT],
-    preemptions: [u32; BY_COUNT],
-    voluntary: u32,
-    involuntary: u32,
-    process_exits: u32,
-}
+pub(crate) struct RawSched(Box<SchedSlot>);
 
 impl Default for RawSched {
     fn default() -> Self {
-        Self {
-            buckets: Box::new([0; BUCKETS]),
-            run_queue_ns: 0,
-            on_cpu_ns: 0,
-            off_cpu_sleep_ns: 0,
-            off_cpu_disk_ns: 0,
-            preempted_wait_ns: [0; BY_COUNT],
-            preemptions: [0; BY_COUNT],
-            voluntary: 0,
-            involuntary: 0,
-            process_exits: 0,
-        }
+        Self(Box::new(SchedSlot::ZERO))
     }
 }
 
 impl RawSched {
     /// Adds what one CPU counted.
     pub(crate) fn add(&mut self, slot: &SchedSlot) {
-        for (sum, value) in self.buckets.iter_mut().zip(slot.run_queue_buckets) {
-            *sum = sum.wrapping_add(value);
-        }
-        for (sum, value) in [
-            (&mut self.run_queue_ns, slot.run_queue_ns),
-            (&mut self.on_cpu_ns, slot.on_cpu_ns),
-            (&mut self.off_cpu_sleep_ns, slot.off_cpu_sleep_ns),
-            (&mut self.off_cpu_disk_ns, slot.off_cpu_disk_ns),
-        ] {
-            *sum = sum.wrapping_add(value);
-        }
-        for (sum, value) in self
-            .preempted_wait_ns
-            .iter_mut()
-            .zip(slot.preempted_wait_ns)
-        {
-            *sum = sum.wrapping_add(value);
-        }
-        for (sum, value) in self.preemptions.iter_mut().zip(slot.preemptions) {
-            *sum = sum.wrapping_add(value);
-        }
-        for (sum, value) in [
-            (&mut self.voluntary, slot.voluntary),
-            (&mut self.involuntary, slot.involuntary),
-            (&mut self.process_exits, slot.process_exits),
-        ] {
-            *sum = sum.wrapping_add(value);
-        }
+        self.0.wrapping_plus(slot);
     }
 
     fn is_zero(&self) -> bool {
-        self.on_cpu_ns == 0
-            && self.run_queue_ns == 0
-            && self.voluntary == 0
-            && self.involuntary == 0
-            && self.buckets.iter().all(|&count| count == 0)
+        *self.0 == SchedSlot::ZERO
     }
-}
 
-/// A slot's block counters of one operation.
-#[derive(Clone, Debug)]
-pub(crate) struct RawBlock {
-    buckets: Box<[u32; BUCKETS]>,
-    errors: u32,
-    latency_ns: u64,
-    queue_ns: u64,
-    operations: u64,
-    bytes: u64,
-}
-
-impl From<&BlockSlot> for RawBlock {
-    fn from(slot: &BlockSlot) -> Self {
-        Self {
-            buckets: Box::new(slot.latency_buckets),
-            errors: slot.errors,
-            latency_ns: slot.latency_ns,
-            queue_ns: slot.queue_ns,
-            operations: slot.operations,
-            bytes: slot.bytes,
+    fn since(&self, earlier: &Self) -> SchedStats {
+        let mut added = *self.0;
+        added.wrapping_minus(&earlier.0);
+        SchedStats {
+            run_queue: histogram(&added.run_queue_buckets, added.run_queue_ns),
+            on_cpu_ns: added.on_cpu_ns,
+            off_cpu_sleep_ns: added.off_cpu_sleep_ns,
+            off_cpu_disk_ns: added.off_cpu_disk_ns,
+            voluntary: added.voluntary.into(),
+            involuntary: added.involuntary.into(),
+            preemptions: added.preemptions.map(u64::from),
+            preempted_wait_ns: added.preempted_wait_ns,
+            process_exits: added.process_exits.into(),
         }
     }
+}
+
+/// What was counted since an earlier reading of the same slot.
+fn block_since(now: &BlockSlot, earlier: &BlockSlot) -> BlockOperation {
+    let mut added = *now;
+    added.wrapping_minus(earlier);
+    BlockOperation {
+        latency: histogram(&added.latency_buckets, added.latency_ns),
+        queue_ns: added.queue_ns,
+        bytes: added.bytes,
+        count: added.operations,
+        errors: added.errors.into(),
+    }
+}
+
+fn histogram(buckets: &[u32; BUCKETS], sum_ns: u64) -> Histogram {
+    let mut histogram = Histogram::default();
+    for (index, &count) in buckets.iter().enumerate() {
+        histogram.add_to_bucket(index, count.into());
+    }
+    histogram.add_to_sum(sum_ns);
+    histogram
 }
 
 /// Cumulative numbers of one container, over all the slots and lives it had.
@@ -113,7 +75,7 @@ pub(crate) struct Accumulated {
     sched: SchedStats,
     last_sched: RawSched,
     block: BlockStats,
-    last_block: [Option<RawBlock>; OPERATIONS],
+    last_block: [Option<Box<BlockSlot>>; OPERATIONS],
     reported_on_cpu_ns: u64,
     ran: bool,
     did_io: bool,
@@ -122,31 +84,12 @@ pub(crate) struct Accumulated {
 impl Accumulated {
     /// Takes in a reading of the slot, whose counters began at zero when the slot was given.
     pub(crate) fn update_sched(&mut self, now: RawSched) {
-        let last = &self.last_sched;
-        let sched = &mut self.sched;
-        for (index, (now, last)) in now.buckets.iter().zip(last.buckets.iter()).enumerate() {
-            let added = now.wrapping_sub(*last);
-            if added != 0 {
-                sched.run_queue.add_to_bucket(index, u64::from(added));
-            }
+        // Most do nothing between two readings.
+        if *now.0 != *self.last_sched.0 {
+            self.sched.add(&now.since(&self.last_sched));
+            self.ran |= !now.is_zero();
+            self.last_sched = now;
         }
-        sched
-            .run_queue
-            .add_to_sum(now.run_queue_ns.wrapping_sub(last.run_queue_ns));
-        sched.on_cpu_ns += now.on_cpu_ns.wrapping_sub(last.on_cpu_ns);
-        sched.off_cpu_sleep_ns += now.off_cpu_sleep_ns.wrapping_sub(last.off_cpu_sleep_ns);
-        sched.off_cpu_disk_ns += now.off_cpu_disk_ns.wrapping_sub(last.off_cpu_disk_ns);
-        sched.voluntary += u64::from(now.voluntary.wrapping_sub(last.voluntary));
-        sched.involuntary += u64::from(now.involuntary.wrapping_sub(last.involuntary));
-        sched.process_exits += u64::from(now.process_exits.wrapping_sub(last.process_exits));
-        for by in 0..BY_COUNT {
-            sched.preemptions[by] +=
-                u64::from(now.preemptions[by].wrapping_sub(last.preemptions[by]));
-            sched.preempted_wait_ns[by] +=
-                now.preempted_wait_ns[by].wrapping_sub(last.preempted_wait_ns[by]);
-        }
-        self.ran |= !now.is_zero();
-        self.last_sched = now;
     }
 
     /// Takes in a reading of one operation's counters.
@@ -157,70 +100,32 @@ impl Accumulated {
         ) else {
             return;
         };
-        if last.is_none() && now.operations == 0 {
+        if last.as_deref().unwrap_or(&BlockSlot::ZERO) == now {
             return;
         }
-        let raw = RawBlock::from(now);
-        match last {
-            Some(last) => {
-                for (index, (now, last)) in raw.buckets.iter().zip(last.buckets.iter()).enumerate()
-                {
-                    let added = now.wrapping_sub(*last);
-                    if added != 0 {
-                        total.latency.add_to_bucket(index, u64::from(added));
-                    }
-                }
-                total
-                    .latency
-                    .add_to_sum(raw.latency_ns.wrapping_sub(last.latency_ns));
-                total.queue_ns += raw.queue_ns.wrapping_sub(last.queue_ns);
-                total.bytes += raw.bytes.wrapping_sub(last.bytes);
-                total.count += raw.operations.wrapping_sub(last.operations);
-                total.errors += u64::from(raw.errors.wrapping_sub(last.errors));
-            }
-            None => {
-                for (index, &count) in raw.buckets.iter().enumerate() {
-                    if count != 0 {
-                        total.latency.add_to_bucket(index, u64::from(count));
-                    }
-                }
-                total.latency.add_to_sum(raw.latency_ns);
-                total.queue_ns += raw.queue_ns;
-                total.bytes += raw.bytes;
-                total.count += raw.operations;
-                total.errors += u64::from(raw.errors);
-            }
-        }
+        total.add(&block_since(
+            now,
+            last.as_deref().unwrap_or(&BlockSlot::ZERO),
+        ));
         self.did_io = true;
-        *last = Some(raw);
+        *last = Some(Box::new(*now));
     }
 
     /// Adds what another one counted.
     pub(crate) fn absorb(&mut self, other: &Self) {
-        let mut theirs = Counters {
-            sched: Some(other.sched.clone()),
-            block: Some(other.block.clone()),
-            ..Counters::default()
-        };
-        theirs.add(&Counters {
-            sched: Some(std::mem::take(&mut self.sched)),
-            block: Some(std::mem::take(&mut self.block)),
-            ..Counters::default()
-        });
-        self.sched = theirs.sched.unwrap_or_default();
-        self.block = theirs.block.unwrap_or_default();
+        self.sched.add(&other.sched);
+        self.block.add(&other.block);
         self.ran |= other.ran;
         self.did_io |= other.did_io;
     }
 
     /// A number that changes whenever something was counted.
     pub(crate) fn activity(&self) -> u64 {
-        let requests = self.block.operations.iter().map(|one| one.count);
         let switches = self.sched.voluntary + self.sched.involuntary;
-        requests.fold(
-            self.sched.on_cpu_ns.wrapping_add(switches),
-            u64::wrapping_add,
-        )
+        self.sched
+            .on_cpu_ns
+            .wrapping_add(switches)
+            .wrapping_add(self.block.count())
     }
 
     /// The slot is gone: the next reading is of another one, which begins at zero.

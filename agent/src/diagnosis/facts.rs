@@ -5,7 +5,7 @@
 //! Times are seconds; those of tasks are summed over tasks and those of CPUs over CPUs, so either may
 //! exceed the window.
 
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, sync::Arc};
 
 use serde::{Deserialize, Serialize};
 
@@ -29,7 +29,7 @@ pub struct WindowFacts {
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct ContainerFacts {
     /// Who it is.
-    pub identity: Identity,
+    pub identity: Arc<Identity>,
     /// Time that these facts are of: the window, or less for one that began within it.
     #[serde(default)]
     pub seconds: f64,

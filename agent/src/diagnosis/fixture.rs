@@ -1,5 +1,7 @@
 //! Made-up facts: a quiet machine on which everything is measured, to be changed by a test.
 
+use std::sync::Arc;
+
 use super::facts::{
     ContainerFacts, ControllerMount, ControllerMounts, CpuTimeFacts, DeviceUse, DiskDeviceFacts,
     DiskFacts, Entitlement, HostFacts, HostMemoryFacts, HostPressure, InterfaceFacts, MemoryFacts,
@@ -86,14 +88,14 @@ fn host(cpus: u32, idle: f64) -> HostFacts {
 /// A container that does nothing, of which everything is measured.
 pub(crate) fn container(name: &str) -> ContainerFacts {
     let mut container = ContainerFacts {
-        identity: Identity {
+        identity: Arc::new(Identity {
             container: name.to_owned(),
             container_id: format!("{name}-id"),
             kind: Kind::Container,
             cgroup: format!("/{name}"),
             runtime: "docker".to_owned(),
             ..Identity::default()
-        },
+        }),
         ..ContainerFacts::default()
     };
     let cpu = &mut container.cpu;

@@ -4,7 +4,10 @@
 //! resource is settled when it was given [`CONFIRMATIONS`] times in a row, or at once where it is the first;
 //! until then the one before stands. A task that was killed is settled at once: it does not come back.
 
-use std::collections::{HashMap, VecDeque};
+use std::{
+    collections::{HashMap, VecDeque},
+    sync::Arc,
+};
 
 use serde::{Deserialize, Serialize};
 
@@ -56,7 +59,7 @@ pub struct Standing {
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct ContainerStanding {
     /// Who it is.
-    pub identity: Identity,
+    pub identity: Arc<Identity>,
     /// The verdict of each resource, in the order of [`Resource::ALL`]; empty before the first window.
     pub standing: Vec<Standing>,
 }
@@ -83,7 +86,7 @@ type Key = (String, String);
 
 #[derive(Debug, Default)]
 struct Remembered {
-    identity: Identity,
+    identity: Arc<Identity>,
     last_seen_unix_ms: u64,
     standing: Vec<Standing>,
     /// What was given last and how often in a row, where that is not what stands.
@@ -146,7 +149,7 @@ impl History {
             .filter(|one| Some(one.last_seen_unix_ms) == last)
             .filter(|one| one.identity.kind != Kind::Other)
             .map(|one| ContainerStanding {
-                identity: one.identity.clone(),
+                identity: Arc::clone(&one.identity),
                 standing: one.standing.clone(),
             })
             .collect()
@@ -236,10 +239,10 @@ mod tests {
     /// A window of containers whose memory has a verdict.
     fn diagnosis(end_ms: u64, verdicts: &[(&str, Verdict)]) -> Diagnosis {
         let container = |&(name, verdict): &(&str, Verdict)| ContainerDiagnosis {
-            identity: Identity {
+            identity: Arc::new(Identity {
                 cgroup: format!("/{name}"),
                 ..Identity::default()
-            },
+            }),
             resources: vec![ResourceDiagnosis {
                 resource: Resource::Memory,
                 verdict,

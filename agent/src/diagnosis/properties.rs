@@ -1,5 +1,7 @@
 //! What holds for any facts.
 
+use std::sync::Arc;
+
 use proptest::{collection::vec, option, prelude::*};
 
 use super::{
@@ -263,8 +265,9 @@ fn facts() -> impl Strategy<Value = WindowFacts> {
     )
         .prop_map(|(seconds, ended, mut containers, cpus, disk, memory)| {
             for (index, one) in containers.iter_mut().enumerate() {
-                one.identity.container = format!("c{index}");
-                one.identity.cgroup = format!("/c{index}");
+                let identity = Arc::make_mut(&mut one.identity);
+                identity.container = format!("c{index}");
+                identity.cgroup = format!("/c{index}");
             }
             let mut facts = WindowFacts {
                 seconds,
@@ -485,7 +488,7 @@ proptest! {
                 fixture::waiting("c0", 0.5, waited),
                 fixture::running("bully", 1.4),
             ]);
-            facts.containers[0].identity.container = "c0".to_owned();
+            Arc::make_mut(&mut facts.containers[0].identity).container = "c0".to_owned();
             facts
         };
         if cpu_verdicts(&window(wait)) != [Verdict::NotCpuBound] {

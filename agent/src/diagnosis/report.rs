@@ -1,5 +1,7 @@
 //! The whole diagnosis of a window: every container's trees, and the host's table.
 
+use std::sync::Arc;
+
 use serde::{Deserialize, Serialize};
 
 use super::{
@@ -53,7 +55,7 @@ pub struct Bottleneck {
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct ContainerDiagnosis {
     /// Who it is.
-    pub identity: Identity,
+    pub identity: Arc<Identity>,
     /// How it is called: namespace, pod and container, as far as it has them, joined by `/`.
     pub name: String,
     /// What holds it back most; `None` where nothing does.
@@ -130,7 +132,7 @@ fn container(context: &Context<'_>, facts: &ContainerFacts) -> ContainerDiagnosi
         .map(|finding| finding.culprits.as_slice());
     ContainerDiagnosis {
         name: facts.identity.label(),
-        identity: facts.identity.clone(),
+        identity: Arc::clone(&facts.identity),
         bottleneck: worst(&resources),
         is_idle,
         squeezed: culprits.and_then(|culprits| cpu::squeezed(&view, culprits)),

@@ -209,7 +209,7 @@ impl FactCollector {
         if let Some(known) = known.filter(|known| is_idle && known.is_settled) {
             let reading = &known.reading;
             let is_young = now.duration_since(known.read_at) < IDLE_INTERVAL;
-            let is_same = *reading.identity == container.identity
+            let is_same = reading.identity == container.identity
                 && reading.exited_at_unix_ms == container.exited_at_unix_ms;
             if is_same && (is_young || container.exited_at_unix_ms.is_some()) {
                 self.networks.keep(&reading.own.path, reading.network);
@@ -221,10 +221,7 @@ impl FactCollector {
             }
         }
         let last = known.map(|known| &known.reading);
-        let identity = last
-            .map(|last| &last.identity)
-            .filter(|known| ***known == container.identity)
-            .map_or_else(|| Arc::new(container.identity.clone()), Arc::clone);
+        let identity = Arc::clone(&container.identity);
         let path = last.map_or_else(
             || Arc::from(identity.cgroup.as_str()),
             |last| Arc::clone(&last.own.path),

@@ -9,21 +9,24 @@ use std::time::{Duration, Instant};
 
 use crate::{
     cgroup::{
-        CgroupError, FileReader, Hierarchies, read_cpu, read_cpu_usage_ns, read_memory,
+        self, CgroupError, FileReader, Hierarchies, read_cpu, read_cpu_usage_ns, read_memory,
         read_pressure,
     },
-    snapshot::{CpuControl, Memory, Pressure},
+    snapshot::{Counted, Counters, Gauges, MemoryEvents, Pressure, PressureTimes, Throttling},
 };
 
 /// What the files of a container said when they were last read. Its counters only go up: a cgroup that
 /// is made again at its path begins at zero, and is added to what the former ones had counted.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct FileSample {
-    pub(crate) cpu_usage_ns: Option<u64>,
-    pub(crate) cpu: Option<CpuControl>,
-    pub(crate) memory: Option<Memory>,
-    pub(crate) pressure: Option<Pressure>,
-    counters: Counters,
+    /// What the cgroups at its path have counted.
+    pub(crate) counters: Counters,
+    /// What the one that is there has.
+    pub(crate) gauges: Gauges,
+    /// What that one has counted.
+    last: Counters,
+    /// What those before it had counted when they were last read.
+    former: Counters,
     /// The number of its last reading; none for one that is new.
     reading: Option<u64>,
     /// It was active since it was last read.
@@ -44,37 +47,35 @@ impl FileSample {
     }
 }
 
-/// Counters of a container's files.
-#[derive(Clone, Copy, Debug, Default, PartialEq)]
-struct Counters {
-    usage: Counter,
-    periods: Counter,
-    throttled_periods: Counter,
-    throttled: Counter,
-    oom_kills: Counter,
-    limit_hits: Counter,
-    /// CPU, memory and I/O; waiting and stalled.
-    pressure: [[Counter; 2]; 3],
+/// One subject of the files, as they have it.
+struct Subject<'a, T> {
+    sum: &'a mut Option<T>,
+    last: &'a mut Option<T>,
+    former: &'a mut Option<T>,
 }
 
-/// A counter of one path, whose cgroup may be another one at each reading.
-#[derive(Clone, Copy, Debug, Default, PartialEq)]
-struct Counter {
-    /// What the former cgroups had counted when they were last read.
-    former: u64,
-    last: u64,
-}
-
-impl Counter {
-    /// Takes in a reading and puts the sum of all cgroups in its place. A new cgroup that has counted
-    /// more than the former one when it is first read is not told from that one.
-    fn sum(&mut self, value: &mut u64) {
-        if *value < self.last {
-            self.former += self.last;
+impl<T: Counted> Subject<'_, T> {
+    /// Takes in a reading. A new cgroup that has counted more than the former one when it is first read is
+    /// not told from that one.
+    fn take(self, now: T) {
+        if self.last.as_ref().is_some_and(|last| now.is_reset(last)) {
+            self.former.add(self.last);
         }
-        self.last = *value;
-        *value += self.former;
+        *self.last = Some(now.clone());
+        *self.sum = Some(now);
+        self.sum.add(self.former);
     }
+}
+
+/// A subject of a sample, by its name.
+macro_rules! subject {
+    ($sample:expr, $name:ident) => {
+        Subject {
+            sum: &mut $sample.counters.$name,
+            last: &mut $sample.last.$name,
+            former: &mut $sample.former.$name,
+        }
+    };
 }
 
 /// Reads the files, at most as often as keeps their cost under a fiftieth of a CPU.
@@ -186,69 +187,70 @@ impl FileCollector {
     /// Reads the files of one container. What has gone meanwhile leaves the last reading as it is:
     /// a container's counters stay after its end.
     pub(crate) fn read(&mut self, cgroup: &str, sample: &mut FileSample) {
-        let before = sample.counters;
+        let before = sample.last.clone();
         self.read_all(cgroup, sample);
-        sample.settled = !sample.active && sample.counters == before;
+        sample.settled = !sample.active && sample.last == before;
         sample.active = false;
         self.readings += 1;
         sample.reading = Some(self.readings);
     }
 
     fn read_all(&mut self, cgroup: &str, sample: &mut FileSample) {
-        let counters = &mut sample.counters;
-        let mut cpu = read_cpu(&mut self.reader, &self.hierarchies, cgroup);
-        if let Ok(Some(cpu)) = &mut cpu {
-            counters.periods.sum(&mut cpu.periods);
-            counters.throttled_periods.sum(&mut cpu.throttled_periods);
-            counters.throttled.sum(&mut cpu.throttled_ns);
+        let cpu = read_cpu(&mut self.reader, &self.hierarchies, cgroup);
+        if let Some(cpu) = self.there(cpu) {
+            sample.gauges.cpu_quota_cores = cpu.quota_cores;
+            sample.gauges.cpu_weight = cpu.weight;
+            subject!(sample, cpu).take(Throttling {
+                periods: cpu.periods,
+                throttled_periods: cpu.throttled_periods,
+                throttled_ns: cpu.throttled_ns,
+            });
         }
-        self.keep(cpu, &mut sample.cpu);
-        let mut memory = read_memory(&mut self.reader, &self.hierarchies, cgroup);
-        if let Ok(Some(memory)) = &mut memory {
-            if let Some(kills) = &mut memory.oom_kills {
-                counters.oom_kills.sum(kills);
-            }
-            if let Some(hits) = &mut memory.limit_hits {
-                counters.limit_hits.sum(hits);
-            }
+        let memory = read_memory(&mut self.reader, &self.hierarchies, cgroup);
+        if let Some(memory) = self.there(memory) {
+            sample.gauges.memory_working_set_bytes = memory.working_set_bytes;
+            sample.gauges.memory_limit_bytes = memory.limit_bytes;
+            subject!(sample, memory).take(MemoryEvents {
+                oom_kills: memory.oom_kills,
+                limit_hits: memory.limit_hits,
+            });
         }
-        self.keep(memory, &mut sample.memory);
         if !self.has_pressure {
             return;
         }
-        let mut pressure = read_pressure(&mut self.reader, &self.hierarchies, cgroup);
-        if let Ok(Some(pressure)) = &mut pressure {
-            let resources = [&mut pressure.cpu, &mut pressure.memory, &mut pressure.io];
-            for (times, [waiting, stalled]) in resources.into_iter().zip(&mut counters.pressure) {
-                if let Some(times) = times {
-                    waiting.sum(&mut times.waiting_usec);
-                    stalled.sum(&mut times.stalled_usec);
-                }
-            }
+        let pressure = read_pressure(&mut self.reader, &self.hierarchies, cgroup);
+        if let Some(pressure) = self.there(pressure) {
+            let times = |times: Option<cgroup::PressureTimes>| {
+                times.map(|times| PressureTimes {
+                    waiting_usec: times.waiting_usec,
+                    stalled_usec: times.stalled_usec,
+                })
+            };
+            subject!(sample, pressure).take(Pressure {
+                cpu: times(pressure.cpu),
+                memory: times(pressure.memory),
+                io: times(pressure.io),
+            });
         }
-        self.keep(pressure, &mut sample.pressure);
     }
 
     /// Reads a container's CPU time, which the scheduler collector measures where it runs. One file,
     /// some microseconds, so at each collection: a rate of it is right only if it is as fresh as the
     /// snapshot.
     pub(crate) fn read_usage(&mut self, cgroup: &str, sample: &mut FileSample) {
-        let mut usage = read_cpu_usage_ns(&mut self.reader, &self.hierarchies, cgroup);
-        if let Ok(Some(usage)) = &mut usage {
-            sample.counters.usage.sum(usage);
+        let usage = read_cpu_usage_ns(&mut self.reader, &self.hierarchies, cgroup);
+        if let Some(usage) = self.there(usage) {
+            subject!(sample, cpu_usage_ns).take(usage);
         }
-        self.keep(usage, &mut sample.cpu_usage_ns);
     }
 
-    fn keep<T>(&mut self, read: Result<Option<T>, CgroupError>, kept: &mut Option<T>) {
-        match read {
-            Ok(Some(value)) => *kept = Some(value),
-            Ok(None) => {}
-            Err(error) => {
-                self.failures += 1;
-                tracing::debug!(%error, "cgroup file not read");
-            }
-        }
+    /// What was read, where it was there and could be.
+    fn there<T>(&mut self, read: Result<Option<T>, CgroupError>) -> Option<T> {
+        read.unwrap_or_else(|error| {
+            self.failures += 1;
+            tracing::debug!(%error, "cgroup file not read");
+            None
+        })
     }
 }
 
@@ -259,13 +261,25 @@ mod tests {
 
     #[test]
     fn a_cgroup_made_again_is_added_to_the_former_ones() {
-        let mut counter = Counter::default();
-        let mut sum = |mut value: u64| {
-            counter.sum(&mut value);
-            value
+        let mut sample = FileSample::default();
+        let mut sum = |periods, throttled_periods| {
+            subject!(sample, cpu).take(Throttling {
+                periods,
+                throttled_periods,
+                throttled_ns: 0,
+            });
+            let sum = sample.counters.cpu.as_ref().unwrap();
+            (sum.periods, sum.throttled_periods)
         };
-        assert_eq!([sum(10), sum(15), sum(15)], [10, 15, 15]);
-        assert_eq!([sum(0), sum(4), sum(2)], [15, 19, 21]);
+        assert_eq!(
+            [sum(10, 1), sum(15, 1), sum(15, 1)],
+            [(10, 1), (15, 1), (15, 1)]
+        );
+        // It is another one though it was throttled more often.
+        assert_eq!(
+            [sum(5, 3), sum(9, 3), sum(2, 0)],
+            [(20, 4), (24, 4), (26, 4)]
+        );
     }
 
     /// Containers with files, and the collector that reads them.
@@ -299,7 +313,8 @@ mod tests {
         }
 
         fn throttled(&self, index: usize) -> u64 {
-            self.samples[index].cpu.as_ref().unwrap().throttled_periods
+            let counters = &self.samples[index].counters;
+            counters.cpu.as_ref().unwrap().throttled_periods
         }
 
         /// A collection some time after the last one; says whom it read.

@@ -13,7 +13,7 @@
 
 mod agent;
 mod definitions;
-mod merge;
+mod series;
 mod server;
 mod text;
 mod verdicts;
@@ -23,16 +23,19 @@ mod drift;
 #[cfg(test)]
 mod tests;
 
-use std::{collections::BTreeSet, fmt::Write as _};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    fmt::Write as _,
+};
 
 pub use agent::ProcessUsage;
 pub use definitions::{METRICS, Metric, MetricKind, Scope, reference_table};
 pub use server::ServerMetrics;
 
 use self::{
-    agent::AgentView,
+    agent::{AgentView, Rows},
     definitions::Read,
-    merge::Series,
+    series::Series,
     text::{Text, Value, escape_label},
 };
 use crate::{
@@ -53,7 +56,7 @@ pub fn render(
     server: &ServerMetrics,
     capacity: usize,
 ) -> String {
-    let series = merge::series(snapshot);
+    let series = series::series(&snapshot.containers);
     let view = AgentView {
         health: &snapshot.agent,
         process,
@@ -67,9 +70,7 @@ pub fn render(
     for metric in METRICS {
         match metric.read {
             Read::Number(read) => {
-                let rows = series
-                    .iter()
-                    .map(|one| (one.labels.as_str(), &*one.container));
+                let rows = series.iter().map(|one| (one.labels.as_str(), &one.group));
                 number(&mut text, metric, rows, read);
             }
             Read::Workload(read) => {
@@ -82,7 +83,7 @@ pub fn render(
             Read::Info => info(&mut text, metric, snapshot),
             Read::Bottleneck => verdicts::write(&mut text, metric, &series, standing),
             Read::Agent(read) => {
-                let rows = agent::rows(metric, &view, read);
+                let rows = agent_rows(metric, &view, read);
                 if !rows.is_empty() {
                     text.family(metric.name, metric.kind.name(), metric.help);
                 }
@@ -132,7 +133,7 @@ fn latency(
     let mut opened = false;
     for one in series {
         for (index, extra) in extras.iter().enumerate() {
-            let Some(histogram) = read(&one.container, index) else {
+            let Some(histogram) = read(&one.group, index) else {
                 continue;
             };
             if !opened {
@@ -142,6 +143,32 @@ fn latency(
             text.histogram(metric.name, &one.labels, extra, bounds, histogram);
         }
     }
+}
+
+/// Reads a family; rows that agree in all labels are summed, for a series may stand there once only.
+fn agent_rows(
+    metric: &Metric,
+    view: &AgentView<'_>,
+    read: definitions::ReadAgent,
+) -> BTreeMap<String, Value> {
+    let mut rows = Rows::new();
+    read(view, &mut rows);
+    let mut families: BTreeMap<String, Value> = BTreeMap::new();
+    for (values, value) in rows {
+        let mut labels = String::new();
+        for (name, value) in metric.labels.iter().zip(&values) {
+            let separator = if labels.is_empty() { "" } else { "," };
+            // Writing to a String does not fail.
+            let _ = write!(labels, "{separator}{name}=\"");
+            escape_label(value, &mut labels);
+            labels.push('"');
+        }
+        families
+            .entry(labels)
+            .and_modify(|sum| *sum = sum.plus(value))
+            .or_insert(value);
+    }
+    families
 }
 
 /// The label pairs of a workload, escaped, without braces.
@@ -164,7 +191,7 @@ fn info(text: &mut Text, metric: &Metric, snapshot: &Snapshot) {
     let mut seen = BTreeSet::new();
     for container in &snapshot.containers {
         let identity = &container.identity;
-        let mut labels = merge::labels(identity);
+        let mut labels = series::labels(identity);
         let kind = match identity.kind {
             Kind::Container => "container",
             Kind::Sandbox => "sandbox",

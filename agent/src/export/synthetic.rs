@@ -3,10 +3,10 @@
 use std::{collections::BTreeMap, sync::Arc};
 
 use crate::snapshot::{
-    AgentHealth, BlockStats, ChargedBytes, CollectorStatus, Container, CpuControl,
-    EvictedWorkloads, Histogram, Host, Identity, InOther, KernelMap, KernelProgram, Kind, Labels,
-    LossCounter, Memory, Pressure, PressureTimes, Qos, Resources, RuntimeHealth, SchedStats,
-    SeenContainers, Snapshot, Total, Totals, Workload, WorkloadIdentity, WorkloadKind,
+    AgentHealth, BlockStats, ChargedBytes, CollectorStatus, Container, Counters, EvictedWorkloads,
+    Gauges, Histogram, Host, Identity, InOther, KernelMap, KernelProgram, Kind, Labels,
+    LossCounter, MemoryEvents, Pressure, PressureTimes, Qos, Resources, RuntimeHealth, SchedStats,
+    SeenContainers, Snapshot, Throttling, Total, Totals, Workload, WorkloadIdentity, WorkloadKind,
 };
 
 /// Makes a snapshot with `count` containers, in which everything is measured and every number
@@ -77,7 +77,7 @@ fn container(index: usize, random: &mut Random) -> Container {
         operation.bytes = random.below(1 << 42);
     }
     Container {
-        identity: Identity {
+        identity: Arc::new(Identity {
             namespace: format!("team-{}", index % 20),
             pod: format!("checkout-7d9f8c6b5-{index:05}"),
             container: "checkout".to_owned(),
@@ -93,7 +93,7 @@ fn container(index: usize, random: &mut Random) -> Container {
             workload: format!("checkout-{}", index / 100),
             workload_kind: WorkloadKind::Deployment,
             qos: Some(Qos::Burstable),
-        },
+        }),
         resources: Some(Resources {
             cpu_request_cores: Some(0.25),
             ..Resources::default()
@@ -103,38 +103,42 @@ fn container(index: usize, random: &mut Random) -> Container {
         exit_code: None,
         former: None,
         exited_at_unix_ms: None,
-        sched: Some(SchedStats {
-            run_queue: random.histogram(),
-            on_cpu_ns: random.below(100_000_000_000_000),
-            off_cpu_sleep_ns: random.below(100_000_000_000_000),
-            off_cpu_disk_ns: random.below(1_000_000_000_000),
-            voluntary: random.below(100_000_000),
-            involuntary: random.below(10_000_000),
-            preemptions: random.four(10_000_000),
-            preempted_wait_ns: random.four(1_000_000_000_000),
-            process_exits: random.below(100_000),
-        }),
-        block: Some(block),
-        cpu_usage_ns: None,
+        counters: Counters {
+            sched: Some(SchedStats {
+                run_queue: random.histogram(),
+                on_cpu_ns: random.below(100_000_000_000_000),
+                off_cpu_sleep_ns: random.below(100_000_000_000_000),
+                off_cpu_disk_ns: random.below(1_000_000_000_000),
+                voluntary: random.below(100_000_000),
+                involuntary: random.below(10_000_000),
+                preemptions: random.four(10_000_000),
+                preempted_wait_ns: random.four(1_000_000_000_000),
+                process_exits: random.below(100_000),
+            }),
+            block: Some(block),
+            cpu_usage_ns: None,
+            cpu: Some(Throttling {
+                periods: random.below(1_000_000),
+                throttled_periods: random.below(10_000),
+                throttled_ns: random.below(1_000_000_000_000),
+            }),
+            memory: Some(MemoryEvents {
+                oom_kills: Some(random.below(3)),
+                limit_hits: Some(random.below(1000)),
+            }),
+            pressure: Some(Pressure {
+                cpu: random.pressure(),
+                memory: random.pressure(),
+                io: random.pressure(),
+            }),
+        },
+        gauges: Gauges {
+            cpu_quota_cores: Some(0.25 * (1 + random.below(16)) as f64),
+            cpu_weight: Some(1 + random.below(10_000)),
+            memory_working_set_bytes: Some(random.below(1 << 34)),
+            memory_limit_bytes: Some(1 << 34),
+        },
         is_counted_elsewhere: false,
-        cpu: Some(CpuControl {
-            periods: random.below(1_000_000),
-            throttled_periods: random.below(10_000),
-            throttled_ns: random.below(1_000_000_000_000),
-            quota_cores: Some(0.25 * (1 + random.below(16)) as f64),
-            weight: Some(1 + random.below(10_000)),
-        }),
-        memory: Some(Memory {
-            working_set_bytes: Some(random.below(1 << 34)),
-            limit_bytes: Some(1 << 34),
-            oom_kills: Some(random.below(3)),
-            limit_hits: Some(random.below(1000)),
-        }),
-        pressure: Some(Pressure {
-            cpu: random.pressure(),
-            memory: random.pressure(),
-            io: random.pressure(),
-        }),
     }
 }
 

@@ -1,19 +1,18 @@
 //! The facts of a container from two readings.
 
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, sync::Arc};
 
 use super::{
     Reading,
     types::{ContainerReading, GroupReading, RanOnReading, RequestReading, TaskReading},
 };
 use crate::{
-    cgroup::{DeviceNumber, IoLimit},
+    cgroup::{DeviceNumber, IoLimit, Pressure, PressureTimes},
     diagnosis::facts::{
         ContainerFacts, CpuFacts, DeviceUse, DiskFacts, IoLimitFacts, MemoryFacts,
         MemoryLimitFacts, NetworkFacts, QuotaFacts, RanOn,
     },
     host::NetworkSample,
-    snapshot::{Pressure, PressureTimes},
 };
 
 /// A container in two readings.
@@ -39,7 +38,7 @@ impl Pair<'_> {
         let waiting = |times: PressureTimes| times.waiting_usec;
         let stalled = |times: PressureTimes| times.stalled_usec;
         ContainerFacts {
-            identity: (*new.identity).clone(),
+            identity: Arc::clone(&new.identity),
             seconds,
             exited_at_unix_ms: new.exited_at_unix_ms,
             cpu: CpuFacts {

@@ -7,11 +7,11 @@ use super::{
     types::{DiskReading, HostReading, InterfaceReading},
 };
 use crate::{
+    cgroup::{Pressure, PressureTimes},
     diagnosis::facts::{
         CpuTimeFacts, DiskDeviceFacts, HostFacts, HostMemoryFacts, HostPressure, InterfaceFacts,
     },
     host::CpuTicks,
-    snapshot::{Pressure, PressureTimes},
 };
 
 /// What the machine did between two readings that lie `seconds` apart. What is normal for a disk and

@@ -4,10 +4,10 @@
 use std::{collections::HashMap, sync::Arc};
 
 use crate::{
-    cgroup::{Bandwidth, DeviceNumber, IoLimits, MemoryLimits, MemoryUse},
+    cgroup::{Bandwidth, DeviceNumber, IoLimits, MemoryLimits, MemoryUse, Pressure},
     diagnosis::facts::DeviceUse,
     host::{CpuTicks, DiskSample, InterfaceSample, MeminfoSample, NetworkSample, VmstatSample},
-    snapshot::{Container, Identity, Pressure},
+    snapshot::{Container, Identity},
 };
 
 /// Everything that is known at one instant.
@@ -139,7 +139,7 @@ pub(crate) struct GroupReading {
 impl TaskReading {
     /// Of a snapshot's container; `None` where the programs do not tell.
     pub(crate) fn of(container: &Container) -> Option<Self> {
-        container.sched.as_ref().map(|sched| Self {
+        container.counters.sched.as_ref().map(|sched| Self {
             waited_ns: sched.run_queue.sum_ns(),
             waits: sched.run_queue.count(),
             sleep_ns: sched.off_cpu_sleep_ns,
@@ -153,7 +153,7 @@ impl TaskReading {
 impl RequestReading {
     /// Of a snapshot's container; `None` where the programs do not tell.
     pub(crate) fn of(container: &Container) -> Option<Self> {
-        container.block.as_ref().map(|block| {
+        container.counters.block.as_ref().map(|block| {
             let mut sum = Self::default();
             for operation in &block.operations {
                 sum.count += operation.count;

@@ -1,219 +1,272 @@
-//! Counters of containers added up, for a name that had several.
+//! What is counted of a container. Each counter is declared here once: sums, differences and JSON follow.
+//!
+//! Numbers that go up and down are no part of it, see [`Gauges`](super::Gauges).
 
 use serde::{Deserialize, Serialize};
 
-use super::{BlockStats, Container, CpuControl, Memory, Pressure, SchedStats};
+use super::Histogram;
 
-/// What containers counted that are gone. It only goes up; what is `None` was not measured of any.
-/// Gauges in it are `None`.
-#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
-pub struct Counters {
-    /// Scheduler.
-    pub sched: Option<SchedStats>,
-    /// Block I/O.
-    pub block: Option<BlockStats>,
-    /// Time on CPUs by the kernel's own account, nanoseconds.
-    pub cpu_usage_ns: Option<u64>,
-    /// CPU bandwidth control.
-    pub cpu: Option<CpuControl>,
-    /// Memory events.
-    pub memory: Option<Memory>,
-    /// Pressure.
-    pub pressure: Option<Pressure>,
+/// Who took the CPU from a preempted task.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum PreemptedBy {
+    /// A task of the same container.
+    Myself,
+    /// A task of another container.
+    Container,
+    /// A task of a system service, a session, or the root cgroup.
+    System,
+    /// A kernel thread, or the scheduler itself (bandwidth limit, migration).
+    Kernel,
+}
+
+impl PreemptedBy {
+    /// All of them, in the order of the arrays they index.
+    pub const ALL: [Self; 4] = [Self::Myself, Self::Container, Self::System, Self::Kernel];
+
+    /// The label value.
+    #[must_use]
+    pub fn label(self) -> &'static str {
+        match self {
+            Self::Myself => "self",
+            Self::Container => "container",
+            Self::System => "system",
+            Self::Kernel => "kernel",
+        }
+    }
+}
+
+/// A block operation.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Operation {
+    /// Read.
+    Read,
+    /// Write.
+    Write,
+    /// Cache flush.
+    Flush,
+    /// Discard, secure erase.
+    Discard,
+}
+
+impl Operation {
+    /// All of them, in the order of the arrays they index.
+    pub const ALL: [Self; 4] = [Self::Read, Self::Write, Self::Flush, Self::Discard];
+
+    /// The label value.
+    #[must_use]
+    pub fn label(self) -> &'static str {
+        match self {
+            Self::Read => "read",
+            Self::Write => "write",
+            Self::Flush => "flush",
+            Self::Discard => "discard",
+        }
+    }
+}
+
+counters! {
+    /// Scheduler counters of a container.
+    pub struct SchedStats {
+        /// Run queue latency: runnable (woken or preempted) until running.
+        pub run_queue: Histogram,
+        /// Time on CPUs, the slices still running included, nanoseconds.
+        pub on_cpu_ns: u64,
+        /// Time blocked, interruptible, nanoseconds.
+        pub off_cpu_sleep_ns: u64,
+        /// Time blocked, uninterruptible, nanoseconds.
+        pub off_cpu_disk_ns: u64,
+        /// Context switches that left the CPU blocked.
+        pub voluntary: u64,
+        /// Context switches that left the CPU still runnable.
+        pub involuntary: u64,
+        /// Preemptions by [`PreemptedBy`].
+        pub preemptions: [u64; 4],
+        /// Run queue latency after preemptions by [`PreemptedBy`], nanoseconds.
+        pub preempted_wait_ns: [u64; 4],
+        /// Processes whose main thread ended.
+        pub process_exits: u64,
+    }
+}
+
+counters! {
+    /// Block I/O counters of one operation.
+    pub struct BlockOperation {
+        /// Latency from the start of the request (queued) to its completion.
+        pub latency: Histogram,
+        /// The part of it before the request was issued to the device, nanoseconds.
+        pub queue_ns: u64,
+        /// Bytes completed.
+        pub bytes: u64,
+        /// Requests completed.
+        pub count: u64,
+        /// Requests completed in error.
+        pub errors: u64,
+    }
+}
+
+counters! {
+    /// Block I/O counters of a container.
+    pub struct BlockStats {
+        /// By [`Operation`].
+        pub operations: [BlockOperation; 4],
+    }
+}
+
+impl BlockStats {
+    /// All operations in one histogram.
+    #[must_use]
+    pub fn latency(&self) -> Histogram {
+        let mut sum = Histogram::default();
+        for operation in &self.operations {
+            sum.add(&operation.latency);
+        }
+        sum
+    }
+
+    /// Bytes of all operations.
+    #[must_use]
+    pub fn bytes(&self) -> u64 {
+        self.operations.iter().map(|one| one.bytes).sum()
+    }
+
+    /// Requests of all operations.
+    #[must_use]
+    pub fn count(&self) -> u64 {
+        self.operations.iter().map(|one| one.count).sum()
+    }
+}
+
+counters! {
+    /// CPU bandwidth control of a container's own cgroup.
+    pub struct Throttling {
+        /// Enforcement periods that elapsed.
+        pub periods: u64,
+        /// Periods in which it was throttled.
+        pub throttled_periods: u64,
+        /// Time throttled, summed over CPUs, nanoseconds.
+        pub throttled_ns: u64,
+    }
+}
+
+counters! {
+    /// What happened to a container for want of memory.
+    pub struct MemoryEvents {
+        /// Tasks killed.
+        pub oom_kills: Option<u64>,
+        /// Times the limit was hit and reclaim began.
+        pub limit_hits: Option<u64>,
+    }
+}
+
+counters! {
+    /// Time lost to one resource.
+    #[derive(Copy, Eq)]
+    pub struct PressureTimes {
+        /// At least one task waited (`some`), microseconds.
+        pub waiting_usec: u64,
+        /// All non-idle tasks waited (`full`), microseconds.
+        pub stalled_usec: u64,
+    }
+}
+
+counters! {
+    /// Pressure stall information of a container.
+    pub struct Pressure {
+        /// CPU.
+        pub cpu: Option<PressureTimes>,
+        /// Memory.
+        pub memory: Option<PressureTimes>,
+        /// I/O.
+        pub io: Option<PressureTimes>,
+    }
+}
+
+counters! {
+    /// All that is counted of a container. It only goes up; what is `None` was not measured.
+    pub struct Counters {
+        /// Scheduler; `None` where that collector does not run, or cannot tell containers apart.
+        pub sched: Option<SchedStats>,
+        /// Block I/O; `None` where that collector does not run, or cannot tell containers apart.
+        pub block: Option<BlockStats>,
+        /// Time on CPUs since its cgroup was made, by the kernel's own account, nanoseconds; read only
+        /// where [`sched`](Self::sched) is `None`.
+        pub cpu_usage_ns: Option<u64>,
+        /// CPU bandwidth control; `None` without the cpu controller.
+        pub cpu: Option<Throttling>,
+        /// Memory events; `None` without the memory controller.
+        pub memory: Option<MemoryEvents>,
+        /// Pressure; `None` where the kernel keeps none for cgroups.
+        pub pressure: Option<Pressure>,
+    }
 }
 
 impl Counters {
-    /// Adds what others counted.
-    pub fn add(&mut self, other: &Self) {
-        let theirs = Shared {
-            sched: &other.sched,
-            block: &other.block,
-            cpu_usage_ns: other.cpu_usage_ns,
-            cpu: &other.cpu,
-            memory: &other.memory,
-            pressure: &other.pressure,
-        };
-        Sums {
-            sched: &mut self.sched,
-            block: &mut self.block,
-            cpu_usage_ns: &mut self.cpu_usage_ns,
-            cpu: &mut self.cpu,
-            memory: &mut self.memory,
-            pressure: &mut self.pressure,
-        }
-        .add(&theirs);
-    }
-}
-
-impl Container {
-    /// Adds another container's counters to this one's, with those of its predecessors. Gauges stay as
-    /// they are.
-    pub fn add_counters(&mut self, other: &Self) {
-        let theirs = Shared {
-            sched: &other.sched,
-            block: &other.block,
-            cpu_usage_ns: other.cpu_usage_ns,
-            cpu: &other.cpu,
-            memory: &other.memory,
-            pressure: &other.pressure,
-        };
-        self.sums().add(&theirs);
-        if let Some(former) = &other.former {
-            self.add_former(former);
-        }
-    }
-
-    /// Adds counters of containers that are gone to this one's.
-    pub fn add_former(&mut self, former: &Counters) {
-        let theirs = Shared {
-            sched: &former.sched,
-            block: &former.block,
-            cpu_usage_ns: former.cpu_usage_ns,
-            cpu: &former.cpu,
-            memory: &former.memory,
-            pressure: &former.pressure,
-        };
-        self.sums().add(&theirs);
-    }
-
-    fn sums(&mut self) -> Sums<'_> {
-        Sums {
-            sched: &mut self.sched,
-            block: &mut self.block,
-            cpu_usage_ns: &mut self.cpu_usage_ns,
-            cpu: &mut self.cpu,
-            memory: &mut self.memory,
-            pressure: &mut self.pressure,
-        }
-    }
-}
-
-struct Shared<'a> {
-    sched: &'a Option<SchedStats>,
-    block: &'a Option<BlockStats>,
-    cpu_usage_ns: Option<u64>,
-    cpu: &'a Option<CpuControl>,
-    memory: &'a Option<Memory>,
-    pressure: &'a Option<Pressure>,
-}
-
-struct Sums<'a> {
-    sched: &'a mut Option<SchedStats>,
-    block: &'a mut Option<BlockStats>,
-    cpu_usage_ns: &'a mut Option<u64>,
-    cpu: &'a mut Option<CpuControl>,
-    memory: &'a mut Option<Memory>,
-    pressure: &'a mut Option<Pressure>,
-}
-
-impl Sums<'_> {
-    fn add(self, other: &Shared<'_>) {
-        if let Some(theirs) = other.sched {
-            add_sched(self.sched.get_or_insert_default(), theirs);
-        }
-        if let Some(theirs) = other.block {
-            add_block(self.block.get_or_insert_default(), theirs);
-        }
-        *self.cpu_usage_ns = plus(*self.cpu_usage_ns, other.cpu_usage_ns);
-        if let Some(theirs) = other.cpu {
-            let mine = self.cpu.get_or_insert_default();
-            mine.periods += theirs.periods;
-            mine.throttled_periods += theirs.throttled_periods;
-            mine.throttled_ns += theirs.throttled_ns;
-        }
-        if let Some(theirs) = other.memory {
-            let mine = self.memory.get_or_insert_default();
-            mine.oom_kills = plus(mine.oom_kills, theirs.oom_kills);
-            mine.limit_hits = plus(mine.limit_hits, theirs.limit_hits);
-        }
-        if let Some(theirs) = other.pressure {
-            let mine = self.pressure.get_or_insert_default();
-            for (mine, theirs) in [
-                (&mut mine.cpu, &theirs.cpu),
-                (&mut mine.memory, &theirs.memory),
-                (&mut mine.io, &theirs.io),
-            ] {
-                if let Some(theirs) = theirs {
-                    let mine = mine.get_or_insert_default();
-                    mine.waiting_usec += theirs.waiting_usec;
-                    mine.stalled_usec += theirs.stalled_usec;
-                }
-            }
-        }
-    }
-}
-
-fn add_sched(mine: &mut SchedStats, theirs: &SchedStats) {
-    mine.run_queue.add(&theirs.run_queue);
-    mine.on_cpu_ns += theirs.on_cpu_ns;
-    mine.off_cpu_sleep_ns += theirs.off_cpu_sleep_ns;
-    mine.off_cpu_disk_ns += theirs.off_cpu_disk_ns;
-    mine.voluntary += theirs.voluntary;
-    mine.involuntary += theirs.involuntary;
-    mine.process_exits += theirs.process_exits;
-    for (mine, theirs) in mine.preemptions.iter_mut().zip(theirs.preemptions) {
-        *mine += theirs;
-    }
-    let waits = mine.preempted_wait_ns.iter_mut();
-    for (mine, theirs) in waits.zip(theirs.preempted_wait_ns) {
-        *mine += theirs;
-    }
-}
-
-fn add_block(mine: &mut BlockStats, theirs: &BlockStats) {
-    for (mine, theirs) in mine.operations.iter_mut().zip(&theirs.operations) {
-        mine.latency.add(&theirs.latency);
-        mine.queue_ns += theirs.queue_ns;
-        mine.bytes += theirs.bytes;
-        mine.count += theirs.count;
-        mine.errors += theirs.errors;
-    }
-}
-
-/// `None` where neither is known.
-fn plus(mine: Option<u64>, theirs: Option<u64>) -> Option<u64> {
-    match (mine, theirs) {
-        (Some(mine), Some(theirs)) => Some(mine + theirs),
-        (mine, theirs) => mine.or(theirs),
+    /// Time on CPUs, nanoseconds: the scheduler collector's, else the kernel's own account. One of the two
+    /// for as long as an agent runs, so that it only goes up.
+    #[must_use]
+    pub fn on_cpu_ns(&self) -> Option<u64> {
+        self.sched
+            .as_ref()
+            .map(|sched| sched.on_cpu_ns)
+            .or(self.cpu_usage_ns)
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::snapshot::Counted as _;
+
+    fn counted(usage: u64, kills: Option<u64>) -> Counters {
+        Counters {
+            cpu_usage_ns: Some(usage),
+            memory: Some(MemoryEvents {
+                oom_kills: kills,
+                limit_hits: None,
+            }),
+            ..Counters::default()
+        }
+    }
 
     #[test]
-    fn counters_are_added_and_gauges_are_not() {
-        let old = Container {
-            cpu_usage_ns: Some(5),
-            memory: Some(Memory {
-                working_set_bytes: Some(100),
-                oom_kills: Some(1),
-                ..Memory::default()
-            }),
-            ..Container::default()
+    fn what_either_has_measured_is_in_the_sum_and_the_rest_stays_absent() {
+        let mut sum = counted(5, None);
+        sum.add(&counted(6, Some(2)));
+        sum.add(&Counters::default());
+        assert_eq!(sum, counted(11, Some(2)));
+    }
+
+    #[test]
+    fn a_difference_has_what_was_measured_both_times() {
+        let earlier = counted(5, None);
+        let later = Counters {
+            sched: Some(SchedStats::default()),
+            ..counted(9, Some(3))
         };
-        let mut former = Counters::default();
-        for _ in 0..2 {
-            let mut one = Container::default();
-            one.add_counters(&old);
-            former.add(&Counters {
-                cpu_usage_ns: one.cpu_usage_ns,
-                memory: one.memory,
-                ..Counters::default()
-            });
+        assert_eq!(later.since(&earlier), Some(counted(4, None)));
+    }
+
+    #[test]
+    fn a_subject_that_went_backwards_is_absent_alone() {
+        let stats = |voluntary, waits: u64| {
+            let mut stats = SchedStats {
+                voluntary,
+                ..SchedStats::default()
+            };
+            for _ in 0..waits {
+                stats.run_queue.record(1_000);
+            }
+            stats
+        };
+        let with = |sched| Counters {
+            sched: Some(sched),
+            ..counted(1, None)
+        };
+        for (earlier, later) in [(stats(2, 0), stats(1, 5)), (stats(1, 2), stats(9, 1))] {
+            let added = with(later).since(&with(earlier)).unwrap();
+            assert_eq!((added.sched, added.cpu_usage_ns), (None, Some(0)));
         }
-        let mut new = Container {
-            cpu_usage_ns: Some(1),
-            ..Container::default()
-        };
-        new.add_former(&former);
-        assert_eq!(new.cpu_usage_ns, Some(11));
-        let memory = new.memory.expect("it was measured of the old ones");
-        assert_eq!(
-            (memory.oom_kills, memory.working_set_bytes),
-            (Some(2), None)
-        );
-        assert_eq!(new.sched, None);
+        let added = with(stats(9, 3)).since(&with(stats(1, 1))).unwrap();
+        assert_eq!(added.sched, Some(stats(8, 2)));
     }
 }

@@ -4,21 +4,28 @@
 //! cumulative since the container was first seen, never goes backwards, and is absent rather than
 //! zero where it was not measured.
 
+#[macro_use]
+mod counted;
 mod counters;
+mod group;
 mod histogram;
 mod rates;
 mod resources;
 mod types;
 mod workload;
 
-pub use counters::Counters;
+pub use counted::Counted;
+pub use counters::{
+    BlockOperation, BlockStats, Counters, MemoryEvents, Operation, PreemptedBy, Pressure,
+    PressureTimes, SchedStats, Throttling,
+};
+pub use group::{Group, group_by, series_name};
 pub use histogram::Histogram;
-pub use rates::{EarlierContainers, Rates, histogram_increase, is_same, seconds_between};
+pub use rates::{EarlierContainers, Rates, is_same, seconds_between};
 pub use resources::{Labels, Qos, Resources};
 pub use types::{
-    AgentHealth, BlockOperation, BlockStats, ChargedBytes, CollectorState, CollectorStatus,
-    Container, CpuControl, Host, Identity, InOther, KernelMap, KernelProgram, Kind, LossCounter,
-    Memory, OTHER_NAME, Operation, PreemptedBy, Pressure, PressureTimes, RuntimeHealth, SchedStats,
+    AgentHealth, ChargedBytes, CollectorState, CollectorStatus, Container, Gauges, Host, Identity,
+    InOther, KernelMap, KernelProgram, Kind, LossCounter, OTHER_NAME, RuntimeHealth,
     SeenContainers, Snapshot,
 };
 pub use workload::{EvictedWorkloads, Total, Totals, Workload, WorkloadIdentity, WorkloadKind};

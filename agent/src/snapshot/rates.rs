@@ -2,7 +2,10 @@
 
 use std::collections::HashMap;
 
-use super::{Container, Histogram, PreemptedBy, Pressure, PressureTimes, Snapshot};
+use super::{
+    BlockStats, Container, Counted as _, Histogram, PreemptedBy, PressureTimes, SchedStats,
+    Snapshot,
+};
 
 /// What a container did between two snapshots. `None` is what either of them did not measure, and what
 /// went backwards (a reset).
@@ -48,84 +51,59 @@ impl Rates {
         if !seconds.is_finite() || seconds <= 0.0 {
             return Self::default();
         }
+        let Some(added) = later.counters.since(&earlier.counters) else {
+            return Self::default();
+        };
         let mut rates = Self {
             seconds,
             ..Self::default()
         };
-        rates.cpu_cores = match (earlier.on_cpu_ns(), later.on_cpu_ns()) {
-            (Some(old), Some(new)) if earlier.sched.is_some() == later.sched.is_some() => {
-                increase(old, new).map(|ns| ns as f64 / 1e9 / seconds)
-            }
-            _ => None,
-        };
-        rates.add_sched(earlier, later);
-        rates.add_block(earlier, later);
-        if let (Some(old), Some(new)) = (&earlier.cpu, &later.cpu) {
-            let periods = increase(old.periods, new.periods);
-            let throttled = increase(old.throttled_periods, new.throttled_periods);
-            rates.throttled_ratio = match (periods, throttled) {
-                (Some(0), Some(0)) => new.quota_cores.map(|_| 0.0),
-                (Some(periods), Some(throttled)) => ratio(throttled, periods),
-                _ => None,
-            };
+        let (was, is) = (&earlier.counters.sched, &later.counters.sched);
+        if was.is_some() == is.is_some() {
+            rates.cpu_cores = added.on_cpu_ns().map(|ns| ns as f64 / 1e9 / seconds);
         }
-        let pressure = |of: fn(&Pressure) -> Option<PressureTimes>| {
-            let old = of(earlier.pressure.as_ref()?)?;
-            let new = of(later.pressure.as_ref()?)?;
-            let usec = increase(old.waiting_usec, new.waiting_usec)?;
+        if let Some(sched) = added.sched {
+            rates.add_sched(sched);
+        }
+        if let Some(block) = &added.block {
+            rates.add_block(block);
+        }
+        rates.throttled_ratio = match added.cpu {
+            Some(cpu) if cpu.periods > 0 => ratio(cpu.throttled_periods, cpu.periods),
+            Some(_) => later.gauges.cpu_quota_cores.map(|_| 0.0),
+            None => None,
+        };
+        let waited = |times: Option<PressureTimes>| {
+            let usec = times?.waiting_usec;
             Some((usec as f64 / 1e6 / seconds).min(1.0))
         };
-        rates.cpu_pressure_ratio = pressure(|pressure| pressure.cpu);
-        rates.memory_pressure_ratio = pressure(|pressure| pressure.memory);
-        rates.io_pressure_ratio = pressure(|pressure| pressure.io);
+        let pressure = added.pressure.unwrap_or_default();
+        rates.cpu_pressure_ratio = waited(pressure.cpu);
+        rates.memory_pressure_ratio = waited(pressure.memory);
+        rates.io_pressure_ratio = waited(pressure.io);
         rates
     }
 
-    fn add_sched(&mut self, earlier: &Container, later: &Container) {
-        let (Some(old), Some(new)) = (&earlier.sched, &later.sched) else {
-            return;
-        };
-        let seconds = self.seconds;
-        let per_second = |old, new| Some(increase(old, new)? as f64 / seconds);
-        let on_cpu_ns = increase(old.on_cpu_ns, new.on_cpu_ns);
-        self.run_queue = histogram_increase(&old.run_queue, &new.run_queue);
-        self.wait_ratio = match (on_cpu_ns, &self.run_queue) {
-            (Some(on_cpu_ns), Some(waits)) => {
-                ratio(waits.sum_ns(), waits.sum_ns().saturating_add(on_cpu_ns))
-            }
-            _ => None,
-        };
-        self.voluntary_per_second = per_second(old.voluntary, new.voluntary);
-        self.involuntary_per_second = per_second(old.involuntary, new.involuntary);
-        let by_others = |preemptions: &[u64; 4]| -> u64 {
-            PreemptedBy::ALL
-                .iter()
-                .zip(preemptions)
-                .filter(|(by, _)| matches!(by, PreemptedBy::Container | PreemptedBy::System))
-                .map(|(_, count)| count)
-                .sum()
-        };
-        self.preempted_by_others_per_second =
-            per_second(by_others(&old.preemptions), by_others(&new.preemptions));
+    fn add_sched(&mut self, added: SchedStats) {
+        let per_second = |count: u64| Some(count as f64 / self.seconds);
+        let waited_ns = added.run_queue.sum_ns();
+        self.wait_ratio = ratio(waited_ns, waited_ns.saturating_add(added.on_cpu_ns));
+        let by_others = PreemptedBy::ALL
+            .iter()
+            .zip(added.preemptions)
+            .filter(|(by, _)| matches!(by, PreemptedBy::Container | PreemptedBy::System))
+            .map(|(_, count)| count)
+            .sum();
+        self.voluntary_per_second = per_second(added.voluntary);
+        self.involuntary_per_second = per_second(added.involuntary);
+        self.preempted_by_others_per_second = per_second(by_others);
+        self.run_queue = Some(added.run_queue);
     }
 
-    fn add_block(&mut self, earlier: &Container, later: &Container) {
-        let (Some(old), Some(new)) = (&earlier.block, &later.block) else {
-            return;
-        };
-        let (old_latency, new_latency) = (old.latency(), new.latency());
-        self.io_latency = histogram_increase(&old_latency, &new_latency);
-        self.io_bytes_per_second =
-            increase(old.bytes(), new.bytes()).map(|bytes| bytes as f64 / self.seconds);
-        let count = |stats: &super::BlockStats| -> u64 {
-            stats
-                .operations
-                .iter()
-                .map(|operation| operation.count)
-                .sum()
-        };
-        self.io_operations_per_second =
-            increase(count(old), count(new)).map(|count| count as f64 / self.seconds);
+    fn add_block(&mut self, added: &BlockStats) {
+        self.io_latency = Some(added.latency());
+        self.io_bytes_per_second = Some(added.bytes() as f64 / self.seconds);
+        self.io_operations_per_second = Some(added.count() as f64 / self.seconds);
     }
 
     /// Whether it did nothing: no time on a CPU, no wait, no I/O.
@@ -139,14 +117,6 @@ impl Rates {
                 .as_ref()
                 .is_none_or(|waits| waits.count() == 0)
     }
-}
-
-/// What a histogram gained; `None` where a bucket or the sum went backwards.
-#[must_use]
-pub fn histogram_increase(earlier: &Histogram, later: &Histogram) -> Option<Histogram> {
-    let mut pairs = earlier.buckets().iter().zip(later.buckets());
-    let is_reset = pairs.any(|(old, new)| new < old) || later.sum_ns() < earlier.sum_ns();
-    (!is_reset).then(|| later.since(earlier))
 }
 
 /// The containers of a snapshot, to find a later state's earlier one. A reused cgroup is another
@@ -189,10 +159,6 @@ pub fn seconds_between(earlier: &Snapshot, later: &Snapshot) -> f64 {
     later.taken_at_ns.saturating_sub(earlier.taken_at_ns) as f64 / 1e9
 }
 
-fn increase(earlier: u64, later: u64) -> Option<u64> {
-    later.checked_sub(earlier)
-}
-
 fn ratio(part: u64, whole: u64) -> Option<f64> {
     (whole > 0).then(|| part as f64 / whole as f64)
 }
@@ -200,23 +166,29 @@ fn ratio(part: u64, whole: u64) -> Option<f64> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::snapshot::{BlockOperation, BlockStats, CpuControl, SchedStats};
+    use crate::snapshot::{BlockOperation, Counters, Gauges, Throttling};
 
     fn earlier() -> Container {
         Container {
-            sched: Some(SchedStats {
-                on_cpu_ns: 1_000_000_000,
-                involuntary: 10,
-                preemptions: [1, 2, 3, 4],
-                ..SchedStats::default()
-            }),
-            block: Some(BlockStats::default()),
-            cpu: Some(CpuControl {
-                periods: 100,
-                throttled_periods: 10,
-                quota_cores: Some(0.5),
-                ..CpuControl::default()
-            }),
+            counters: Counters {
+                sched: Some(SchedStats {
+                    on_cpu_ns: 1_000_000_000,
+                    involuntary: 10,
+                    preemptions: [1, 2, 3, 4],
+                    ..SchedStats::default()
+                }),
+                block: Some(BlockStats::default()),
+                cpu: Some(Throttling {
+                    periods: 100,
+                    throttled_periods: 10,
+                    ..Throttling::default()
+                }),
+                ..Counters::default()
+            },
+            gauges: Gauges {
+                cpu_quota_cores: Some(0.5),
+                ..Gauges::default()
+            },
             ..Container::default()
         }
     }
@@ -225,17 +197,17 @@ mod tests {
     fn counters_become_rates() {
         let earlier = earlier();
         let mut later = earlier.clone();
-        if let Some(sched) = &mut later.sched {
+        if let Some(sched) = &mut later.counters.sched {
             sched.on_cpu_ns += 1_500_000_000;
             sched.involuntary += 6;
             sched.preemptions = [9, 4, 4, 9];
             sched.run_queue.record(500_000_000);
         }
-        if let Some(cpu) = &mut later.cpu {
+        if let Some(cpu) = &mut later.counters.cpu {
             cpu.periods += 20;
             cpu.throttled_periods += 5;
         }
-        if let Some(block) = &mut later.block {
+        if let Some(block) = &mut later.counters.block {
             block.operations[0] = BlockOperation {
                 bytes: 8192,
                 count: 4,
@@ -256,7 +228,10 @@ mod tests {
     #[test]
     fn without_the_scheduler_cores_are_of_the_kernels_own_account() {
         let usage = |ns| Container {
-            cpu_usage_ns: Some(ns),
+            counters: Counters {
+                cpu_usage_ns: Some(ns),
+                ..Counters::default()
+            },
             ..Container::default()
         };
         let rates = Rates::between(&usage(1_000_000_000), &usage(2_000_000_000), 2.0);
@@ -280,7 +255,7 @@ mod tests {
     fn a_counter_going_backwards_is_a_reset_and_gives_none() {
         let later = earlier();
         let mut before = earlier();
-        if let Some(sched) = &mut before.sched {
+        if let Some(sched) = &mut before.counters.sched {
             sched.on_cpu_ns += 1;
             sched.run_queue.record(1_000);
         }
@@ -288,7 +263,8 @@ mod tests {
         assert_eq!(rates.cpu_cores, None);
         assert_eq!(rates.run_queue, None);
         assert_eq!(rates.wait_ratio, None);
-        assert_eq!(rates.involuntary_per_second, Some(0.0));
+        assert_eq!(rates.involuntary_per_second, None);
+        assert_eq!(rates.throttled_ratio, Some(0.0), "its files were not reset");
     }
 
     #[test]

@@ -1,10 +1,10 @@
 //! The types of a snapshot. They are also the JSON of `/api/v1/containers`.
 
+use std::sync::Arc;
+
 use serde::{Deserialize, Serialize};
 
-use super::{
-    Counters, EvictedWorkloads, Histogram, Labels, Qos, Resources, Workload, WorkloadKind,
-};
+use super::{Counters, EvictedWorkloads, Labels, Qos, Resources, Workload, WorkloadKind};
 
 /// Everything known at one instant.
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
@@ -113,7 +113,7 @@ impl Identity {
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
 pub struct Container {
     /// Who it is.
-    pub identity: Identity,
+    pub identity: Arc<Identity>,
     /// Requests and limits that its runtime was given; `None` where no runtime says.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub resources: Option<Resources>,
@@ -133,25 +133,56 @@ pub struct Container {
     /// series of that name are the sum of both.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub former: Option<Box<Counters>>,
-    /// Scheduler; `None` where that collector does not run, or cannot tell containers apart.
-    pub sched: Option<SchedStats>,
-    /// Block I/O; `None` where that collector does not run, or cannot tell containers apart.
-    pub block: Option<BlockStats>,
-    /// Time on CPUs since its cgroup was made, by the kernel's own account, nanoseconds; read only
-    /// where [`sched`](Self::sched) is `None`.
+    /// What it has counted itself.
+    #[serde(flatten)]
+    pub counters: Counters,
+    /// What it has and uses now.
     #[serde(default)]
-    pub cpu_usage_ns: Option<u64>,
-    /// Whether [`sched`](Self::sched) has time on CPUs that other entries show as their
-    /// [`cpu_usage_ns`](Self::cpu_usage_ns): in the one of all others, where the collector cannot tell
+    pub gauges: Gauges,
+    /// Whether the scheduler's numbers have time on CPUs that other entries show as their
+    /// [`cpu_usage_ns`](Counters::cpu_usage_ns): in the one of all others, where the collector cannot tell
     /// containers apart.
     #[serde(default)]
     pub is_counted_elsewhere: bool,
-    /// CPU bandwidth control and weight; `None` without the cpu controller.
-    pub cpu: Option<CpuControl>,
-    /// Memory; `None` without the memory controller.
-    pub memory: Option<Memory>,
-    /// Pressure stall information; `None` where the kernel keeps none for cgroups.
-    pub pressure: Option<Pressure>,
+}
+
+/// What a container has and uses now. What is `None` it has not, or nothing tells.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct Gauges {
+    /// CPU quota of its own cgroup, cores.
+    pub cpu_quota_cores: Option<f64>,
+    /// CPU weight on the v2 scale (100 is the default); v1 shares are converted.
+    pub cpu_weight: Option<u64>,
+    /// Memory in use less inactive file pages, bytes.
+    pub memory_working_set_bytes: Option<u64>,
+    /// Memory limit, bytes.
+    pub memory_limit_bytes: Option<u64>,
+}
+
+impl Gauges {
+    /// Adds what another container has; of two weights the higher one.
+    pub fn add(&mut self, other: &Self) {
+        fn both<T>(mine: &mut Option<T>, theirs: Option<T>, join: impl FnOnce(T, T) -> T) {
+            *mine = match (mine.take(), theirs) {
+                (Some(mine), Some(theirs)) => Some(join(mine, theirs)),
+                (mine, theirs) => mine.or(theirs),
+            };
+        }
+        both(&mut self.cpu_quota_cores, other.cpu_quota_cores, |a, b| {
+            a + b
+        });
+        both(&mut self.cpu_weight, other.cpu_weight, u64::max);
+        both(
+            &mut self.memory_working_set_bytes,
+            other.memory_working_set_bytes,
+            u64::saturating_add,
+        );
+        both(
+            &mut self.memory_limit_bytes,
+            other.memory_limit_bytes,
+            u64::saturating_add,
+        );
+    }
 }
 
 impl Container {
@@ -160,136 +191,12 @@ impl Container {
     /// entries can be added up.
     #[must_use]
     pub fn on_cpu_ns(&self) -> Option<u64> {
-        self.sched
-            .as_ref()
-            .filter(|_| !self.is_counted_elsewhere)
-            .map(|sched| sched.on_cpu_ns)
-            .or(self.cpu_usage_ns)
-    }
-}
-
-/// Who took the CPU from a preempted task.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub enum PreemptedBy {
-    /// A task of the same container.
-    Myself,
-    /// A task of another container.
-    Container,
-    /// A task of a system service, a session, or the root cgroup.
-    System,
-    /// A kernel thread, or the scheduler itself (bandwidth limit, migration).
-    Kernel,
-}
-
-impl PreemptedBy {
-    /// All of them, in the order of the arrays they index.
-    pub const ALL: [Self; 4] = [Self::Myself, Self::Container, Self::System, Self::Kernel];
-
-    /// The label value.
-    #[must_use]
-    pub fn label(self) -> &'static str {
-        match self {
-            Self::Myself => "self",
-            Self::Container => "container",
-            Self::System => "system",
-            Self::Kernel => "kernel",
+        if self.is_counted_elsewhere {
+            self.counters.cpu_usage_ns
+        } else {
+            self.counters.on_cpu_ns()
         }
     }
-}
-
-/// Scheduler counters of a container.
-#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
-pub struct SchedStats {
-    /// Run queue latency: runnable (woken or preempted) until running.
-    pub run_queue: Histogram,
-    /// Time on CPUs, the slices still running included, nanoseconds.
-    pub on_cpu_ns: u64,
-    /// Time blocked, interruptible, nanoseconds.
-    pub off_cpu_sleep_ns: u64,
-    /// Time blocked, uninterruptible, nanoseconds.
-    pub off_cpu_disk_ns: u64,
-    /// Context switches that left the CPU blocked.
-    pub voluntary: u64,
-    /// Context switches that left the CPU still runnable.
-    pub involuntary: u64,
-    /// Preemptions by [`PreemptedBy`].
-    pub preemptions: [u64; 4],
-    /// Run queue latency after preemptions by [`PreemptedBy`], nanoseconds.
-    pub preempted_wait_ns: [u64; 4],
-    /// Processes whose main thread ended.
-    pub process_exits: u64,
-}
-
-/// A block operation.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub enum Operation {
-    /// Read.
-    Read,
-    /// Write.
-    Write,
-    /// Cache flush.
-    Flush,
-    /// Discard, secure erase.
-    Discard,
-}
-
-impl Operation {
-    /// All of them, in the order of the arrays they index.
-    pub const ALL: [Self; 4] = [Self::Read, Self::Write, Self::Flush, Self::Discard];
-
-    /// The label value.
-    #[must_use]
-    pub fn label(self) -> &'static str {
-        match self {
-            Self::Read => "read",
-            Self::Write => "write",
-            Self::Flush => "flush",
-            Self::Discard => "discard",
-        }
-    }
-}
-
-/// Block I/O counters of a container.
-#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
-pub struct BlockStats {
-    /// By [`Operation`].
-    pub operations: [BlockOperation; 4],
-}
-
-impl BlockStats {
-    /// All operations in one histogram.
-    #[must_use]
-    pub fn latency(&self) -> Histogram {
-        let mut sum = Histogram::default();
-        for operation in &self.operations {
-            sum.add(&operation.latency);
-        }
-        sum
-    }
-
-    /// Bytes of all operations.
-    #[must_use]
-    pub fn bytes(&self) -> u64 {
-        self.operations
-            .iter()
-            .map(|operation| operation.bytes)
-            .sum()
-    }
-}
-
-/// Block I/O counters of one operation.
-#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
-pub struct BlockOperation {
-    /// Latency from the start of the request (queued) to its completion.
-    pub latency: Histogram,
-    /// The part of it before the request was issued to the device, nanoseconds.
-    pub queue_ns: u64,
-    /// Bytes completed.
-    pub bytes: u64,
-    /// Requests completed.
-    pub count: u64,
-    /// Requests completed in error.
-    pub errors: u64,
 }
 
 /// Bytes of all completed block requests of the host since the agent started, by whom they are charged
@@ -303,54 +210,6 @@ pub struct ChargedBytes {
     /// The root and cgroups that only hold others, what has no entry of its own, and what the kernel
     /// charges to nobody.
     pub other: [u64; 4],
-}
-
-/// CPU bandwidth control and weight of a container's own cgroup.
-#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
-pub struct CpuControl {
-    /// Enforcement periods that elapsed.
-    pub periods: u64,
-    /// Periods in which it was throttled.
-    pub throttled_periods: u64,
-    /// Time throttled, nanoseconds.
-    pub throttled_ns: u64,
-    /// Quota in cores; `None` where it has none.
-    pub quota_cores: Option<f64>,
-    /// Weight on the v2 scale (100 is the default); v1 shares are converted.
-    pub weight: Option<u64>,
-}
-
-/// Memory of a container.
-#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
-pub struct Memory {
-    /// Usage less inactive file pages, bytes.
-    pub working_set_bytes: Option<u64>,
-    /// Limit, bytes; `None` where it has none.
-    pub limit_bytes: Option<u64>,
-    /// Tasks killed for want of memory.
-    pub oom_kills: Option<u64>,
-    /// Times the limit was hit and reclaim began.
-    pub limit_hits: Option<u64>,
-}
-
-/// Pressure stall information of a container.
-#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
-pub struct Pressure {
-    /// CPU.
-    pub cpu: Option<PressureTimes>,
-    /// Memory.
-    pub memory: Option<PressureTimes>,
-    /// I/O.
-    pub io: Option<PressureTimes>,
-}
-
-/// Time lost to one resource.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub struct PressureTimes {
-    /// At least one task waited (`some`), microseconds.
-    pub waiting_usec: u64,
-    /// All non-idle tasks waited (`full`), microseconds.
-    pub stalled_usec: u64,
 }
 
 /// The agent's account of itself.

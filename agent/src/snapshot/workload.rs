@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
-use super::{BlockStats, Container, Counters, CpuControl, Memory, Operation, Pressure, SchedStats};
+use super::{Container, Counters, Operation};
 
 /// What a workload is to whoever made it.
 #[derive(
@@ -244,67 +244,51 @@ impl Totals {
     /// What a container has counted, without those of its name that are gone.
     #[must_use]
     pub fn of_container(container: &Container) -> Self {
-        let mut totals = Self::default();
-        totals.put(Total::CPU, container.on_cpu_ns());
-        totals.put_all(&Parts {
-            sched: container.sched.as_ref(),
-            block: container.block.as_ref(),
-            cpu: container.cpu.as_ref(),
-            memory: container.memory.as_ref(),
-            pressure: container.pressure.as_ref(),
-        });
-        totals
+        Self::of(&container.counters, container.on_cpu_ns())
     }
 
     /// What a container had counted that is gone.
     #[must_use]
     pub fn of_counters(counters: &Counters) -> Self {
+        Self::of(counters, counters.on_cpu_ns())
+    }
+
+    fn of(counters: &Counters, on_cpu_ns: Option<u64>) -> Self {
         let mut totals = Self::default();
-        let sched = counters.sched.as_ref();
-        let on_cpu_ns = sched.map(|sched| sched.on_cpu_ns);
-        totals.put(Total::CPU, on_cpu_ns.or(counters.cpu_usage_ns));
-        totals.put_all(&Parts {
-            sched,
-            block: counters.block.as_ref(),
-            cpu: counters.cpu.as_ref(),
-            memory: counters.memory.as_ref(),
-            pressure: counters.pressure.as_ref(),
-        });
+        totals.put(Total::CPU, on_cpu_ns);
+        if let Some(sched) = &counters.sched {
+            totals.set(Total::RUN_QUEUE, sched.run_queue.sum_ns());
+            totals.set(Total::OFF_CPU_SLEEP, sched.off_cpu_sleep_ns);
+            totals.set(Total::OFF_CPU_DISK, sched.off_cpu_disk_ns);
+            totals.set(Total::VOLUNTARY, sched.voluntary);
+            totals.set(Total::INVOLUNTARY, sched.involuntary);
+        }
+        if let Some(block) = &counters.block {
+            for (operation, counted) in Operation::ALL.into_iter().zip(&block.operations) {
+                totals.set(Total::block_bytes(operation), counted.bytes);
+                totals.set(Total::block_operations(operation), counted.count);
+                totals.set(Total::block_latency(operation), counted.latency.sum_ns());
+            }
+        }
+        let cpu = counters.cpu.as_ref();
+        totals.put(Total::THROTTLED, cpu.map(|cpu| cpu.throttled_ns));
+        let memory = counters.memory.as_ref();
+        totals.put(Total::OOM_KILLS, memory.and_then(|memory| memory.oom_kills));
+        if let Some(pressure) = &counters.pressure {
+            for (total, times) in [
+                (Total::CPU_WAITING, pressure.cpu),
+                (Total::MEMORY_WAITING, pressure.memory),
+                (Total::IO_WAITING, pressure.io),
+            ] {
+                totals.put(total, times.map(|times| times.waiting_usec));
+            }
+        }
         totals
     }
 
     fn put(&mut self, total: Total, value: Option<u64>) {
         if let Some(value) = value {
             self.set(total, value);
-        }
-    }
-
-    fn put_all(&mut self, parts: &Parts<'_>) {
-        if let Some(sched) = parts.sched {
-            self.set(Total::RUN_QUEUE, sched.run_queue.sum_ns());
-            self.set(Total::OFF_CPU_SLEEP, sched.off_cpu_sleep_ns);
-            self.set(Total::OFF_CPU_DISK, sched.off_cpu_disk_ns);
-            self.set(Total::VOLUNTARY, sched.voluntary);
-            self.set(Total::INVOLUNTARY, sched.involuntary);
-        }
-        if let Some(block) = parts.block {
-            for (operation, counted) in Operation::ALL.into_iter().zip(&block.operations) {
-                self.set(Total::block_bytes(operation), counted.bytes);
-                self.set(Total::block_operations(operation), counted.count);
-                self.set(Total::block_latency(operation), counted.latency.sum_ns());
-            }
-        }
-        self.put(Total::THROTTLED, parts.cpu.map(|cpu| cpu.throttled_ns));
-        let oom_kills = parts.memory.and_then(|memory| memory.oom_kills);
-        self.put(Total::OOM_KILLS, oom_kills);
-        if let Some(pressure) = parts.pressure {
-            for (total, times) in [
-                (Total::CPU_WAITING, pressure.cpu),
-                (Total::MEMORY_WAITING, pressure.memory),
-                (Total::IO_WAITING, pressure.io),
-            ] {
-                self.put(total, times.map(|times| times.waiting_usec));
-            }
         }
     }
 
@@ -369,37 +353,31 @@ impl Totals {
     }
 }
 
-struct Parts<'a> {
-    sched: Option<&'a SchedStats>,
-    block: Option<&'a BlockStats>,
-    cpu: Option<&'a CpuControl>,
-    memory: Option<&'a Memory>,
-    pressure: Option<&'a Pressure>,
-}
-
 #[cfg(test)]
 mod tests {
     use std::collections::BTreeSet;
 
     use super::*;
-    use crate::snapshot::PressureTimes;
+    use crate::snapshot::{
+        BlockStats, MemoryEvents, Pressure, PressureTimes, SchedStats, Throttling,
+    };
 
     fn everything() -> Totals {
         let waited = Some(PressureTimes::default());
-        let mut totals = Totals::of_container(&Container {
+        let mut totals = Totals::of_counters(&Counters {
             sched: Some(SchedStats::default()),
             block: Some(BlockStats::default()),
-            cpu: Some(CpuControl::default()),
-            memory: Some(Memory {
+            cpu: Some(Throttling::default()),
+            memory: Some(MemoryEvents {
                 oom_kills: Some(2),
-                ..Memory::default()
+                ..MemoryEvents::default()
             }),
             pressure: Some(Pressure {
                 cpu: waited,
                 memory: waited,
                 io: waited,
             }),
-            ..Container::default()
+            ..Counters::default()
         });
         totals.set(Total::STARTED, 1);
         totals.set(Total::EXITED, 0);

@@ -42,7 +42,7 @@ fn empty_cgroups_take_no_place_from_a_container() {
     }
     let container = Container::start(&group, &ContainerSpec::new("real", &["burn"])).unwrap();
     let seen = wait_seen(&agent, &container);
-    assert!(seen.sched.unwrap().on_cpu_ns > 0);
+    assert!(seen.counters.sched.unwrap().on_cpu_ns > 0);
     let refused = [("reason", "limit")];
     let metrics = agent.metrics().unwrap();
     assert_eq!(

@@ -41,12 +41,12 @@ fn an_exited_container_stays_for_the_retention_and_goes_then() {
             .iter()
             .filter_map(serde_json::Value::as_u64)
             .sum();
-        let seen = exited.sched.unwrap().on_cpu_ns;
+        let seen = exited.counters.sched.unwrap().on_cpu_ns;
         println!("it burned {burned} ns, the agent saw {seen} ns");
         assert!(burned > 0);
         let unseen = 1.0 - seen as f64 / burned as f64;
         trial.at_most("part of its own CPU time unseen", unseen, UNSEEN);
-        let name = exited.identity.container;
+        let name = exited.identity.container.clone();
         let series = [("container", name.as_str())];
         let seconds = || {
             let metrics = agent.metrics().unwrap();
@@ -69,7 +69,7 @@ fn a_name_used_again_is_a_new_container() {
     let spec = ContainerSpec::new("again", &["burn", "--seconds", "2"]).held();
     let first = Container::start(&group, &spec).unwrap();
     first.wait_report(GONE_PATIENCE).unwrap();
-    let old = wait_seen(&agent, &first).sched.unwrap().on_cpu_ns;
+    let old = wait_seen(&agent, &first).counters.sched.unwrap().on_cpu_ns;
     let cgroup = first.cgroup().to_owned();
     drop(first);
     wait_until(GONE_PATIENCE, "the entry is gone", || {
@@ -81,7 +81,7 @@ fn a_name_used_again_is_a_new_container() {
         &["sleep-burn", "--burn-ms", "1", "--sleep-ms", "100"],
     );
     let second = Container::start(&group, &idle).unwrap();
-    let new = wait_seen(&agent, &second).sched.unwrap().on_cpu_ns;
+    let new = wait_seen(&agent, &second).counters.sched.unwrap().on_cpu_ns;
     // Its start alone takes seconds on a slow machine: the kernel's account, read later, says how much.
     let own = second.cpu_usage_ns().unwrap();
     assert!(

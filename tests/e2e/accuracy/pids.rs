@@ -42,7 +42,7 @@ fn use_pids_again(trial: &Trial) {
     let forker = Container::start(&group, &forker).unwrap();
     let report = forker.wait_report(PATIENCE).unwrap();
     assert_eq!(report["workers"][0]["children"], forks);
-    let forked = wait_seen(&agent, &forker).sched.unwrap();
+    let forked = wait_seen(&agent, &forker).counters.sched.unwrap();
     let lived_ns = u64::try_from(began.elapsed().as_nanos()).unwrap();
     println!("{forks} children in {:.1} s", lived_ns as f64 / 1e9);
 

@@ -33,7 +33,7 @@ fn whole_host(snapshot: &Snapshot) -> Histogram {
     for sched in snapshot
         .containers
         .iter()
-        .filter_map(|seen| seen.sched.as_ref())
+        .filter_map(|seen| seen.counters.sched.as_ref())
     {
         sum.add(&sched.run_queue);
     }

@@ -110,7 +110,11 @@ fn a_running_slice_shows_at_each_scrape() {
         // The agent counts from its first sight of the container: compare what is added.
         let read = || {
             let earliest = container.cpu_usage_ns().unwrap();
-            let seen = wait_seen(&agent, &container).sched.unwrap().on_cpu_ns;
+            let seen = wait_seen(&agent, &container)
+                .counters
+                .sched
+                .unwrap()
+                .on_cpu_ns;
             (earliest, seen, container.cpu_usage_ns().unwrap())
         };
         let _watch = trial.watch(agent.pid(), &group);
@@ -150,7 +154,7 @@ fn the_idle_task_is_never_counted() {
             snapshot
                 .containers
                 .iter()
-                .filter_map(|seen| Some(seen.sched.as_ref()?.on_cpu_ns))
+                .filter_map(|seen| Some(seen.counters.sched.as_ref()?.on_cpu_ns))
                 .sum()
         };
         let all = (after.taken_at_ns - before.taken_at_ns) * u64::from(after.host.cpus);

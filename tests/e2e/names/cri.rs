@@ -106,7 +106,7 @@ fn resources_are_told(containerd: &Containerd, agent: &Agent) {
         let bytes = limits.map(|limits| limits.memory_limit as f64);
         assert_eq!(told("memory_limit_bytes"), bytes);
         // What the kernel enforces, which knows of no request.
-        let quota = found["cpu"]["quota_cores"].as_f64();
+        let quota = found["gauges"]["cpu_quota_cores"].as_f64();
         assert_eq!(quota, limits.map(|_| 1.5));
     }
     let snapshot = agent.snapshot_json().unwrap();

@@ -314,7 +314,7 @@ fn the_host_has_a_row_for_each_resource() {
 #[test]
 fn escape_sequences_in_names_do_not_reach_the_terminal() {
     let mut facts = facts();
-    facts.containers[0].identity.container = "a\x1b[2Jb".to_owned();
+    Arc::make_mut(&mut facts.containers[0].identity).container = "a\x1b[2Jb".to_owned();
     let diagnosis = diagnosis_of(&facts, &Thresholds::default());
     for line in [&[][..], &["a\x1b[2Jb"]] {
         let text = run(

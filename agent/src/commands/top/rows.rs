@@ -247,17 +247,24 @@ pub(super) fn render(rows: &[Row]) -> String {
 #[cfg(test)]
 pub(super) mod fixture {
     use crate::diagnosis::{ContainerStanding, Resource, Standing, Verdict};
-    use crate::snapshot::{BlockStats, Container, CpuControl, Identity, SchedStats, Snapshot};
+    use std::sync::Arc;
+
+    use crate::snapshot::{
+        BlockStats, Container, Counters, Gauges, Identity, SchedStats, Snapshot, Throttling,
+    };
 
     fn container(name: &str) -> Container {
         Container {
-            identity: Identity {
+            identity: Arc::new(Identity {
                 container: name.to_owned(),
                 cgroup: format!("/{name}"),
                 ..Identity::default()
+            }),
+            counters: Counters {
+                sched: Some(SchedStats::default()),
+                block: Some(BlockStats::default()),
+                ..Counters::default()
             },
-            sched: Some(SchedStats::default()),
-            block: Some(BlockStats::default()),
             ..Container::default()
         }
     }
@@ -282,10 +289,11 @@ pub(super) mod fixture {
 
     pub(crate) fn two_snapshots() -> (Snapshot, Snapshot) {
         let mut web = container("web");
-        web.cpu = Some(CpuControl {
-            quota_cores: Some(0.5),
-            ..CpuControl::default()
-        });
+        web.counters.cpu = Some(Throttling::default());
+        web.gauges = Gauges {
+            cpu_quota_cores: Some(0.5),
+            ..Gauges::default()
+        };
         let earlier = Snapshot {
             taken_at_unix_ms: 1_000,
             taken_at_ns: 1_000_000_000,
@@ -301,7 +309,7 @@ pub(super) mod fixture {
         let [db, old, web] = later.containers.as_mut_slice() else {
             unreachable!("there are three");
         };
-        if let Some(sched) = &mut web.sched {
+        if let Some(sched) = &mut web.counters.sched {
             sched.on_cpu_ns = 1_500_000_000;
             sched.involuntary = 600;
             sched.preemptions = [0, 40, 0, 0];
@@ -309,11 +317,11 @@ pub(super) mod fixture {
                 sched.run_queue.record(5_000_000);
             }
         }
-        if let Some(cpu) = &mut web.cpu {
+        if let Some(cpu) = &mut web.counters.cpu {
             cpu.periods = 20;
             cpu.throttled_periods = 5;
         }
-        if let Some(block) = &mut db.block {
+        if let Some(block) = &mut db.counters.block {
             block.operations[0].latency.record(1_000_000);
             block.operations[0].bytes = 8 << 20;
             block.operations[0].count = 1;

@@ -358,7 +358,7 @@ mod tests {
         };
         let snapshot = Snapshot {
             containers: vec![Container {
-                identity,
+                identity: identity.into(),
                 ..Container::default()
             }],
             ..Snapshot::default()

@@ -8,7 +8,7 @@ use crate::{
     cgroup,
     runtime::Metadata,
     selection::Subject,
-    snapshot::{Counters, Identity, Kind, OTHER_NAME},
+    snapshot::{Counted as _, Counters, Identity, Kind, OTHER_NAME},
 };
 
 /// How long a container is kept out of sight while its name is asked for, nanoseconds.
@@ -129,8 +129,8 @@ impl Registry {
         if !entity.is_told_by(metadata.user) {
             return;
         }
-        let former = entity.identity.clone();
-        take_names(&mut entity.identity, &metadata);
+        let former = Arc::clone(&entity.identity);
+        take_names(Arc::make_mut(&mut entity.identity), &metadata);
         entity.find_owner(Some(&metadata), &self.node);
         self.seen.named += u64::from(entity.metadata.is_none());
         entity.metadata = Some(metadata);

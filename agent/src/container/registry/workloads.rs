@@ -1,5 +1,7 @@
 //! What entities have counted goes to their workloads.
 
+use std::sync::Arc;
+
 use super::{Entity, EntityId, Naming, Now, Registry};
 use crate::{
     container::{WorkloadId, Workloads, owner::owner},
@@ -120,8 +122,9 @@ impl Entity {
     /// Finds out whose it is, by what its runtime says, or by its path.
     pub(super) fn find_owner(&mut self, metadata: Option<&Metadata>, node: &str) {
         let (name, kind) = owner(&self.identity, metadata, node);
-        self.identity.workload = name;
-        self.identity.workload_kind = kind;
+        let identity = Arc::make_mut(&mut self.identity);
+        identity.workload = name;
+        identity.workload_kind = kind;
         self.share.is_stale = true;
     }
 }

@@ -1,5 +1,7 @@
 //! Disks.
 
+use std::sync::Arc;
+
 use Answer::{No, Unknown, Yes};
 use Verdict::{
     DeviceBusy, DeviceSlow, DirtyThrottled, DiskBound, Idle, IoLimited, IoNeighbour, Unbound,
@@ -249,7 +251,8 @@ fn a_limit_above_it_names_who_uses_it_up() {
         ..DeviceUse::default()
     };
     for one in [&mut app, &mut batch] {
-        one.identity.cgroup = format!("/jobs.slice/{}", one.identity.container);
+        let identity = Arc::make_mut(&mut one.identity);
+        identity.cgroup = format!("/jobs.slice/{}", identity.container);
         one.disk.limits = vec![IoLimitFacts {
             cgroup: "/jobs.slice".to_owned(),
             device: "vda".to_owned(),

@@ -1,5 +1,7 @@
 //! CPU quotas.
 
+use std::sync::Arc;
+
 use Answer::{No, Unknown, Yes};
 use Verdict::{CapThrottled, NotCpuBound, ShareLimited};
 
@@ -93,7 +95,7 @@ fn capped_by_the_quota_of_its_pod() {
     );
     let mut sidecar = running("sidecar", 0.9);
     for one in [&mut app, &mut sidecar] {
-        let identity = &mut one.identity;
+        let identity = Arc::make_mut(&mut one.identity);
         identity.namespace = "shop".to_owned();
         identity.pod = "checkout-1".to_owned();
         identity.pod_uid = "6f1c2d3e-0000-4000-8000-000000000001".to_owned();

@@ -17,7 +17,9 @@ use crate::{
         EngineOptions,
         files::{FileCollector, FileSample},
     },
-    snapshot::{Container, Identity, Kind, LossCounter, OTHER_NAME, Snapshot, WorkloadKind},
+    snapshot::{
+        Container, Counters, Identity, Kind, LossCounter, OTHER_NAME, Snapshot, WorkloadKind,
+    },
 };
 
 /// How often a pod's container is looked at to see whether it is the sandbox.
@@ -215,7 +217,7 @@ impl Engine {
             // Without a slot it is counted elsewhere, and nothing is known of it that is not old.
             let counted = entity.slot.is_some() || entity.stats.was_active();
             let row = Container {
-                identity: entity.identity.clone(),
+                identity: Arc::clone(&entity.identity),
                 resources: entity.metadata.as_ref().and_then(|known| known.resources),
                 labels: entity
                     .metadata
@@ -226,14 +228,14 @@ impl Engine {
                 exited_at_unix_ms: entity.exited.map(|exited| exited.unix_ms),
                 exit_code: entity.exit_code,
                 former: entity.former.clone(),
-                sched: (told.sched_each && counted)
-                    .then(|| entity.stats.sched(running_ns.unwrap_or(0))),
-                block: (told.block_each && counted).then(|| entity.stats.block().clone()),
-                cpu_usage_ns: files.and_then(|files| files.cpu_usage_ns),
+                counters: Counters {
+                    sched: (told.sched_each && counted)
+                        .then(|| entity.stats.sched(running_ns.unwrap_or(0))),
+                    block: (told.block_each && counted).then(|| entity.stats.block().clone()),
+                    ..files.map_or_else(Counters::default, |files| files.counters.clone())
+                },
+                gauges: files.map(|files| files.gauges).unwrap_or_default(),
                 is_counted_elsewhere: false,
-                cpu: files.and_then(|files| files.cpu.clone()),
-                memory: files.and_then(|files| files.memory.clone()),
-                pressure: files.and_then(|files| files.pressure.clone()),
             };
             entity.settle(workloads, &row, *now);
             rows.push((row, entity.slot));
@@ -242,17 +244,20 @@ impl Engine {
         let first_seen_other = self.first_seen_other;
         let other = self.registry.other_mut();
         let row = Container {
-            identity: Identity {
+            identity: Arc::new(Identity {
                 container: OTHER_NAME.into(),
                 kind: Kind::Other,
                 workload: OTHER_NAME.into(),
                 workload_kind: WorkloadKind::Other,
                 ..Identity::default()
-            },
+            }),
             first_seen_unix_ms: first_seen_other.unix_ms,
-            sched: told.sched_runs.then(|| other.sched(running_other)),
+            counters: Counters {
+                sched: told.sched_runs.then(|| other.sched(running_other)),
+                block: told.block_runs.then(|| other.block().clone()),
+                ..Counters::default()
+            },
             is_counted_elsewhere: !told.sched_each,
-            block: told.block_runs.then(|| other.block().clone()),
             ..Container::default()
         };
         self.registry.settle_other(&row);
@@ -359,7 +364,7 @@ fn look_for_sandbox(
     files: &mut FileCollector,
     options: &EngineOptions,
     looks: &mut HashMap<String, u8>,
-    identity: &mut Identity,
+    identity: &mut Arc<Identity>,
 ) {
     if identity.kind != Kind::Container || identity.pod_uid.is_empty() {
         return;
@@ -379,6 +384,6 @@ fn look_for_sandbox(
     };
     let pids = processes(files.reader(), &directory, 2).unwrap_or_default();
     if is_pause(files.reader(), &options.proc_root, &pids) {
-        identity.kind = Kind::Sandbox;
+        Arc::make_mut(identity).kind = Kind::Sandbox;
     }
 }

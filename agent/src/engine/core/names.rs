@@ -194,11 +194,5 @@ impl Engine {
 
 /// Counters of the kernel's own files.
 fn counters(files: Option<&FileSample>) -> Counters {
-    files.map_or_else(Counters::default, |files| Counters {
-        cpu_usage_ns: files.cpu_usage_ns,
-        cpu: files.cpu.clone(),
-        memory: files.memory.clone(),
-        pressure: files.pressure.clone(),
-        ..Counters::default()
-    })
+    files.map_or_else(Counters::default, |files| files.counters.clone())
 }

@@ -1,12 +1,12 @@
 //! The collector over a tree of plain files.
 
-use std::fs;
+use std::{fs, sync::Arc};
 
 use super::*;
 use crate::{
     cgroup::fake::Tree,
     diagnosis::facts::ContainerFacts,
-    snapshot::{Host, SchedStats},
+    snapshot::{Counters, Host, SchedStats},
 };
 
 /// A host of plain files with one container in a pod, and what its tasks did.
@@ -53,17 +53,20 @@ impl Fake {
     fn read_container(&mut self, used: u64, exited_at_unix_ms: Option<u64>) {
         self.at_seconds += 5;
         let container = |path: &str, kind, on_cpu_ns| Container {
-            identity: Identity {
+            identity: Arc::new(Identity {
                 cgroup: path.to_owned(),
                 container: path.to_owned(),
                 kind,
                 ..Identity::default()
-            },
-            exited_at_unix_ms,
-            sched: Some(SchedStats {
-                on_cpu_ns,
-                ..SchedStats::default()
             }),
+            exited_at_unix_ms,
+            counters: Counters {
+                sched: Some(SchedStats {
+                    on_cpu_ns,
+                    ..SchedStats::default()
+                }),
+                ..Counters::default()
+            },
             ..Container::default()
         };
         let snapshot = Snapshot {

@@ -1,11 +1,6 @@
 //! The agent's account of itself.
 
-use std::{collections::BTreeMap, fmt::Write as _};
-
-use super::{
-    definitions::{Metric, ReadAgent},
-    text::{Value, escape_label},
-};
+use super::text::Value;
 use crate::snapshot::{AgentHealth, CollectorState, Operation};
 
 /// What the agent's own process uses.
@@ -41,32 +36,6 @@ pub(crate) struct AgentView<'a> {
 
 /// Rows of one family: label values in the order of the metric's labels, and the number.
 pub(crate) type Rows = Vec<(Vec<String>, Value)>;
-
-/// Reads a family; rows that agree in all labels are summed, for a series may stand there once only.
-pub(crate) fn rows(
-    metric: &Metric,
-    view: &AgentView<'_>,
-    read: ReadAgent,
-) -> BTreeMap<String, Value> {
-    let mut rows = Rows::new();
-    read(view, &mut rows);
-    let mut families: BTreeMap<String, Value> = BTreeMap::new();
-    for (values, value) in rows {
-        let mut labels = String::new();
-        for (name, value) in metric.labels.iter().zip(&values) {
-            let separator = if labels.is_empty() { "" } else { "," };
-            // Writing to a String does not fail.
-            let _ = write!(labels, "{separator}{name}=\"");
-            escape_label(value, &mut labels);
-            labels.push('"');
-        }
-        families
-            .entry(labels)
-            .and_modify(|sum| *sum = sum.plus(value))
-            .or_insert(value);
-    }
-    families
-}
 
 /// Bytes by whom they are charged to and by operation. A flush moves none, so it has no series.
 pub(crate) fn charged_bytes(view: &AgentView<'_>, rows: &mut Rows) {

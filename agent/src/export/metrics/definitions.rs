@@ -6,8 +6,8 @@ use super::{
 };
 use crate::diagnosis::Resource;
 use crate::snapshot::{
-    BlockOperation, Container, Histogram, Operation, Pressure, PressureTimes, SchedStats, Total,
-    Workload,
+    BlockOperation, Counters, Group, Histogram, Operation, Pressure, PressureTimes, SchedStats,
+    Total, Workload,
 };
 
 /// What a metric counts.
@@ -44,8 +44,8 @@ pub enum Scope {
     Agent,
 }
 
-pub(crate) type ReadNumber = fn(&Container, usize) -> Option<Value>;
-pub(crate) type ReadLatency = for<'a> fn(&'a Container, usize) -> Option<&'a Histogram>;
+pub(crate) type ReadNumber = fn(&Group<'_>, usize) -> Option<Value>;
+pub(crate) type ReadLatency = for<'a> fn(&'a Group<'_>, usize) -> Option<&'a Histogram>;
 pub(crate) type ReadWorkload = fn(&Workload, usize) -> Option<Value>;
 pub(crate) type ReadAgent = fn(&AgentView<'_>, &mut Rows);
 
@@ -222,14 +222,14 @@ pub fn reference_table(scope: Scope) -> String {
     out
 }
 
-fn sched(container: &Container, read: impl FnOnce(&SchedStats) -> Value) -> Option<Value> {
-    container.sched.as_ref().map(read)
+fn sched(counters: &Counters, read: impl FnOnce(&SchedStats) -> Value) -> Option<Value> {
+    counters.sched.as_ref().map(read)
 }
 
 /// An operation of a container. Flushes and discards are absent until there was one, for most
 /// containers never do either.
-fn operation(container: &Container, index: usize) -> Option<&BlockOperation> {
-    let operation = container.block.as_ref()?.operations.get(index)?;
+fn operation(counters: &Counters, index: usize) -> Option<&BlockOperation> {
+    let operation = counters.block.as_ref()?.operations.get(index)?;
     (index < 2 || operation.count > 0 || operation.errors > 0).then_some(operation)
 }
 
@@ -243,11 +243,11 @@ fn block_total(workload: &Workload, index: usize, total: fn(Operation) -> Total)
 }
 
 fn pressure(
-    container: &Container,
+    counters: &Counters,
     resource: impl FnOnce(&Pressure) -> Option<PressureTimes>,
     usec: impl FnOnce(&PressureTimes) -> u64,
 ) -> Option<Value> {
-    let times = resource(container.pressure.as_ref()?)?;
+    let times = resource(counters.pressure.as_ref()?)?;
     Some(Value::Microseconds(usec(&times)))
 }
 
@@ -274,88 +274,88 @@ const KINDS: &[&str] = &["voluntary", "involuntary"];
 metrics! {
     "ctrscope_container_run_queue_latency_seconds" Histogram
         "Run queue latency: runnable (woken or preempted) until running."
-        "`sched_switch`" Read::Latency(RUN_QUEUE_BOUNDS, |c, _| c.sched.as_ref().map(|s| &s.run_queue));
+        "`sched_switch`" Read::Latency(RUN_QUEUE_BOUNDS, |c, _| c.counters.sched.as_ref().map(|s| &s.run_queue));
     "ctrscope_container_run_queue_seconds_total" Counter
         "Sum of the run queue latency."
-        "`sched_switch`" Read::Number(|c, _| sched(c, |s| Value::Nanoseconds(s.run_queue.sum_ns())));
+        "`sched_switch`" Read::Number(|c, _| sched(&c.counters, |s| Value::Nanoseconds(s.run_queue.sum_ns())));
     "ctrscope_container_cpu_seconds_total" Counter
         "Time on CPUs, slices that still run included."
         "`sched_switch`; without it `cpuacct.usage` or `cpu.stat` `usage_usec`, since the cgroup was made" Read::Number(|c, _| c.on_cpu_ns().map(Value::Nanoseconds));
     "ctrscope_container_off_cpu_seconds_total" Counter ["state"] = STATES
         "Blocked time: the part of off-CPU time that is not run queue latency, interruptible (sleep) or uninterruptible (disk)."
-        "`sched_switch`" Read::Number(|c, i| sched(c, |s| Value::Nanoseconds(if i == 0 { s.off_cpu_sleep_ns } else { s.off_cpu_disk_ns })));
+        "`sched_switch`" Read::Number(|c, i| sched(&c.counters, |s| Value::Nanoseconds(if i == 0 { s.off_cpu_sleep_ns } else { s.off_cpu_disk_ns })));
     "ctrscope_container_context_switches_total" Counter ["kind"] = KINDS
         "Context switches that left the CPU blocked (voluntary) or still runnable (involuntary)."
-        "`sched_switch`" Read::Number(|c, i| sched(c, |s| Value::Count(if i == 0 { s.voluntary } else { s.involuntary })));
+        "`sched_switch`" Read::Number(|c, i| sched(&c.counters, |s| Value::Count(if i == 0 { s.voluntary } else { s.involuntary })));
     "ctrscope_container_preemptions_total" Counter ["by"] = BY
         "Involuntary context switches by who took the CPU: a task of the same container (self), of another container, of the system, or the kernel."
-        "`sched_switch`" Read::Number(|c, i| c.sched.as_ref()?.preemptions.get(i).copied().map(Value::Count));
+        "`sched_switch`" Read::Number(|c, i| c.counters.sched.as_ref()?.preemptions.get(i).copied().map(Value::Count));
     "ctrscope_container_preempted_wait_seconds_total" Counter ["by"] = BY
         "Run queue latency after a preemption, by who took the CPU."
-        "`sched_switch`" Read::Number(|c, i| c.sched.as_ref()?.preempted_wait_ns.get(i).copied().map(Value::Nanoseconds));
+        "`sched_switch`" Read::Number(|c, i| c.counters.sched.as_ref()?.preempted_wait_ns.get(i).copied().map(Value::Nanoseconds));
     "ctrscope_container_process_exits_total" Counter
         "Processes whose main thread ended."
-        "`sched_process_exit`" Read::Number(|c, _| sched(c, |s| Value::Count(s.process_exits)));
+        "`sched_process_exit`" Read::Number(|c, _| sched(&c.counters, |s| Value::Count(s.process_exits)));
     "ctrscope_container_cpu_periods_total" Counter
         "CFS bandwidth enforcement periods that elapsed."
-        "`cpu.stat` `nr_periods`" Read::Number(|c, _| Some(Value::Count(c.cpu.as_ref()?.periods)));
+        "`cpu.stat` `nr_periods`" Read::Number(|c, _| Some(Value::Count(c.counters.cpu.as_ref()?.periods)));
     "ctrscope_container_cpu_throttled_periods_total" Counter
         "CFS bandwidth enforcement periods in which the container was throttled."
-        "`cpu.stat` `nr_throttled`" Read::Number(|c, _| Some(Value::Count(c.cpu.as_ref()?.throttled_periods)));
+        "`cpu.stat` `nr_throttled`" Read::Number(|c, _| Some(Value::Count(c.counters.cpu.as_ref()?.throttled_periods)));
     "ctrscope_container_cpu_throttled_seconds_total" Counter
         "Time throttled by CFS bandwidth control, summed over CPUs."
-        "`cpu.stat` `throttled_usec`, v1 `throttled_time`" Read::Number(|c, _| Some(Value::Nanoseconds(c.cpu.as_ref()?.throttled_ns)));
+        "`cpu.stat` `throttled_usec`, v1 `throttled_time`" Read::Number(|c, _| Some(Value::Nanoseconds(c.counters.cpu.as_ref()?.throttled_ns)));
     "ctrscope_container_cpu_quota_cores" Gauge
         "CFS bandwidth quota in cores; absent where there is none."
-        "`cpu.max`, v1 `cpu.cfs_quota_us`" Read::Number(|c, _| c.cpu.as_ref()?.quota_cores.map(Value::Real));
+        "`cpu.max`, v1 `cpu.cfs_quota_us`" Read::Number(|c, _| c.gauges.cpu_quota_cores.map(Value::Real));
     "ctrscope_container_cpu_weight" Gauge
         "CPU weight on the scale of cgroup v2, where 100 is the default."
-        "`cpu.weight`, v1 `cpu.shares`" Read::Number(|c, _| c.cpu.as_ref()?.weight.map(Value::Count));
+        "`cpu.weight`, v1 `cpu.shares`" Read::Number(|c, _| c.gauges.cpu_weight.map(Value::Count));
     "ctrscope_container_block_io_latency_seconds" Histogram ["operation"] = OPERATIONS
         "Block I/O latency: request insert until complete, that is queue time and service time."
-        "`block_rq_complete`" Read::Latency(BLOCK_BOUNDS, |c, i| operation(c, i).map(|o| &o.latency));
+        "`block_rq_complete`" Read::Latency(BLOCK_BOUNDS, |c, i| operation(&c.counters, i).map(|o| &o.latency));
     "ctrscope_container_block_io_queue_seconds_total" Counter ["operation"] = OPERATIONS
         "Queue time of block requests: insert until issue."
-        "`block_rq_complete`" Read::Number(|c, i| operation(c, i).map(|o| Value::Nanoseconds(o.queue_ns)));
+        "`block_rq_complete`" Read::Number(|c, i| operation(&c.counters, i).map(|o| Value::Nanoseconds(o.queue_ns)));
     "ctrscope_container_block_io_bytes_total" Counter ["operation"] = OPERATIONS
         "Bytes of completed block requests, charged to the blkcg that caused them."
-        "`block_rq_complete`" Read::Number(|c, i| operation(c, i).map(|o| Value::Count(o.bytes)));
+        "`block_rq_complete`" Read::Number(|c, i| operation(&c.counters, i).map(|o| Value::Count(o.bytes)));
     "ctrscope_container_block_io_operations_total" Counter ["operation"] = OPERATIONS
         "Completed block requests, charged to the blkcg that caused them."
-        "`block_rq_complete`" Read::Number(|c, i| operation(c, i).map(|o| Value::Count(o.count)));
+        "`block_rq_complete`" Read::Number(|c, i| operation(&c.counters, i).map(|o| Value::Count(o.count)));
     "ctrscope_container_block_io_errors_total" Counter ["operation"] = OPERATIONS
         "Block requests completed in error."
-        "`block_rq_complete`" Read::Number(|c, i| operation(c, i).map(|o| Value::Count(o.errors)));
+        "`block_rq_complete`" Read::Number(|c, i| operation(&c.counters, i).map(|o| Value::Count(o.errors)));
     "ctrscope_container_memory_working_set_bytes" Gauge
         "Memory in use less inactive file pages."
-        "`memory.current`, `memory.stat`" Read::Number(|c, _| c.memory.as_ref()?.working_set_bytes.map(Value::Count));
+        "`memory.current`, `memory.stat`" Read::Number(|c, _| c.gauges.memory_working_set_bytes.map(Value::Count));
     "ctrscope_container_memory_limit_bytes" Gauge
         "Memory limit; absent where there is none."
-        "`memory.max`, v1 `memory.limit_in_bytes`" Read::Number(|c, _| c.memory.as_ref()?.limit_bytes.map(Value::Count));
+        "`memory.max`, v1 `memory.limit_in_bytes`" Read::Number(|c, _| c.gauges.memory_limit_bytes.map(Value::Count));
     "ctrscope_container_memory_oom_kills_total" Counter
         "Tasks killed for want of memory."
-        "`memory.events` `oom_kill`, v1 `memory.oom_control`" Read::Number(|c, _| c.memory.as_ref()?.oom_kills.map(Value::Count));
+        "`memory.events` `oom_kill`, v1 `memory.oom_control`" Read::Number(|c, _| c.counters.memory.as_ref()?.oom_kills.map(Value::Count));
     "ctrscope_container_memory_limit_hits_total" Counter
         "Times the memory limit was hit and reclaim began."
-        "`memory.events` `max`, v1 `memory.failcnt`" Read::Number(|c, _| c.memory.as_ref()?.limit_hits.map(Value::Count));
+        "`memory.events` `max`, v1 `memory.failcnt`" Read::Number(|c, _| c.counters.memory.as_ref()?.limit_hits.map(Value::Count));
     "ctrscope_container_pressure_cpu_waiting_seconds_total" Counter
         "Time in which at least one task waited for CPU (pressure some)."
-        "`cpu.pressure`" Read::Number(|c, _| pressure(c, |p| p.cpu, |t| t.waiting_usec));
+        "`cpu.pressure`" Read::Number(|c, _| pressure(&c.counters, |p| p.cpu, |t| t.waiting_usec));
     "ctrscope_container_pressure_cpu_stalled_seconds_total" Counter
         "Time in which all non-idle tasks waited for CPU (pressure full)."
-        "`cpu.pressure`" Read::Number(|c, _| pressure(c, |p| p.cpu, |t| t.stalled_usec));
+        "`cpu.pressure`" Read::Number(|c, _| pressure(&c.counters, |p| p.cpu, |t| t.stalled_usec));
     "ctrscope_container_pressure_memory_waiting_seconds_total" Counter
         "Time in which at least one task waited for memory (pressure some)."
-        "`memory.pressure`" Read::Number(|c, _| pressure(c, |p| p.memory, |t| t.waiting_usec));
+        "`memory.pressure`" Read::Number(|c, _| pressure(&c.counters, |p| p.memory, |t| t.waiting_usec));
     "ctrscope_container_pressure_memory_stalled_seconds_total" Counter
         "Time in which all non-idle tasks waited for memory (pressure full)."
-        "`memory.pressure`" Read::Number(|c, _| pressure(c, |p| p.memory, |t| t.stalled_usec));
+        "`memory.pressure`" Read::Number(|c, _| pressure(&c.counters, |p| p.memory, |t| t.stalled_usec));
     "ctrscope_container_pressure_io_waiting_seconds_total" Counter
         "Time in which at least one task waited for I/O (pressure some)."
-        "`io.pressure`" Read::Number(|c, _| pressure(c, |p| p.io, |t| t.waiting_usec));
+        "`io.pressure`" Read::Number(|c, _| pressure(&c.counters, |p| p.io, |t| t.waiting_usec));
     "ctrscope_container_pressure_io_stalled_seconds_total" Counter
         "Time in which all non-idle tasks waited for I/O (pressure full)."
-        "`io.pressure`" Read::Number(|c, _| pressure(c, |p| p.io, |t| t.stalled_usec));
+        "`io.pressure`" Read::Number(|c, _| pressure(&c.counters, |p| p.io, |t| t.stalled_usec));
     "ctrscope_container_exited_timestamp_seconds" Gauge
         "When the container's cgroup was removed; absent while it lives."
         "`cgroup_rmdir`" Read::Number(|c, _| c.exited_at_unix_ms.map(Value::Milliseconds));

@@ -3,13 +3,13 @@ use std::{
     sync::Arc,
 };
 
-use super::{METRICS, MetricKind, Scope, ServerMetrics, definitions::Read, merge};
+use super::{METRICS, MetricKind, Scope, ServerMetrics, definitions::Read, series};
 use crate::{
     diagnosis::{ContainerStanding, Resource, Standing, Verdict},
     export::synthetic::synthetic_snapshot,
     snapshot::{
-        ChargedBytes, Container, Counters, Kind, Operation, PreemptedBy, Snapshot, Total, Totals,
-        Workload, WorkloadIdentity, WorkloadKind,
+        ChargedBytes, Container, Kind, Operation, PreemptedBy, Snapshot, Total, Totals, Workload,
+        WorkloadIdentity, WorkloadKind,
     },
 };
 
@@ -53,7 +53,7 @@ fn samples(text: &str) -> BTreeMap<String, f64> {
 
 fn named(name: &str) -> Container {
     let mut container = Container::default();
-    container.identity.container = name.to_owned();
+    Arc::make_mut(&mut container.identity).container = name.to_owned();
     container
 }
 
@@ -67,7 +67,7 @@ fn of(containers: Vec<Container>) -> Snapshot {
 fn with_cpu(name: &str, first_seen: u64, on_cpu_ns: u64) -> Container {
     let mut container = named(name);
     container.first_seen_unix_ms = first_seen;
-    container.sched.get_or_insert_default().on_cpu_ns = on_cpu_ns;
+    container.counters.sched.get_or_insert_default().on_cpu_ns = on_cpu_ns;
     container
 }
 
@@ -111,8 +111,8 @@ fn what_was_not_measured_has_no_series() {
 fn a_counter_is_zero_from_the_first_sight_on() {
     let mut snapshot = Snapshot::default();
     let mut idle = with_cpu("idle", 1, 0);
-    idle.cpu = Some(Default::default());
-    idle.block = Some(Default::default());
+    idle.counters.cpu = Some(Default::default());
+    idle.counters.block = Some(Default::default());
     snapshot.containers.push(idle);
     let found = samples(&render(&snapshot));
     let labels = "namespace=\"\",pod=\"\",container=\"idle\"";
@@ -131,7 +131,7 @@ fn a_counter_is_zero_from_the_first_sight_on() {
 fn flushes_appear_with_the_first_of_them() {
     let mut snapshot = Snapshot::default();
     let mut container = named("db");
-    container.block.get_or_insert_default().operations[2].count = 1;
+    container.counters.block.get_or_insert_default().operations[2].count = 1;
     snapshot.containers.push(container);
     let text = render(&snapshot);
     assert!(text.contains("container=\"db\",operation=\"flush\"} 1\n"));
@@ -203,11 +203,11 @@ fn containers_of_one_name_are_one_series_and_their_counters_are_summed() {
     let mut snapshot = Snapshot::default();
     let mut old = with_cpu("web", 1, 5_000_000_000);
     old.exited_at_unix_ms = Some(9);
-    old.memory.get_or_insert_default().working_set_bytes = Some(1000);
-    old.identity.container_id = "aa".to_owned();
+    old.gauges.memory_working_set_bytes = Some(1000);
+    Arc::make_mut(&mut old.identity).container_id = "aa".to_owned();
     let mut new = with_cpu("web", 2, 500_000_000);
-    new.memory.get_or_insert_default().working_set_bytes = Some(7);
-    new.identity.container_id = "bb".to_owned();
+    new.gauges.memory_working_set_bytes = Some(7);
+    Arc::make_mut(&mut new.identity).container_id = "bb".to_owned();
     for order in [[old.clone(), new.clone()], [new, old]] {
         snapshot.containers = order.to_vec();
         let text = render(&snapshot);
@@ -227,10 +227,7 @@ fn containers_of_one_name_are_one_series_and_their_counters_are_summed() {
 fn the_counters_of_containers_that_are_gone_stay_in_the_series_of_their_name() {
     let mut new = with_cpu("web", 2, 1_000_000_000);
     let old = with_cpu("web", 1, 5_000_000_000);
-    new.former = Some(Box::new(Counters {
-        sched: old.sched,
-        ..Counters::default()
-    }));
+    new.former = Some(Box::new(old.counters));
     let snapshot = of(vec![new.clone()]);
     assert_eq!(cpu_of(&render(&snapshot), "web"), 6.0);
     let snapshot = of(vec![with_cpu("web", 3, 2_000_000_000), new]);
@@ -265,7 +262,7 @@ fn info_that_agrees_in_every_label_is_one_series() {
 fn the_rest_is_one_series_under_its_own_name() {
     let mut snapshot = Snapshot::default();
     let mut other = with_cpu("_other", 1, 1_000_000_000);
-    other.identity.kind = Kind::Other;
+    Arc::make_mut(&mut other.identity).kind = Kind::Other;
     snapshot.containers = vec![other];
     assert_eq!(cpu_of(&render(&snapshot), "_other"), 1.0);
 }
@@ -358,7 +355,7 @@ pub(super) fn most_series(scope: Scope) -> usize {
 fn the_most_series_of_a_container_and_a_workload_are_what_the_table_says() {
     let mut snapshot = synthetic_snapshot(1);
     let container = &mut snapshot.containers[0];
-    for operation in &mut container.block.get_or_insert_default().operations {
+    for operation in &mut container.counters.block.get_or_insert_default().operations {
         operation.count = 1;
     }
     let live = count_series(&snapshot, Scope::Container);
@@ -426,10 +423,10 @@ fn a_workload_has_its_labels_and_what_was_measured() {
 #[test]
 fn merging_keeps_the_order_of_the_snapshot() {
     let snapshot = of(["b", "a", "b"].map(named).to_vec());
-    let series = merge::series(&snapshot);
+    let series = series::series(&snapshot.containers);
     let names: Vec<&str> = series
         .iter()
-        .map(|one| one.container.identity.container.as_str())
+        .map(|one| one.group.identity.container.as_str())
         .collect();
     assert_eq!(names, ["b", "a"]);
 }

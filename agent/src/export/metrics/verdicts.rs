@@ -4,7 +4,7 @@ use std::collections::HashMap;
 
 use super::{
     definitions::Metric,
-    merge::{self, Series},
+    series::{self, Series},
     text::{Text, Value},
 };
 use crate::diagnosis::{ContainerStanding, Resource, Standing, Verdict};
@@ -21,7 +21,7 @@ pub(super) fn write(
     let mut by_labels: HashMap<String, Vec<Standing>> = HashMap::with_capacity(standing.len());
     for container in standing {
         by_labels
-            .entry(merge::labels(&container.identity))
+            .entry(series::labels(&container.identity))
             .or_default()
             .extend(&container.standing);
     }
@@ -63,17 +63,19 @@ fn rank(standing: &Standing) -> (bool, bool, f64) {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::Arc;
+
     use super::*;
     use crate::{
         export::metrics::{METRICS, ServerMetrics, render},
         snapshot::{Container, Identity, Snapshot},
     };
 
-    fn identity(name: &str) -> Identity {
-        Identity {
+    fn identity(name: &str) -> Arc<Identity> {
+        Arc::new(Identity {
             container: name.to_owned(),
             ..Identity::default()
-        }
+        })
     }
 
     fn standing(name: &str, verdicts: &[(Resource, Verdict, f64)]) -> ContainerStanding {

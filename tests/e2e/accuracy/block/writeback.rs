@@ -106,7 +106,7 @@ impl Counted {
 fn written(agent: &Agent, cgroup: &str) -> (u64, u64) {
     let snapshot = snapshot(agent);
     let of_row = |row: Option<&Seen>| {
-        let block = row.and_then(|row| row.block.as_ref());
+        let block = row.and_then(|row| row.counters.block.as_ref());
         of(block.expect("block numbers"), Operation::Write).0
     };
     let mut rows = snapshot.containers.iter();

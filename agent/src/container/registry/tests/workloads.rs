@@ -7,7 +7,7 @@ use proptest::prelude::*;
 use super::*;
 use crate::{
     runtime::Metadata,
-    snapshot::{Container, CpuControl, Total, Totals, WorkloadIdentity, WorkloadKind},
+    snapshot::{Container, Counters, Throttling, Total, Totals, WorkloadIdentity, WorkloadKind},
 };
 
 /// A registry with what the engine has around it: counters of slots, and cgroup files.
@@ -51,10 +51,10 @@ fn deployment(name: &str) -> WorkloadIdentity {
     }
 }
 
-fn throttled(ns: u64) -> Option<CpuControl> {
-    Some(CpuControl {
+fn throttled(ns: u64) -> Option<Throttling> {
+    Some(Throttling {
         throttled_ns: ns,
-        ..CpuControl::default()
+        ..Throttling::default()
     })
 }
 
@@ -137,8 +137,11 @@ impl Host {
                 *file += 3;
             }
             let row = Container {
-                sched: Some(entity.stats.sched(0)),
-                cpu: throttled(*file),
+                counters: Counters {
+                    sched: Some(entity.stats.sched(0)),
+                    cpu: throttled(*file),
+                    ..Counters::default()
+                },
                 ..Container::default()
             };
             entity.settle(workloads, &row, now);
@@ -147,7 +150,10 @@ impl Host {
         let other = self.registry.other_mut();
         other.update_sched(ran(others));
         let row = Container {
-            sched: Some(other.sched(0)),
+            counters: Counters {
+                sched: Some(other.sched(0)),
+                ..Counters::default()
+            },
             ..Container::default()
         };
         self.registry.settle_other(&row);

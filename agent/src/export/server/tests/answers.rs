@@ -101,8 +101,8 @@ fn containers_come_back_as_the_snapshot_they_were() {
     let snapshot: Snapshot = serde_json::from_str(&answer.body).expect("it is a snapshot");
     assert_eq!(snapshot.containers.len(), 2);
     assert_eq!(
-        snapshot.containers[1].sched,
-        synthetic_snapshot(2).containers[1].sched
+        snapshot.containers[1].counters,
+        synthetic_snapshot(2).containers[1].counters
     );
 }
 
@@ -130,7 +130,7 @@ fn a_diagnosis_is_of_all_or_of_one_and_the_verdicts_are_in_the_metrics() {
         let answer = server.get(path);
         let diagnosis: Diagnosis = serde_json::from_str(&answer.body).expect("a diagnosis");
         let containers = diagnosis.containers.into_iter();
-        containers.map(|one| one.identity.pod).collect()
+        containers.map(|one| one.identity.pod.clone()).collect()
     };
     assert_eq!(names("/api/v1/diagnosis").len(), 3);
     let one = names("/api/v1/diagnosis/team-1/checkout-7d9f8c6b5-00001/checkout");
