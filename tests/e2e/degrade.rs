@@ -153,7 +153,10 @@ impl Host {
 
     /// A profile of the container in folded form; status and text.
     pub(crate) fn profile(&self) -> (u16, String) {
-        let name = wait_seen(&self.agent, &self.container).identity.container.clone();
+        let name = wait_seen(&self.agent, &self.container)
+            .identity
+            .container
+            .clone();
         let path = format!(
             "/api/v1/profile?container={}&type=cpu&seconds=1&format=folded",
             name.replace('/', "%2F")
