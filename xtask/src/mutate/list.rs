@@ -99,10 +99,10 @@ pub(super) const MUTATIONS: &[Mutation] = &[
         long_run: None,
     },
     Mutation {
-        name: "a counter that wrapped is taken for a jump",
-        file: "agent/src/container/stats.rs",
-        sound: "sched.voluntary += u64::from(now.voluntary.wrapping_sub(last.voluntary));",
-        defect: "sched.voluntary += u64::from(now.voluntary).wrapping_sub(u64::from(last.voluntary));",
+        name: "a counter that wrapped is taken for one that stands still",
+        file: "agent-ebpf/src/pod.rs",
+        sound: "*self = self.wrapping_sub(*earlier);",
+        defect: "*self = self.saturating_sub(*earlier);",
         long_run: None,
     },
     Mutation {
