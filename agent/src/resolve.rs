@@ -2,7 +2,7 @@
 
 use crate::{
     nearest::nearest,
-    snapshot::{Container, Identity, Snapshot},
+    snapshot::{Container, Identity, Kind, Snapshot},
     source::SourceError,
 };
 
@@ -12,7 +12,8 @@ const MAX_SUGGESTIONS: usize = 3;
 /// Finds the container that `query` means and returns its index in [`Snapshot::containers`].
 ///
 /// A query is a name, an id or a unique prefix of one, `namespace/pod/container`, or a cgroup path with
-/// or without its leading slash. An exact match beats a prefix, and among matches of one kind a live
+/// or without its leading slash. What stands before the name of something of a user (`user@1000.service/web`)
+/// may be left out where nothing of the system has that name. An exact match beats a prefix, and among matches of one kind a live
 /// container beats one that exited.
 ///
 /// # Errors
@@ -30,6 +31,11 @@ pub fn resolve_container(snapshot: &Snapshot, query: &str) -> Result<usize, Sour
     let exact = |container: &Container| is_exactly(&container.identity, wanted);
     let prefix = |container: &Container| container.identity.container_id.starts_with(wanted);
     let mut found = matches(snapshot, exact);
+    if found.is_empty() && !wanted.contains('/') {
+        found = matches(snapshot, |container| {
+            is_last_of_name(&container.identity, wanted)
+        });
+    }
     if found.is_empty() {
         found = matches(snapshot, prefix);
     }
@@ -67,6 +73,12 @@ fn is_exactly(identity: &Identity, wanted: &str) -> bool {
         || (!identity.pod.is_empty() && display_name(identity) == wanted)
         || (!identity.cgroup.is_empty()
             && identity.cgroup.trim_matches('/') == wanted.trim_matches('/'))
+}
+
+/// Whether it is the name of a container or unit without the units that it is in.
+fn is_last_of_name(identity: &Identity, wanted: &str) -> bool {
+    let last = identity.container.rsplit_once('/').map(|(_, last)| last);
+    identity.kind != Kind::Cgroup && last == Some(wanted)
 }
 
 /// Indices of the containers that match; the exited ones only where no live one does.

@@ -21,3 +21,4 @@ mod profile;
 mod sched;
 mod slots;
 mod symbols;
+mod whose;

@@ -130,6 +130,36 @@ impl Group {
         usage_ns(directory("cpuacct"), directory("cpu")).unwrap_or(0)
     }
 
+    /// Makes a cgroup (path from the group's own, without a slash at its beginning) in each hierarchy that
+    /// counts something. Gives its directories.
+    ///
+    /// # Errors
+    ///
+    /// It cannot be made.
+    pub fn make(&self, path: &str) -> Result<Vec<PathBuf>> {
+        const COUNTING: [&str; 4] = ["cpu", "cpuacct", "blkio", "memory"];
+        let counts = |hierarchy: &&Hierarchy| {
+            let controllers = hierarchy.controllers.as_ref();
+            controllers.is_none_or(|list| list.iter().any(|one| COUNTING.contains(&one.as_str())))
+        };
+        let make = |hierarchy: &Hierarchy| {
+            let mut directory = hierarchy.mount.clone();
+            for component in std::iter::once(self.name.as_str()).chain(path.split('/')) {
+                if hierarchy.controllers.is_none() {
+                    for controller in ["+cpu", "+io", "+memory"] {
+                        // Where v1 has it, v2 has not.
+                        let _ = fs::write(directory.join("cgroup.subtree_control"), controller);
+                    }
+                }
+                directory.push(component);
+                fs::create_dir_all(&directory)
+                    .with_context(|| format!("cannot make {}", directory.display()))?;
+            }
+            Ok(directory)
+        };
+        self.hierarchies.iter().filter(counts).map(make).collect()
+    }
+
     /// Directories of this group that exist, over all hierarchies.
     #[must_use]
     pub fn directories(&self) -> Vec<PathBuf> {

@@ -5,7 +5,7 @@ use std::{
     ffi::CString,
     io,
     os::unix::{ffi::OsStrExt as _, process::CommandExt as _},
-    path::Path,
+    path::{Path, PathBuf},
     process::Command,
 };
 
@@ -63,6 +63,7 @@ enum Change {
 #[derive(Clone, Debug, Default)]
 pub struct Without {
     changes: Vec<Change>,
+    cgroup: Vec<CString>,
     keep: Option<Vec<Capability>>,
     locked_bytes: Option<u64>,
     refused_calls: Vec<libc::c_long>,
@@ -108,6 +109,15 @@ impl Without {
         self
     }
 
+    /// The cgroups above its own: it runs in a cgroup, whose directories these are, and in a cgroup namespace
+    /// that begins there, as engines start containers.
+    #[must_use]
+    pub fn cgroups_above(mut self, directories: &[PathBuf]) -> Self {
+        let files = directories.iter().map(|one| one.join("cgroup.procs"));
+        self.cgroup = files.map(|one| c_string(&one)).collect();
+        self
+    }
+
     /// All capabilities but these; those that this process lacks stay lacking.
     #[must_use]
     pub fn capabilities_but(mut self, keep: &[Capability]) -> Self {
@@ -139,6 +149,13 @@ impl Without {
     }
 
     fn take_away(&self, filter: &[libc::sock_filter]) -> io::Result<()> {
+        for file in &self.cgroup {
+            write_own_pid(file)?;
+        }
+        if !self.cgroup.is_empty() {
+            // SAFETY: no memory is involved.
+            check(unsafe { libc::unshare(libc::CLONE_NEWCGROUP) })?;
+        }
         if !self.changes.is_empty() {
             // SAFETY: no memory is involved.
             check(unsafe { libc::unshare(libc::CLONE_NEWNS) })?;
@@ -200,6 +217,19 @@ impl Without {
         }
         Ok(())
     }
+}
+
+/// Moves this process into a cgroup: 0 stands for whoever writes it.
+fn write_own_pid(file: &CString) -> io::Result<()> {
+    // SAFETY: a string that ends with zero.
+    let fd = unsafe { libc::open(file.as_ptr(), libc::O_WRONLY | libc::O_CLOEXEC) };
+    check(fd)?;
+    // SAFETY: one byte, which is there.
+    let written = unsafe { libc::write(fd, c"0".as_ptr().cast(), 1) };
+    let error = io::Error::last_os_error();
+    // SAFETY: opened above, and used by nobody else.
+    unsafe { libc::close(fd) };
+    if written == 1 { Ok(()) } else { Err(error) }
 }
 
 fn mount(source: Option<&CString>, path: &std::ffi::CStr, flags: libc::c_ulong) -> io::Result<()> {

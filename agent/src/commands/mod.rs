@@ -24,6 +24,7 @@ use tracing_subscriber::filter::LevelFilter;
 pub use check::{Finding, Status};
 
 use crate::{
+    cgroup::enter_that_of_init,
     cli::{Cli, Command},
     client::HttpSource,
     config::{Config, LogFormat},
@@ -121,6 +122,12 @@ impl CommandError {
 /// Runs the command and says on standard error why it failed.
 #[must_use]
 pub fn run(cli: &Cli, config: &Config) -> ExitCode {
+    // Before there are other threads, so that all read the same paths.
+    match enter_that_of_init(&config.proc_root) {
+        Ok(true) => tracing::debug!("paths are read in the cgroup namespace of PID 1"),
+        Ok(false) => {}
+        Err(error) => tracing::debug!(%error, "cgroup namespace of PID 1 not entered"),
+    }
     match execute(cli, config) {
         Ok(Outcome::Done) => ExitCode::SUCCESS,
         Ok(Outcome::BadNews) => ExitCode::from(EXIT_FAILURE),

@@ -47,17 +47,33 @@ const ID_DIGITS: usize = 5;
 /// Hexadecimal digits from which they are an id, if a decimal one is among them: no word is.
 const ID_HEX: usize = 8;
 
-/// Name and kind of the workload of a container, by what its runtime says, else by its path alone. `node`
-/// is the name of the host.
+/// Name and kind of the workload of a container, by what its runtime says, else by its path alone. `prefix`
+/// stands before the container's name, and so before that of its workload: what a user runs is never added
+/// to what the system runs. `node` is the name of the host.
 pub(super) fn owner(
     identity: &Identity,
+    prefix: Option<&str>,
     metadata: Option<&Metadata>,
     node: &str,
 ) -> (String, WorkloadKind) {
+    let own_name = |prefix: &str| identity.container.strip_prefix(prefix)?.strip_prefix('/');
+    let container = prefix.and_then(own_name).unwrap_or(&identity.container);
     let (name, kind) = match metadata {
         Some(metadata) if !identity.pod.is_empty() => of_pod(&identity.pod, metadata, node),
-        Some(metadata) => of_engine(&identity.container, &metadata.labels),
-        None => of_path(identity),
+        Some(metadata) => of_engine(container, &metadata.labels),
+        None => of_path(identity, container),
+    };
+    let name = match prefix {
+        Some(prefix) => {
+            let units = prefix
+                .split('/')
+                .map(|unit| match unit.starts_with("user@") {
+                    true => unit.to_owned(),
+                    false => of_unit(unit),
+                });
+            units.chain([name]).collect::<Vec<_>>().join("/")
+        }
+        None => name,
     };
     (cut(name), kind)
 }
@@ -77,8 +93,7 @@ fn of_engine(container: &str, labels: &BTreeMap<String, String>) -> (String, Wor
     (by_itself(container), WorkloadKind::Container)
 }
 
-fn of_path(identity: &Identity) -> (String, WorkloadKind) {
-    let name = &identity.container;
+fn of_path(identity: &Identity, name: &str) -> (String, WorkloadKind) {
     match identity.kind {
         Kind::Container | Kind::Sandbox if identity.runtime == "buildkit" => {
             ("buildkit".to_owned(), WorkloadKind::Container)

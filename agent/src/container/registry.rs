@@ -93,6 +93,13 @@ pub(crate) struct Entity {
     /// A task ran in it, or was found in it.
     populated: bool,
     key: String,
+    /// Its own path in each hierarchy in which it was seen.
+    paths: Vec<(u32, String)>,
+    /// What stands before its name.
+    prefix: Option<String>,
+    /// It is inside of a container that the agent is not in itself. Whoever is root there can give a cgroup
+    /// any id, so no runtime's word is taken for it.
+    is_foreign: bool,
     css: Vec<(Subsystem, CssId)>,
     /// Its live cgroups in the primary hierarchy.
     primary: usize,
@@ -101,6 +108,11 @@ pub(crate) struct Entity {
 }
 
 impl Entity {
+    fn path_in(&self, hierarchy: u32) -> Option<&String> {
+        let mut paths = self.paths.iter();
+        paths.find(|(of, _)| *of == hierarchy).map(|(_, path)| path)
+    }
+
     fn owner(&self) -> u32 {
         let kind = match self.identity.kind {
             Kind::Container | Kind::Sandbox | Kind::Cgroup => slot::KIND_CONTAINER,
@@ -168,7 +180,8 @@ pub(crate) struct Registry {
     limits: RegistryLimits,
     primary_hierarchy: u32,
     entities: BTreeMap<EntityId, Entity>,
-    by_key: HashMap<String, EntityId>,
+    /// Several where ids are used again elsewhere.
+    by_key: HashMap<String, Vec<EntityId>>,
     cgroups: HashMap<CgroupKey, Member>,
     slots: SlotTable,
     next_id: EntityId,
@@ -178,6 +191,8 @@ pub(crate) struct Registry {
     workloads: Workloads,
     /// Name of the host.
     node: String,
+    /// Own paths of the containers that the agent is in.
+    homes: Vec<String>,
     refused: u64,
     unremembered: u64,
     /// Cgroups of [`Member::Refused`], to be looked at again when there is room.
@@ -219,6 +234,7 @@ impl Registry {
             other_counted: Totals::default(),
             workloads: Workloads::new(limits.entities),
             node: String::new(),
+            homes: Vec::new(),
             refused: 0,
             unremembered: 0,
             waiting: BTreeMap::new(),
@@ -242,6 +258,16 @@ impl Registry {
         name.clone_into(&mut self.node);
     }
 
+    /// Says in which cgroup the agent is. What runs in the container around it is no foreign container's to
+    /// its runtimes: they are those of that container, as in a cluster whose nodes are containers.
+    pub(crate) fn at_home_in(&mut self, cgroup_path: &str) {
+        let found = identify(cgroup_path);
+        self.homes.extend(found.enclosing);
+        if found.kind == Kind::Container {
+            self.homes.push(found.owner_path);
+        }
+    }
+
     /// A cgroup was made, or found in the tree. `populated` says that it holds tasks already.
     pub(crate) fn cgroup_made(
         &mut self,
@@ -257,7 +283,7 @@ impl Registry {
                 return;
             }
             let in_primary = key.hierarchy == self.primary_hierarchy;
-            let member = self.member_of(path, in_primary, populated, now);
+            let member = self.member_of(path, key.hierarchy, populated, now);
             if let Member::Entity(id) = member
                 && let Some(entity) = self.entities.get_mut(&id)
             {
@@ -480,8 +506,9 @@ impl Registry {
     }
 
     /// Who a path counts as; makes the entity if it is new.
-    fn member_of(&mut self, path: &str, in_primary: bool, populated: bool, now: Now) -> Member {
+    fn member_of(&mut self, path: &str, hierarchy: u32, populated: bool, now: Now) -> Member {
         let found = identify(path);
+        let in_primary = hierarchy == self.primary_hierarchy;
         if found.groups_others || found.kind == Kind::Other {
             return Member::System;
         }
@@ -490,9 +517,12 @@ impl Registry {
         {
             return Member::Entity(id);
         }
-        if let Some(&id) = self.by_key.get(&found.entity_key)
+        if let Some(id) = self.known_as(&found, hierarchy)
             && let Some(entity) = self.entities.get_mut(&id)
         {
+            if entity.path_in(hierarchy).is_none() {
+                entity.paths.push((hierarchy, found.owner_path));
+            }
             if entity.exited.take().is_some() {
                 entity.share.starts += 1;
                 entity.primary = 0;
@@ -518,8 +548,15 @@ impl Registry {
         }
         let id = self.next_id;
         self.next_id += 1;
-        self.by_key.insert(found.entity_key.clone(), id);
-        let mut entity = new_entity(found, now);
+        self.by_key
+            .entry(found.entity_key.clone())
+            .or_default()
+            .push(id);
+        let enclosing = found.enclosing.as_ref();
+        let is_foreign = enclosing.is_some_and(|outer| !self.homes.contains(outer));
+        let mut entity = new_entity(found, hierarchy, now);
+        entity.is_foreign = is_foreign;
+        self.tell_apart(&mut entity);
         entity.find_owner(None, &self.node);
         let name = names::name(&entity.identity);
         self.by_name.entry(name).or_default().push(id);
@@ -529,6 +566,48 @@ impl Registry {
         Member::Entity(id)
     }
 
+    /// The entity that a cgroup of this hierarchy belongs to, if it is there. One id in two places of a
+    /// hierarchy is two entities; in two hierarchies it is one, whose path may differ, as long as whoever
+    /// made the one could have made the other.
+    fn known_as(&self, found: &PathIdentity, hierarchy: u32) -> Option<EntityId> {
+        let ids = self.by_key.get(&found.entity_key)?;
+        let entities = || {
+            ids.iter()
+                .filter_map(|id| Some((*id, self.entities.get(id)?)))
+        };
+        let is_it = |entity: &Entity| entity.path_in(hierarchy) == Some(&found.owner_path);
+        let may_be_it = |entity: &Entity| {
+            entity.path_in(hierarchy).is_none()
+                && entity.prefix == found.prefix
+                && entity.paths.iter().all(|(_, path)| {
+                    identify(path).enclosing.is_some() == found.enclosing.is_some()
+                })
+        };
+        entities()
+            .find(|(_, entity)| is_it(entity))
+            .or_else(|| entities().find(|(_, entity)| may_be_it(entity)))
+            .map(|(id, _)| id)
+    }
+
+    /// Whether a new container of this path would be one that is known.
+    fn is_known(&self, path: &str, hierarchy: u32) -> bool {
+        self.known_as(&identify(path), hierarchy).is_some()
+    }
+
+    /// Calls a new entity by its path where its name is that of another one that lives.
+    fn tell_apart(&self, entity: &mut Entity) {
+        let holders = self.by_name.get(&names::name(&entity.identity));
+        let mut holders = holders.into_iter().flatten();
+        if holders.any(|id| {
+            self.entities
+                .get(id)
+                .is_some_and(|one| one.exited.is_none())
+        }) {
+            let path = entity.owner_path.trim_start_matches('/').to_owned();
+            Arc::make_mut(&mut entity.identity).container = path;
+        }
+    }
+
     /// A plain cgroup inside another one that runs tasks itself is a part of that one: only a
     /// container's own cgroup holds tasks beside child cgroups. The outermost such one wins.
     fn populated_ancestor(&self, path: &str) -> Option<EntityId> {
@@ -536,7 +615,7 @@ impl Registry {
             .map(|(end, _)| path.get(..end).unwrap_or_default())
             .filter(|prefix| !prefix.is_empty())
             .find_map(|prefix| {
-                let &id = self.by_key.get(prefix)?;
+                let &id = self.by_key.get(prefix)?.first()?;
                 let entity = self.entities.get(&id)?;
                 let is_plain = entity.identity.kind == Kind::Cgroup;
                 (is_plain && entity.exited.is_none() && entity.populated).then_some(id)
@@ -544,7 +623,7 @@ impl Registry {
     }
 }
 
-fn new_entity(found: PathIdentity, now: Now) -> Entity {
+fn new_entity(found: PathIdentity, hierarchy: u32, now: Now) -> Entity {
     // The series of this name is the sum of all others.
     let container = match found.name.as_str() {
         OTHER_NAME => found.owner_path.clone(),
@@ -561,6 +640,9 @@ fn new_entity(found: PathIdentity, now: Now) -> Entity {
             cgroup: found.owner_path.clone(),
             ..Identity::default()
         }),
+        paths: vec![(hierarchy, found.owner_path.clone())],
+        prefix: found.prefix,
+        is_foreign: false,
         owner_path: found.owner_path,
         first_seen: now,
         exited: None,

@@ -33,7 +33,7 @@ use crate::{
         FirstRun, KernelEvent, KernelSide, Sizes, Subsystem,
         features::{HostFeatures, Psi, Roots},
     },
-    cgroup::{DiscoverOptions, Hierarchies, HierarchyIds},
+    cgroup::{DiscoverOptions, Hierarchies, HierarchyIds, parse_memberships},
     container::{BlockCharges, Now, Registry, RegistryLimits, Report, SlotWrite},
     diagnosis::facts::WindowFacts,
     profile::Owner,
@@ -163,6 +163,9 @@ impl Engine {
         };
         engine.first_seen_other = engine.now();
         engine.registry.on_node(&engine.host.name);
+        if let Some(own) = own_cgroup(&engine.options) {
+            engine.registry.at_home_in(&own);
+        }
         engine.pump();
         engine.await_first_names();
         Ok(engine)
@@ -380,6 +383,16 @@ pub(super) fn owner(identity: &Identity) -> Owner {
         pod: identity.pod.clone(),
         container: identity.container.clone(),
     }
+}
+
+/// The cgroup that this process is in, where containers are told by.
+fn own_cgroup(options: &EngineOptions) -> Option<String> {
+    let path = options.proc_root.join("self/cgroup");
+    let text = fs::read_to_string(path).ok()?;
+    let memberships = parse_memberships(&text);
+    let cpu = memberships.iter().find(|one| one.has_v1_controller("cpu"));
+    let unified = || memberships.iter().find(|one| one.hierarchy == 0);
+    cpu.or_else(unified).map(|one| one.path.clone())
 }
 
 fn read_trimmed(options: &EngineOptions, path: &str) -> String {

@@ -23,10 +23,7 @@ mod drift;
 #[cfg(test)]
 mod tests;
 
-use std::{
-    collections::{BTreeMap, BTreeSet},
-    fmt::Write as _,
-};
+use std::{collections::BTreeMap, fmt::Write as _};
 
 pub use agent::ProcessUsage;
 pub use definitions::{METRICS, Metric, MetricKind, Scope, reference_table};
@@ -80,7 +77,7 @@ pub fn render(
                 number(&mut text, metric, rows, read);
             }
             Read::Latency(bounds, read) => latency(&mut text, metric, &series, bounds, read),
-            Read::Info => info(&mut text, metric, snapshot),
+            Read::Info => info(&mut text, metric, &series),
             Read::Bottleneck => verdicts::write(&mut text, metric, &series, standing),
             Read::Agent(read) => {
                 let rows = agent_rows(metric, &view, read);
@@ -186,12 +183,14 @@ fn workload_labels(identity: &WorkloadIdentity) -> String {
     out
 }
 
-/// One series a container id; two entries that agree in every label are one series.
-fn info(text: &mut Text, metric: &Metric, snapshot: &Snapshot) {
-    let mut seen = BTreeSet::new();
-    for container in &snapshot.containers {
-        let identity = &container.identity;
-        let mut labels = series::labels(identity);
+/// One series for each container, so that any other is joined with it by the labels that all have.
+fn info(text: &mut Text, metric: &Metric, series: &[Series<'_>]) {
+    if !series.is_empty() {
+        text.family(metric.name, metric.kind.name(), metric.help);
+    }
+    for one in series {
+        let identity = one.group.identity;
+        let mut labels = one.labels.clone();
         let kind = match identity.kind {
             Kind::Container => "container",
             Kind::Sandbox => "sandbox",
@@ -214,12 +213,6 @@ fn info(text: &mut Text, metric: &Metric, snapshot: &Snapshot) {
             escape_label(value, &mut labels);
             labels.push('"');
         }
-        seen.insert(labels);
-    }
-    if !seen.is_empty() {
-        text.family(metric.name, metric.kind.name(), metric.help);
-    }
-    for labels in &seen {
-        text.sample(metric.name, "", labels, "", Value::Count(1));
+        text.sample(metric.name, "", &labels, "", Value::Count(1));
     }
 }

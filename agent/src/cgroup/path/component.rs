@@ -36,12 +36,21 @@ pub(super) fn container(parents: &[&str], component: &str) -> Option<ContainerCo
     if is_monitor(parents, component).is_some() {
         return None;
     }
-    bare_id(parents, component)
+    let asked = without_kata(component);
+    bare_id(parents, asked)
         .or_else(|| prefixed_id(component))
-        .or_else(|| colon_id(component))
+        .or_else(|| colon_id(asked))
+        .or_else(|| nomad(parents, component))
+        .or_else(|| garden(parents, component))
         .or_else(|| ecs_id(parents, component))
         .or_else(|| lxc(parents, component))
         .or_else(|| machine(parents, component))
+}
+
+/// Kata puts its own word before the name that the engine asked for (`CgroupKataPrefix` in
+/// <https://pkg.go.dev/github.com/kata-containers/runtime/virtcontainers/pkg/cgroups>).
+fn without_kata(component: &str) -> &str {
+    component.strip_prefix("kata_").unwrap_or(component)
 }
 
 /// The runtime whose monitor process (conmon, `lxc-start`) runs in this cgroup: it belongs to the host, not
@@ -68,6 +77,7 @@ pub(super) struct Pod {
 
 /// The pod whose cgroup this component is, `parents` being those before it.
 pub(super) fn pod(parents: &[&str], component: &str) -> Option<Pod> {
+    let component = without_kata(component);
     Some(Pod {
         uid: pod_uid(component)?,
         qos: qos(parents, component),
@@ -177,6 +187,31 @@ fn ecs_id(parents: &[&str], component: &str) -> Option<ContainerComponent> {
     let (id, number) = component.rsplit_once('-')?;
     let is_number = (1..=20).contains(&number.len()) && number.bytes().all(|b| b.is_ascii_digit());
     (is_hex(id, 32) && is_number).then(|| ContainerComponent::with_id("containerd", component))
+}
+
+/// `nomad.slice/{share,reserve}.slice/ALLOCATION.TASK.scope` (cgroup v2) and `nomad/.../ALLOCATION.TASK` (v1)
+/// of Nomad's own drivers. The name is what its Docker driver calls a container: `TASK-ALLOCATION`.
+fn nomad(parents: &[&str], component: &str) -> Option<ContainerComponent> {
+    if !parents
+        .iter()
+        .any(|parent| matches!(*parent, "nomad.slice" | "nomad"))
+    {
+        return None;
+    }
+    let name = component.strip_suffix(".scope").unwrap_or(component);
+    let (allocation, task) = name.split_once('.')?;
+    (is_uid(allocation) && !task.is_empty())
+        .then(|| ContainerComponent::with_name("nomad", format!("{task}-{allocation}")))
+}
+
+/// `garden/HANDLE` (Cloud Foundry), `garden/good/HANDLE` and `garden/bad/HANDLE` where it throttles.
+fn garden(parents: &[&str], component: &str) -> Option<ContainerComponent> {
+    let is_one = match parents {
+        [.., "garden"] => !matches!(component, "good" | "bad"),
+        [.., "garden", "good" | "bad"] => true,
+        _ => false,
+    };
+    is_one.then(|| ContainerComponent::with_name("garden", component.to_owned()))
 }
 
 /// `lxc/NAME` (LXC up to 3), `lxc.payload/NAME` (LXC 3.1), `lxc.payload.NAME` (LXC 4 and later).

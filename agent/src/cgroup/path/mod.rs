@@ -37,12 +37,19 @@ pub struct PathIdentity {
     /// Class of the pod; `None` outside of pods, and where the kubelet did not lay out the path.
     pub qos: Option<Qos>,
     /// Name of the unit; the first 12 digits of a container's id, or its LXC or machine name; otherwise the
-    /// path without its leading slash.
+    /// path without its leading slash. [`prefix`](Self::prefix) stands before it, with a slash.
     pub name: String,
+    /// What the name is told apart by from that of the same thing elsewhere: of a unit the units that it is
+    /// in, of a container the manager of the user to whom its tree is delegated (`user@1000.service`).
+    pub prefix: Option<String>,
+    /// Own path of the container that it is in, where containers nest.
+    pub enclosing: Option<String>,
     /// The prefix of the path that is the container's or unit's own cgroup; deeper components are its child
     /// cgroups and count as it. The whole path where nothing is recognised.
     pub owner_path: String,
-    /// The same in all hierarchies for one container: its id if it has one, otherwise `owner_path`.
+    /// The same in all hierarchies for one container: its id if it has one, otherwise `owner_path`. Whoever
+    /// may make cgroups can make one with the id of another container elsewhere: those are told apart by
+    /// `owner_path`.
     pub entity_key: String,
     /// Whether it only holds others together (slice, pod, `/docker`, the root, ...) and gets no entry of
     /// its own.
@@ -56,6 +63,9 @@ struct Owner {
     id: Option<String>,
     pod: Option<Pod>,
     name: String,
+    prefix: Option<String>,
+    /// Where the path of the container ends that it is in.
+    enclosing: Option<usize>,
     /// Where its own path ends.
     end: usize,
 }
@@ -77,6 +87,8 @@ pub fn identify(path: &str) -> PathIdentity {
             pod_uid: None,
             qos: None,
             name: "/".to_owned(),
+            prefix: None,
+            enclosing: None,
             owner_path: path.to_owned(),
             entity_key: path.to_owned(),
             groups_others: true,
@@ -104,7 +116,15 @@ pub fn identify(path: &str) -> PathIdentity {
             container_id: owner.id,
             pod_uid,
             qos,
-            name: owner.name,
+            name: match &owner.prefix {
+                Some(prefix) => format!("{prefix}/{}", owner.name),
+                None => owner.name,
+            },
+            prefix: owner.prefix,
+            enclosing: owner
+                .enclosing
+                .and_then(|end| path.get(..end))
+                .map(str::to_owned),
             owner_path,
             groups_others: false,
         };
@@ -118,6 +138,8 @@ pub fn identify(path: &str) -> PathIdentity {
         pod_uid,
         qos,
         name: owner_path.trim_start_matches('/').to_owned(),
+        prefix: None,
+        enclosing: None,
         entity_key: owner_path.clone(),
         owner_path,
         groups_others: !foreign && groups_others(&names),
@@ -173,6 +195,10 @@ fn find_owner(components: &[(&str, usize)], names: &[&str]) -> (Option<Owner>, O
     let mut last_pod = None;
     // First component after the enclosing container: what lies before it says nothing about the runtime.
     let mut context_start = 0;
+    let mut enclosing = None;
+    // The units that the path leads through outside of containers, and the manager of a user among them.
+    let mut units: Vec<&str> = Vec::new();
+    let mut manager = None;
     for (index, &(component, end)) in components.iter().enumerate() {
         let before = names.get(..index).unwrap_or_default();
         if let Some(pod) = pod(before, component) {
@@ -187,8 +213,11 @@ fn find_owner(components: &[(&str, usize)], names: &[&str]) -> (Option<Owner>, O
                 name: found.name,
                 id: found.id,
                 pod: last_pod.clone(),
+                prefix: manager.map(str::to_owned),
+                enclosing,
                 end,
             });
+            enclosing = Some(end);
             continue;
         }
         let in_container = owner
@@ -207,11 +236,30 @@ fn find_owner(components: &[(&str, usize)], names: &[&str]) -> (Option<Owner>, O
                 id: None,
                 pod: None,
                 name: name.to_owned(),
+                prefix: (!units.is_empty()).then(|| units.join("/")),
+                enclosing: None,
                 end,
             });
+            units.push(name);
+            if is_user_manager(before, component) {
+                manager = Some(component);
+            }
         }
     }
     (owner, last_pod)
+}
+
+/// Whether a unit is the manager of a user, to whom everything below is delegated: the user alone, without
+/// privileges, makes and names the cgroups there.
+fn is_user_manager(parents: &[&str], component: &str) -> bool {
+    let uid = |name: &str, start: &str, end: &str| -> Option<u32> {
+        name.strip_prefix(start)?.strip_suffix(end)?.parse().ok()
+    };
+    let manager = uid(component, "user@", ".service");
+    let slice = parents
+        .last()
+        .and_then(|slice| uid(slice, "user-", ".slice"));
+    manager.is_some() && manager == slice
 }
 
 /// Whether a cgroup that is neither container nor unit is a level that holds others together.
@@ -224,9 +272,11 @@ fn groups_others(names: &[&str]) -> bool {
     }
     let below_kubepods = parents.contains(&"kubepods");
     match last {
-        "kubepods" | "docker" | "ecs" | "lxc" | "lxc.payload" | "lxc.monitor" | "libpod_parent"
-        | "actions_job" | "buildkit" => true,
+        "kubepods" | "docker" | "ecs" | "nomad" | "garden" | "vc" | "kata_overhead" | "lxc"
+        | "lxc.payload" | "lxc.monitor" | "libpod_parent" | "actions_job" | "buildkit" => true,
         "burstable" | "besteffort" | "guaranteed" => below_kubepods,
+        "share" | "reserve" => parents.last() == Some(&"nomad"),
+        "good" | "bad" => parents.last() == Some(&"garden"),
         // The namespaces of containerd; `system`, `user` and `machine` as systemd named its slices
         // before version 205.
         "default" | "k8s.io" | "moby" | "system" | "user" | "machine" | "kubelet" => {

@@ -140,6 +140,22 @@ fn containers_are_recognised_in_the_layout_of_each_runtime() {
             "docker",
             None,
         ),
+        // Kata 1 and 2: its word before the name that the engine asked for, and the host's part of a pod.
+        (
+            "/kubepods/besteffort/podUID/kata_ID",
+            4,
+            "containerd",
+            Some(UID),
+        ),
+        ("/docker/kata_ID", 2, "docker", None),
+        ("/vc/docker/kata_ID", 3, "docker", None),
+        (
+            "/kata_kubepods-podU_I_D.slice:cri-containerd:ID",
+            1,
+            "containerd",
+            Some(UID),
+        ),
+        ("/kata_overhead/ID", 2, "docker", None),
         // A prefix of an engine that is not known.
         ("/system.slice/engine-ID.scope", 2, "", None),
         // Docker in Docker; kind (a node is a Docker container); systemd inside a container.
@@ -191,7 +207,21 @@ fn containers_are_recognised_in_the_layout_of_each_runtime() {
             runtime,
             container_id: Some(ID.to_owned()),
             pod_uid: pod_uid.map(str::to_owned),
-            name: "4ae5a5c0eeeb".to_owned(),
+            name: match path.contains("user@1000.service") {
+                true => "user@1000.service/4ae5a5c0eeeb".to_owned(),
+                false => "4ae5a5c0eeeb".to_owned(),
+            },
+            prefix: path
+                .contains("user@1000.service")
+                .then(|| "user@1000.service".to_owned()),
+            // `INNER` is a pod of podman in the first two.
+            enclosing: path
+                .split_once(INNER)
+                .filter(|(before, _)| !before.contains("libpod_"))
+                .map(|(before, after)| match after.strip_prefix(".scope") {
+                    Some(_) => format!("{before}{INNER}.scope"),
+                    None => format!("{before}{INNER}"),
+                }),
             owner_path,
             entity_key: ID.to_owned(),
             groups_others: false,
@@ -313,6 +343,51 @@ fn containers_without_a_hex_id_are_known_by_their_own_ids_and_names() {
             "web-1",
             "/lxc.payload.web-1",
         ),
+        // Incus and LXD name a container after its project, too.
+        (
+            "/lxc.payload.shop_web-1/init.scope",
+            "lxc",
+            None,
+            "shop_web-1",
+            "/lxc.payload.shop_web-1",
+        ),
+        // Nomad 1.7 and later on cgroup v2, before that, and on v1.
+        (
+            "/nomad.slice/share.slice/0f7b6a3e-2c1d-4e5f-8a9b-0c1d2e3f4a5b.web.scope",
+            "nomad",
+            None,
+            "web-0f7b6a3e-2c1d-4e5f-8a9b-0c1d2e3f4a5b",
+            "/nomad.slice/share.slice/0f7b6a3e-2c1d-4e5f-8a9b-0c1d2e3f4a5b.web.scope",
+        ),
+        (
+            "/nomad.slice/0f7b6a3e-2c1d-4e5f-8a9b-0c1d2e3f4a5b.we.b.scope/child",
+            "nomad",
+            None,
+            "we.b-0f7b6a3e-2c1d-4e5f-8a9b-0c1d2e3f4a5b",
+            "/nomad.slice/0f7b6a3e-2c1d-4e5f-8a9b-0c1d2e3f4a5b.we.b.scope",
+        ),
+        (
+            "/nomad/share/0f7b6a3e-2c1d-4e5f-8a9b-0c1d2e3f4a5b.web",
+            "nomad",
+            None,
+            "web-0f7b6a3e-2c1d-4e5f-8a9b-0c1d2e3f4a5b",
+            "/nomad/share/0f7b6a3e-2c1d-4e5f-8a9b-0c1d2e3f4a5b.web",
+        ),
+        // Garden of Cloud Foundry, without and with its throttling.
+        (
+            "/system.slice/garden.service/garden/3f1c9a52-7d0e-4a57-6b1f-2c9d",
+            "garden",
+            None,
+            "3f1c9a52-7d0e-4a57-6b1f-2c9d",
+            "/system.slice/garden.service/garden/3f1c9a52-7d0e-4a57-6b1f-2c9d",
+        ),
+        (
+            "/garden/good/3f1c9a52-7d0e-4a57-6b1f-2c9d/init",
+            "garden",
+            None,
+            "3f1c9a52-7d0e-4a57-6b1f-2c9d",
+            "/garden/good/3f1c9a52-7d0e-4a57-6b1f-2c9d",
+        ),
         // systemd 255: machined, `systemd-nspawn@.service`, libvirt.
         (
             "/machine.slice/machine-build\\x2dbox.scope/payload/init.scope",
@@ -372,7 +447,7 @@ fn a_unit_outside_containers_is_a_service_and_the_last_one_counts() {
         ),
         (
             "/user.slice/user-1000.slice/user@1000.service/app.slice/app-term.scope",
-            "app-term.scope",
+            "user@1000.service/app-term.scope",
             "/user.slice/user-1000.slice/user@1000.service/app.slice/app-term.scope",
             "systemd",
         ),
@@ -442,6 +517,68 @@ fn a_unit_outside_containers_is_a_service_and_the_last_one_counts() {
 }
 
 #[test]
+fn a_name_says_which_units_and_which_user_it_is_of() {
+    let manager = "/user.slice/user-1000.slice/user@1000.service";
+    let cases = [
+        ("/system.slice/dbus.service", "dbus.service", None),
+        (
+            &format!("{manager}/app.slice/dbus.service"),
+            "user@1000.service/dbus.service",
+            Some("user@1000.service"),
+        ),
+        (manager, "user@1000.service", None),
+        (
+            &format!("{manager}/app.slice/shell.service/tab.scope"),
+            "user@1000.service/shell.service/tab.scope",
+            Some("user@1000.service/shell.service"),
+        ),
+        // logind's own, where the user cannot make cgroups.
+        (
+            "/user.slice/user-1000.slice/session-3.scope",
+            "session-3.scope",
+            None,
+        ),
+        (
+            &format!("{manager}/user.slice/lxc.payload.web/init.scope"),
+            "user@1000.service/web",
+            Some("user@1000.service"),
+        ),
+        (
+            &format!("{manager}/machine.slice/machine-web.scope"),
+            "user@1000.service/web",
+            Some("user@1000.service"),
+        ),
+        // Another one's unit in a unit is no system's.
+        (
+            "/system.slice/jobs.service/dbus.service",
+            "jobs.service/dbus.service",
+            Some("jobs.service"),
+        ),
+        // No manager of a user: nobody makes one of that name there.
+        (
+            "/user.slice/user-1000.slice/user@1.service/lxc/web",
+            "web",
+            None,
+        ),
+        ("/user@1000.service/lxc/web", "web", None),
+    ];
+    for (path, name, prefix) in cases {
+        let found = identify(path);
+        assert_eq!(
+            (found.name.as_str(), found.prefix.as_deref()),
+            (name, prefix),
+            "{path}"
+        );
+    }
+    // What is inside of a container is that one's affair, its users too.
+    let inside = identify(&expand(
+        "/docker/INNER/user.slice/user-1000.slice/user@1000.service/lxc/web",
+    ));
+    assert_eq!((inside.name.as_str(), inside.prefix), ("web", None));
+    assert_eq!(inside.enclosing, Some(expand("/docker/INNER")));
+}
+
+#[test]
 fn levels_that_only_hold_others_get_no_entry() {
     let cases = [
         "/system.slice",
@@ -453,6 +590,13 @@ fn levels_that_only_hold_others_get_no_entry() {
         "/ecs",
         "/ecs/TASK",
         "/ecs/shop/TASK",
+        "/nomad.slice/share.slice",
+        "/nomad",
+        "/nomad/reserve",
+        "/garden",
+        "/garden/bad",
+        "/vc",
+        "/kata_overhead",
         "/lxc",
         "/lxc.payload",
         "/kubepods",
@@ -491,7 +635,6 @@ fn an_unknown_layout_is_a_cgroup_of_its_own() {
     for path in [
         "/batch",
         "/batch/default",
-        "/garden/3f1c9a52-7d0e-4a57-6b1f-2c9d8e7f6a5b",
         "/mesos/0f7b6a3e-2c1d-4e5f-8a9b-0c1d2e3f4a5b",
         "/default/redis",
         "/docker/not-an-id",

@@ -26,7 +26,7 @@ fn of_pod(pod: &str, pairs: &[(&str, &str)]) -> (String, WorkloadKind) {
         labels: labels.into(),
         ..Metadata::default()
     };
-    owner(&identity, Some(&metadata), NODE)
+    owner(&identity, None, Some(&metadata), NODE)
 }
 
 fn of_engine(container: &str, pairs: &[(&str, &str)]) -> (String, WorkloadKind) {
@@ -39,7 +39,7 @@ fn of_engine(container: &str, pairs: &[(&str, &str)]) -> (String, WorkloadKind) 
         labels: labels(pairs).into(),
         ..Metadata::default()
     };
-    owner(&identity, Some(&metadata), NODE)
+    owner(&identity, None, Some(&metadata), NODE)
 }
 
 fn of_path(path: &str) -> (String, WorkloadKind) {
@@ -51,7 +51,7 @@ fn of_path(path: &str) -> (String, WorkloadKind) {
         kind: found.kind,
         ..Identity::default()
     };
-    owner(&identity, None, NODE)
+    owner(&identity, found.prefix.as_deref(), None, NODE)
 }
 
 #[test]
@@ -236,7 +236,7 @@ fn a_pod_from_a_file_is_called_without_its_node() {
         ("kube-apiserver-elsewhere", "kube-apiserver-elsewhere"),
     ] {
         assert_eq!(
-            owner(&identity(pod), Some(&metadata), NODE),
+            owner(&identity(pod), None, Some(&metadata), NODE),
             (name.to_owned(), WorkloadKind::Pod)
         );
     }
@@ -355,7 +355,7 @@ fn without_a_runtime_the_path_says_it() {
         (
             "/user.slice/user-1000.slice/user@1000.service/app.slice/app-gnome-firefox-4711.scope"
                 .to_owned(),
-            "app-gnome-firefox-*.scope",
+            "user@1000.service/app-gnome-firefox-*.scope",
             WorkloadKind::Service,
         ),
         (

@@ -48,7 +48,7 @@ impl Entity {
 impl Entity {
     /// Whether a runtime can know it: one of the system, or of the user in whose cgroups it is.
     fn is_told_by(&self, user: Option<u32>) -> bool {
-        user.is_none() || user == cgroup::user_of(&self.owner_path)
+        !self.is_foreign && (user.is_none() || user == cgroup::user_of(&self.owner_path))
     }
 
     /// What it has counted, without its predecessors: `counters` has what files say of it.
@@ -65,10 +65,33 @@ impl Registry {
         mem::take(&mut self.asks)
     }
 
-    /// The user in whose cgroups a container is.
+    /// The user whose runtimes may know a container: the one in whose cgroups it is, if it is nowhere else. A
+    /// user's runtime could answer before the one that knows.
     pub(crate) fn user_of(&self, container_id: &str) -> Option<u32> {
-        let id = self.by_key.get(container_id)?;
-        cgroup::user_of(&self.entities.get(id)?.owner_path)
+        let ids = self.by_key.get(container_id)?;
+        let entities = ids.iter().filter_map(|id| self.entities.get(id));
+        let mut users = entities.map(|entity| cgroup::user_of(&entity.owner_path));
+        let user = users.next()?;
+        users.all(|other| other == user).then_some(user).flatten()
+    }
+
+    /// Those that a runtime's word is of. Where an id is in several places, the system's runtimes mean the
+    /// ones that no user can have made.
+    fn told(&self, container_id: &str, by: Option<u32>) -> Vec<EntityId> {
+        let ids = self.by_key.get(container_id).into_iter().flatten();
+        let told = |is_meant: fn(&Entity) -> bool| -> Vec<EntityId> {
+            let meant = |id: &EntityId| {
+                let entity = self.entities.get(id);
+                entity.is_some_and(|entity| entity.is_told_by(by) && is_meant(entity))
+            };
+            ids.clone().copied().filter(meant).collect()
+        };
+        let of_the_system = told(|entity| entity.prefix.is_none());
+        if of_the_system.is_empty() {
+            told(|_| true)
+        } else {
+            of_the_system
+        }
     }
 
     /// Says whether any runtime answers. When one more does, all that has no name is asked for again.
@@ -98,7 +121,8 @@ impl Registry {
         };
         let identity = &entity.identity;
         let is_container = matches!(identity.kind, Kind::Container | Kind::Sandbox);
-        if is_container && !identity.container_id.is_empty() && entity.metadata.is_none() {
+        let has_id = !identity.container_id.is_empty() && !entity.is_foreign;
+        if is_container && has_id && entity.metadata.is_none() {
             entity.naming = Naming::Asked;
             self.seen.all += 1;
             if self.asks.len() < MOST_ASKS {
@@ -116,24 +140,31 @@ impl Registry {
     /// anything of anybody's.
     pub(crate) fn described(
         &mut self,
-        metadata: Arc<Metadata>,
+        metadata: &Arc<Metadata>,
         now: Now,
-        files: impl FnOnce(&Entity) -> Counters,
+        mut files: impl FnMut(&Entity) -> Counters,
     ) {
-        let Some(&id) = self.by_key.get(&metadata.id) else {
-            return;
-        };
+        for id in self.told(&metadata.id, metadata.user) {
+            self.describe(id, metadata, now, &mut files);
+        }
+    }
+
+    fn describe(
+        &mut self,
+        id: EntityId,
+        metadata: &Arc<Metadata>,
+        now: Now,
+        files: &mut impl FnMut(&Entity) -> Counters,
+    ) {
         let Some(entity) = self.entities.get_mut(&id) else {
             return;
         };
-        if !entity.is_told_by(metadata.user) {
-            return;
-        }
         let former = Arc::clone(&entity.identity);
-        take_names(Arc::make_mut(&mut entity.identity), &metadata);
-        entity.find_owner(Some(&metadata), &self.node);
+        let identity = Arc::make_mut(&mut entity.identity);
+        take_names(identity, metadata, entity.prefix.as_deref());
+        entity.find_owner(Some(metadata), &self.node);
         self.seen.named += u64::from(entity.metadata.is_none());
-        entity.metadata = Some(metadata);
+        entity.metadata = Some(Arc::clone(metadata));
         entity.naming = Naming::Settled;
         if name(&former) != name(&entity.identity) {
             let left = files(entity);
@@ -153,22 +184,22 @@ impl Registry {
 
     /// No runtime knows a container: its short id stays its name.
     pub(crate) fn unknown(&mut self, container_id: &str, now: Now) {
-        if let Some(&id) = self.by_key.get(container_id)
-            && let Some(entity) = self.entities.get_mut(&id)
-            && entity.naming == Naming::Asked
-        {
-            entity.naming = Naming::Settled;
-            self.judge(id, now);
+        for id in self.by_key.get(container_id).cloned().unwrap_or_default() {
+            if let Some(entity) = self.entities.get_mut(&id)
+                && entity.naming == Naming::Asked
+            {
+                entity.naming = Naming::Settled;
+                self.judge(id, now);
+            }
         }
     }
 
     /// A runtime saw a container's first process end.
     pub(crate) fn ended(&mut self, container_id: &str, by: Option<u32>, exit_code: Option<i32>) {
-        if let Some(id) = self.by_key.get(container_id)
-            && let Some(entity) = self.entities.get_mut(id)
-            && entity.is_told_by(by)
-        {
-            entity.exit_code = exit_code.or(entity.exit_code);
+        for id in self.told(container_id, by) {
+            if let Some(entity) = self.entities.get_mut(&id) {
+                entity.exit_code = exit_code.or(entity.exit_code);
+            }
         }
     }
 
@@ -288,8 +319,8 @@ impl Registry {
     }
 }
 
-/// Takes over what a runtime says, and keeps what it does not.
-fn take_names(identity: &mut Identity, metadata: &Metadata) {
+/// Takes over what a runtime says, and keeps what it does not. `prefix` stands before the name.
+fn take_names(identity: &mut Identity, metadata: &Metadata, prefix: Option<&str>) {
     let take = |mine: &mut String, theirs: &str| {
         if !theirs.is_empty() {
             theirs.clone_into(mine);
@@ -302,13 +333,20 @@ fn take_names(identity: &mut Identity, metadata: &Metadata) {
     take(&mut identity.runtime, metadata.runtime);
     let is_plain = identity.namespace.is_empty() && identity.pod.is_empty();
     // The series of this name is the sum of all others; the short id stays.
-    if !(is_plain && metadata.name == OTHER_NAME) {
+    if let Some(prefix) = prefix
+        && !metadata.name.is_empty()
+    {
+        identity.container = format!("{prefix}/{}", metadata.name);
+    } else if !(is_plain && metadata.name == OTHER_NAME) {
         take(&mut identity.container, &metadata.name);
     }
     if metadata.is_sandbox {
         identity.kind = Kind::Sandbox;
         if metadata.name.is_empty() {
-            SANDBOX_NAME.clone_into(&mut identity.container);
+            identity.container = match prefix {
+                Some(prefix) => format!("{prefix}/{SANDBOX_NAME}"),
+                None => SANDBOX_NAME.to_owned(),
+            };
         }
     } else {
         identity.kind = Kind::Container;

@@ -2,7 +2,6 @@
 
 use super::{CgroupKey, Entity, EntityId, Now, Registry, Released, Report, SlotWrite};
 use crate::{
-    cgroup::identify,
     container::Accumulated,
     snapshot::{Kind, Totals},
 };
@@ -60,9 +59,7 @@ impl Registry {
                 let Some(waiting) = self.waiting.get(&key) else {
                     continue;
                 };
-                let is_known = self
-                    .by_key
-                    .contains_key(&identify(&waiting.path).entity_key);
+                let is_known = self.is_known(&waiting.path, key.hierarchy);
                 let mut has_room = room > 0;
                 if !has_room && waiting.populated && has_empty {
                     has_empty = self.displace_empty(now);
@@ -210,7 +207,12 @@ impl Registry {
     pub(super) fn remove_entity(&mut self, id: EntityId, now: Now) {
         self.release_slot(id, now);
         if let Some(entity) = self.entities.remove(&id) {
-            self.by_key.remove(&entity.key);
+            if let Some(ids) = self.by_key.get_mut(&entity.key) {
+                ids.retain(|one| *one != id);
+                if ids.is_empty() {
+                    self.by_key.remove(&entity.key);
+                }
+            }
             self.leave_name(id, &entity.identity);
             if let Some(order) = entity.exit_order {
                 self.exited.remove(&order);

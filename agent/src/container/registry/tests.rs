@@ -1,4 +1,5 @@
 mod naming;
+mod whose;
 mod workloads;
 
 use super::*;

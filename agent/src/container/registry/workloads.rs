@@ -121,7 +121,8 @@ impl Entity {
 
     /// Finds out whose it is, by what its runtime says, or by its path.
     pub(super) fn find_owner(&mut self, metadata: Option<&Metadata>, node: &str) {
-        let (name, kind) = owner(&self.identity, metadata, node);
+        let prefix = self.prefix.as_deref();
+        let (name, kind) = owner(&self.identity, prefix, metadata, node);
         let identity = Arc::make_mut(&mut self.identity);
         identity.workload = name;
         identity.workload_kind = kind;

@@ -146,7 +146,7 @@ impl Engine {
             match update {
                 Update::Described(metadata) => {
                     let files = &self.file_samples;
-                    self.registry.described(metadata, now, |entity| {
+                    self.registry.described(&metadata, now, |entity| {
                         counters(files.get(&entity.owner_path))
                     });
                 }

@@ -6,7 +6,7 @@ use super::*;
 use crate::{runtime::Metadata, snapshot::SeenContainers};
 
 fn id_of(index: u64) -> String {
-    format!("{index:064x}")
+    format!("{index:012x}{index:052x}")
 }
 
 fn described(id: &str, pod: &str, name: &str) -> Arc<Metadata> {
@@ -52,7 +52,7 @@ fn a_container_is_asked_for_when_it_appears_and_bears_the_runtimes_names() {
     registry.cgroup_made(cpu(1), &format!("/docker/{id}"), false, &[], at(1));
     registry.cgroup_made(cpu(2), "/system.slice/cron.service", false, &[], at(1));
     assert_eq!(registry.take_asks(), [id.as_str()]);
-    registry.described(described(&id, "web-1", "web"), at(1), no_files);
+    registry.described(&described(&id, "web-1", "web"), at(1), no_files);
     let entity = registry.entities().next().unwrap();
     let identity = &entity.identity;
     assert_eq!(
@@ -76,7 +76,7 @@ fn a_container_is_asked_for_when_it_appears_and_bears_the_runtimes_names() {
         &[],
         at(1),
     );
-    registry.described(described(&id_of(9), "x", "y"), at(1), no_files);
+    registry.described(&described(&id_of(9), "x", "y"), at(1), no_files);
     registry.ended(&id_of(9), None, Some(0));
     registry.unknown(&id_of(9), at(1));
     assert_eq!(registry.take_asks(), [""; 0]);
@@ -89,7 +89,7 @@ fn the_name_of_a_container_that_has_exited_comes_late_and_is_taken() {
     let id = id_of(1);
     registry.cgroup_made(cpu(1), &format!("/docker/{id}"), true, &[], at(1));
     registry.cgroup_removed(cpu(1), at(1));
-    registry.described(described(&id, "", "job"), at(2), no_files);
+    registry.described(&described(&id, "", "job"), at(2), no_files);
     assert_eq!(names(&registry), ["job"]);
 }
 
@@ -133,7 +133,7 @@ fn what_has_no_name_is_asked_for_again_when_a_runtime_begins_to_answer() {
     }
     registry.take_asks();
     registry.unknown(&id_of(1), at(1));
-    registry.described(described(&id_of(2), "", "named"), at(1), no_files);
+    registry.described(&described(&id_of(2), "", "named"), at(1), no_files);
     registry.runtimes_answer(true, true);
     assert_eq!(registry.take_asks(), [id_of(1)]);
 }
@@ -144,7 +144,7 @@ fn what_was_removed_before_it_was_read_is_read_and_stays_with_its_name() {
     for index in [1, 2] {
         let path = format!("/docker/{}", id_of(index));
         registry.cgroup_made(cpu(index), &path, true, &[], at(index));
-        registry.described(described(&id_of(index), "web-1", "web"), at(1), no_files);
+        registry.described(&described(&id_of(index), "web-1", "web"), at(1), no_files);
     }
     registry.cgroup_removed(cpu(1), at(3));
     // The limit takes it away before any reading.
@@ -177,7 +177,7 @@ fn excluded_containers_give_their_slots_back_and_what_they_counted_is_the_others
     registry.cgroup_made(cpu(1), &format!("/docker/{id}"), true, &css, at(1));
     assert_eq!(registry.slots_used(), 1);
     registry.take_writes();
-    registry.described(described(&id, "web-1", "web"), at(2), no_files);
+    registry.described(&described(&id, "web-1", "web"), at(2), no_files);
     assert_eq!(registry.slots_used(), 0);
     assert_eq!(registry.take_writes()[0].owner, None);
     registry.read_released(|_, _, stats| stats.unwrap().update_sched(ran(9)));
@@ -221,7 +221,7 @@ fn an_include_waits_for_the_name_and_takes_in_what_gets_it_late() {
     assert_eq!(registry.slots_used(), 1, "only the container may fit yet");
     registry.judge_unnamed(at(3));
     assert_eq!((registry.slots_used(), registry.excluded()), (0, 2));
-    registry.described(described(&id, "web-1", "web"), at(4), no_files);
+    registry.described(&described(&id, "web-1", "web"), at(4), no_files);
     assert_eq!(registry.slots_used(), 1);
     assert_eq!(sums(&mut registry, at(4)).len(), 1);
 }
@@ -261,7 +261,7 @@ fn a_busy_container_over_the_limit_takes_the_place_of_an_idle_one() {
     // One that runs once and again takes no place.
     assert!(collect(&mut registry, true));
     assert!(!collect(&mut registry, false));
-    assert_eq!(names(&registry), ["000000000000"]);
+    assert_eq!(names(&registry), ["000000000001"]);
     assert!(registry.cgroups[&cpu(2)] == Member::Refused);
     for _ in 0..2 {
         assert!(collect(&mut registry, true));
@@ -322,18 +322,24 @@ fn a_users_runtime_names_what_is_in_that_users_cgroups_only() {
         metadata
     };
     for user in [Some(1_000), Some(0)] {
-        registry.described(by(&systems, "forged", user), at(1), no_files);
+        registry.described(&by(&systems, "forged", user), at(1), no_files);
         registry.ended(&systems, user, Some(1));
     }
-    registry.described(by(&users, "forged", Some(1_001)), at(1), no_files);
+    registry.described(&by(&users, "forged", Some(1_001)), at(1), no_files);
     registry.ended(&users, Some(1_001), Some(1));
     assert_eq!(name(&registry, &systems), (systems[..12].to_owned(), None));
-    assert_eq!(name(&registry, &users), (users[..12].to_owned(), None));
-    registry.described(by(&users, "own", Some(1_000)), at(1), no_files);
+    assert_eq!(
+        name(&registry, &users),
+        (format!("user@1000.service/{}", &users[..12]), None)
+    );
+    registry.described(&by(&users, "own", Some(1_000)), at(1), no_files);
     registry.ended(&users, Some(1_000), Some(3));
-    assert_eq!(name(&registry, &users), ("own".to_owned(), Some(3)));
-    registry.described(by(&users, "by the system", None), at(1), no_files);
-    assert_eq!(name(&registry, &users).0, "by the system");
+    assert_eq!(
+        name(&registry, &users),
+        ("user@1000.service/own".to_owned(), Some(3))
+    );
+    registry.described(&by(&users, "by the system", None), at(1), no_files);
+    assert_eq!(name(&registry, &users).0, "user@1000.service/by the system");
 }
 
 #[test]
@@ -357,8 +363,8 @@ fn no_container_has_the_name_of_all_others() {
         name: "_other".to_owned(),
         ..Metadata::default()
     };
-    registry.described(Arc::new(outside), at(1), no_files);
-    registry.described(described(&in_pod, "web", "_other"), at(1), no_files);
+    registry.described(&Arc::new(outside), at(1), no_files);
+    registry.described(&described(&in_pod, "web", "_other"), at(1), no_files);
     let all = registry.entities();
     let names: Vec<_> = all.map(|one| one.identity.container.as_str()).collect();
     // In a pod it is another series.
@@ -394,7 +400,7 @@ fn no_sum_of_a_name_that_is_shown_ever_falls() {
                 3 | 4 => {
                     let name = ["web", "db"][usize::from(below(3) == 0)];
                     let id = id_of(1 + below(made + 1));
-                    registry.described(described(&id, "pod", name), now, no_files);
+                    registry.described(&described(&id, "pod", name), now, no_files);
                 }
                 _ => {
                     let path = format!("/docker/{}", id_of(1 + below(made + 1)));

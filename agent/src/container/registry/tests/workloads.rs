@@ -23,7 +23,7 @@ struct Host {
 }
 
 fn id_of(index: u64) -> String {
-    format!("{index:064x}")
+    format!("{index:012x}{index:052x}")
 }
 
 fn path_of(index: u64) -> String {
@@ -90,7 +90,7 @@ impl Host {
         let files = &self.files;
         let metadata = metadata(index, pod);
         self.registry
-            .described(metadata, self.now, |entity| Counters {
+            .described(&metadata, self.now, |entity| Counters {
                 cpu: throttled(files.get(&entity.owner_path).copied().unwrap_or(0)),
                 ..Counters::default()
             });
@@ -285,7 +285,7 @@ fn a_sandbox_counts_with_its_pod_and_is_no_container() {
     let mut sandbox = metadata(1, "web-5d4c9b8f6-x2z4f");
     Arc::make_mut(&mut sandbox).is_sandbox = true;
     host.registry
-        .described(sandbox, host.now, |_| Counters::default());
+        .described(&sandbox, host.now, |_| Counters::default());
     host.collect();
     let totals = host.of(&deployment("web"));
     assert_eq!(totals.get(Total::CPU), Some(10));
@@ -448,7 +448,8 @@ proptest! {
                     host.registry.unknown(&id_of(index(which)), host.now);
                 }
                 Step::Displace(which) => {
-                    let id = host.registry.by_key.get(&id_of(index(which))).copied();
+                    let id = host.registry.by_key.get(&id_of(index(which)));
+                    let id = id.and_then(|ids| ids.first()).copied();
                     let id = id.filter(|id| !host.registry.entities[id].excluded);
                     if let Some(id) = id {
                         host.registry.displace(id, host.now);
