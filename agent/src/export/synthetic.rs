@@ -32,6 +32,27 @@ pub fn synthetic_snapshot(count: usize) -> Snapshot {
     }
 }
 
+/// The same of containers that did nothing since they started: they have limits, and neither used a disk nor
+/// were preempted.
+#[must_use]
+pub fn idle_snapshot(count: usize) -> Snapshot {
+    let mut snapshot = synthetic_snapshot(count);
+    for container in &mut snapshot.containers {
+        let counters = &mut container.counters;
+        counters.block = Some(BlockStats::default());
+        if let Some(sched) = &mut counters.sched {
+            sched.preemptions = [0; 4];
+            sched.preempted_wait_ns = [0; 4];
+        }
+        counters.pressure = Some(Pressure {
+            cpu: Some(PressureTimes::default()),
+            memory: Some(PressureTimes::default()),
+            io: Some(PressureTimes::default()),
+        });
+    }
+    snapshot
+}
+
 /// Xorshift: repeatable, and enough to make numbers differ.
 struct Random(u64);
 

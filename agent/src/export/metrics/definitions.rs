@@ -7,7 +7,7 @@ use super::{
 use crate::diagnosis::Resource;
 use crate::snapshot::{
     BlockOperation, Counters, Group, Histogram, Operation, Pressure, PressureTimes, SchedStats,
-    Total, Workload,
+    Throttling, Total, Workload,
 };
 
 /// What a metric counts.
@@ -150,10 +150,9 @@ impl Metric {
 /// Bounds of the run queue latency: whole powers of two, so that they are bounds of the kernel-side
 /// histogram and nothing is re-binned. Every power from 0.24 ms to 62 ms, where time slices (0.7 to
 /// 4 ms) and the waits of a bandwidth period (100 ms) lie and a wait begins to be felt; every second
-/// one below, where waits are only compared, and above. With `+Inf` they are 16.
+/// one below, where waits are only compared, and above; what is shorter than 15 us is felt by nobody. With
+/// `+Inf` they are 14.
 const RUN_QUEUE_BOUNDS: &[(i32, &str)] = &[
-    (-20, "9.5367431640625e-07"),
-    (-18, "3.814697265625e-06"),
     (-16, "1.52587890625e-05"),
     (-14, "6.103515625e-05"),
     (-12, "0.000244140625"),
@@ -226,11 +225,33 @@ fn sched(counters: &Counters, read: impl FnOnce(&SchedStats) -> Value) -> Option
     counters.sched.as_ref().map(read)
 }
 
-/// An operation of a container. Flushes and discards are absent until there was one, for most
-/// containers never do either.
+/// An operation of a container.
 fn operation(counters: &Counters, index: usize) -> Option<&BlockOperation> {
-    let operation = counters.block.as_ref()?.operations.get(index)?;
-    (index < 2 || operation.count > 0 || operation.errors > 0).then_some(operation)
+    counters.block.as_ref()?.operations.get(index)
+}
+
+/// The same if it ever happened. Most containers never read or write a disk, and hardly one flushes or
+/// discards.
+fn happened(counters: &Counters, index: usize) -> Option<&BlockOperation> {
+    operation(counters, index).filter(|one| one.count > 0 || one.errors > 0)
+}
+
+/// A number that is a part of another one, which says 0 as long as there is no part.
+fn part(count: u64) -> Option<u64> {
+    (count > 0).then_some(count)
+}
+
+/// CPU bandwidth control, where it ever throttled or could.
+fn throttling<'a>(group: &'a Group<'_>) -> Option<&'a Throttling> {
+    let can = group.gauges.cpu_quota_cores.is_some();
+    let cpu = group.counters.cpu.as_ref();
+    cpu.filter(|cpu| can || cpu.periods > 0)
+}
+
+/// Hits of the memory limit, where there were any or could be.
+fn limit_hits(group: &Group<'_>) -> Option<u64> {
+    let hits = group.counters.memory.as_ref()?.limit_hits?;
+    (hits > 0 || group.gauges.memory_limit_bytes.is_some()).then_some(hits)
 }
 
 /// A number of an operation of a workload. As for a container, flushes and discards are absent until there
@@ -245,10 +266,18 @@ fn block_total(workload: &Workload, index: usize, total: fn(Operation) -> Total)
 fn pressure(
     counters: &Counters,
     resource: impl FnOnce(&Pressure) -> Option<PressureTimes>,
-    usec: impl FnOnce(&PressureTimes) -> u64,
-) -> Option<Value> {
-    let times = resource(counters.pressure.as_ref()?)?;
-    Some(Value::Microseconds(usec(&times)))
+) -> Option<PressureTimes> {
+    resource(counters.pressure.as_ref()?)
+}
+
+/// Time in which a task waited.
+fn waiting(times: Option<PressureTimes>) -> Option<Value> {
+    Some(Value::Microseconds(times?.waiting_usec))
+}
+
+/// The part of it in which all did.
+fn stalled(times: Option<PressureTimes>) -> Option<Value> {
+    part(times?.stalled_usec).map(Value::Microseconds)
 }
 
 macro_rules! metrics {
@@ -289,10 +318,10 @@ metrics! {
         "`sched_switch`" Read::Number(|c, i| sched(&c.counters, |s| Value::Count(if i == 0 { s.voluntary } else { s.involuntary })));
     "ctrscope_container_preemptions_total" Counter ["by"] = BY
         "Involuntary context switches by who took the CPU: a task of the same container (self), of another container, of the system, or the kernel."
-        "`sched_switch`" Read::Number(|c, i| c.counters.sched.as_ref()?.preemptions.get(i).copied().map(Value::Count));
+        "`sched_switch`" Read::Number(|c, i| part(*c.counters.sched.as_ref()?.preemptions.get(i)?).map(Value::Count));
     "ctrscope_container_preempted_wait_seconds_total" Counter ["by"] = BY
         "Run queue latency after a preemption, by who took the CPU."
-        "`sched_switch`" Read::Number(|c, i| c.counters.sched.as_ref()?.preempted_wait_ns.get(i).copied().map(Value::Nanoseconds));
+        "`sched_switch`" Read::Number(|c, i| part(*c.counters.sched.as_ref()?.preempted_wait_ns.get(i)?).map(Value::Nanoseconds));
     "ctrscope_container_process_exits_total" Counter
         "Processes whose main thread ended."
         "`sched_process_exit`" Read::Number(|c, _| sched(&c.counters, |s| Value::Count(s.process_exits)));
@@ -301,10 +330,10 @@ metrics! {
         "`cpu.stat` `nr_periods`" Read::Number(|c, _| Some(Value::Count(c.counters.cpu.as_ref()?.periods)));
     "ctrscope_container_cpu_throttled_periods_total" Counter
         "CFS bandwidth enforcement periods in which the container was throttled."
-        "`cpu.stat` `nr_throttled`" Read::Number(|c, _| Some(Value::Count(c.counters.cpu.as_ref()?.throttled_periods)));
+        "`cpu.stat` `nr_throttled`" Read::Number(|c, _| Some(Value::Count(throttling(c)?.throttled_periods)));
     "ctrscope_container_cpu_throttled_seconds_total" Counter
         "Time throttled by CFS bandwidth control, summed over CPUs."
-        "`cpu.stat` `throttled_usec`, v1 `throttled_time`" Read::Number(|c, _| Some(Value::Nanoseconds(c.counters.cpu.as_ref()?.throttled_ns)));
+        "`cpu.stat` `throttled_usec`, v1 `throttled_time`" Read::Number(|c, _| Some(Value::Nanoseconds(throttling(c)?.throttled_ns)));
     "ctrscope_container_cpu_quota_cores" Gauge
         "CFS bandwidth quota in cores; absent where there is none."
         "`cpu.max`, v1 `cpu.cfs_quota_us`" Read::Number(|c, _| c.gauges.cpu_quota_cores.map(Value::Real));
@@ -313,19 +342,19 @@ metrics! {
         "`cpu.weight`, v1 `cpu.shares`" Read::Number(|c, _| c.gauges.cpu_weight.map(Value::Count));
     "ctrscope_container_block_io_latency_seconds" Histogram ["operation"] = OPERATIONS
         "Block I/O latency: request insert until complete, that is queue time and service time."
-        "`block_rq_complete`" Read::Latency(BLOCK_BOUNDS, |c, i| operation(&c.counters, i).map(|o| &o.latency));
+        "`block_rq_complete`" Read::Latency(BLOCK_BOUNDS, |c, i| happened(&c.counters, i).map(|o| &o.latency));
     "ctrscope_container_block_io_queue_seconds_total" Counter ["operation"] = OPERATIONS
         "Queue time of block requests: insert until issue."
-        "`block_rq_complete`" Read::Number(|c, i| operation(&c.counters, i).map(|o| Value::Nanoseconds(o.queue_ns)));
+        "`block_rq_complete`" Read::Number(|c, i| happened(&c.counters, i).map(|o| Value::Nanoseconds(o.queue_ns)));
     "ctrscope_container_block_io_bytes_total" Counter ["operation"] = OPERATIONS
         "Bytes of completed block requests, charged to the blkcg that caused them."
-        "`block_rq_complete`" Read::Number(|c, i| operation(&c.counters, i).map(|o| Value::Count(o.bytes)));
+        "`block_rq_complete`" Read::Number(|c, i| happened(&c.counters, i).map(|o| Value::Count(o.bytes)));
     "ctrscope_container_block_io_operations_total" Counter ["operation"] = OPERATIONS
         "Completed block requests, charged to the blkcg that caused them."
-        "`block_rq_complete`" Read::Number(|c, i| operation(&c.counters, i).map(|o| Value::Count(o.count)));
+        "`block_rq_complete`" Read::Number(|c, i| operation(&c.counters, i).filter(|o| i < 2 || o.count > 0 || o.errors > 0).map(|o| Value::Count(o.count)));
     "ctrscope_container_block_io_errors_total" Counter ["operation"] = OPERATIONS
         "Block requests completed in error."
-        "`block_rq_complete`" Read::Number(|c, i| operation(&c.counters, i).map(|o| Value::Count(o.errors)));
+        "`block_rq_complete`" Read::Number(|c, i| happened(&c.counters, i).map(|o| Value::Count(o.errors)));
     "ctrscope_container_memory_working_set_bytes" Gauge
         "Memory in use less inactive file pages."
         "`memory.current`, `memory.stat`" Read::Number(|c, _| c.gauges.memory_working_set_bytes.map(Value::Count));
@@ -337,25 +366,25 @@ metrics! {
         "`memory.events` `oom_kill`, v1 `memory.oom_control`" Read::Number(|c, _| c.counters.memory.as_ref()?.oom_kills.map(Value::Count));
     "ctrscope_container_memory_limit_hits_total" Counter
         "Times the memory limit was hit and reclaim began."
-        "`memory.events` `max`, v1 `memory.failcnt`" Read::Number(|c, _| c.counters.memory.as_ref()?.limit_hits.map(Value::Count));
+        "`memory.events` `max`, v1 `memory.failcnt`" Read::Number(|c, _| limit_hits(c).map(Value::Count));
     "ctrscope_container_pressure_cpu_waiting_seconds_total" Counter
         "Time in which at least one task waited for CPU (pressure some)."
-        "`cpu.pressure`" Read::Number(|c, _| pressure(&c.counters, |p| p.cpu, |t| t.waiting_usec));
+        "`cpu.pressure`" Read::Number(|c, _| waiting(pressure(&c.counters, |p| p.cpu)));
     "ctrscope_container_pressure_cpu_stalled_seconds_total" Counter
         "Time in which all non-idle tasks waited for CPU (pressure full)."
-        "`cpu.pressure`" Read::Number(|c, _| pressure(&c.counters, |p| p.cpu, |t| t.stalled_usec));
+        "`cpu.pressure`" Read::Number(|c, _| stalled(pressure(&c.counters, |p| p.cpu)));
     "ctrscope_container_pressure_memory_waiting_seconds_total" Counter
         "Time in which at least one task waited for memory (pressure some)."
-        "`memory.pressure`" Read::Number(|c, _| pressure(&c.counters, |p| p.memory, |t| t.waiting_usec));
+        "`memory.pressure`" Read::Number(|c, _| waiting(pressure(&c.counters, |p| p.memory)));
     "ctrscope_container_pressure_memory_stalled_seconds_total" Counter
         "Time in which all non-idle tasks waited for memory (pressure full)."
-        "`memory.pressure`" Read::Number(|c, _| pressure(&c.counters, |p| p.memory, |t| t.stalled_usec));
+        "`memory.pressure`" Read::Number(|c, _| stalled(pressure(&c.counters, |p| p.memory)));
     "ctrscope_container_pressure_io_waiting_seconds_total" Counter
         "Time in which at least one task waited for I/O (pressure some)."
-        "`io.pressure`" Read::Number(|c, _| pressure(&c.counters, |p| p.io, |t| t.waiting_usec));
+        "`io.pressure`" Read::Number(|c, _| waiting(pressure(&c.counters, |p| p.io)));
     "ctrscope_container_pressure_io_stalled_seconds_total" Counter
         "Time in which all non-idle tasks waited for I/O (pressure full)."
-        "`io.pressure`" Read::Number(|c, _| pressure(&c.counters, |p| p.io, |t| t.stalled_usec));
+        "`io.pressure`" Read::Number(|c, _| stalled(pressure(&c.counters, |p| p.io)));
     "ctrscope_container_exited_timestamp_seconds" Gauge
         "When the container's cgroup was removed; absent while it lives."
         "`cgroup_rmdir`" Read::Number(|c, _| c.exited_at_unix_ms.map(Value::Milliseconds));
@@ -363,7 +392,7 @@ metrics! {
         "Exit code of the first process of the run that ended last, 128 and the signal's number if it was killed; absent if none ended, and where no runtime says it."
         "runtime" Read::Number(|c, _| c.exit_code.map(|code| Value::Real(f64::from(code))));
     "ctrscope_container_bottleneck" Gauge ["resource", "verdict"]
-        "Whether a resource (cpu, memory, disk, network) holds the container back, 1 or 0, with the verdict that stands for it; absent where it is not known."
+        "Whether a resource (cpu, memory, disk, network) holds the container back, 1 or 0, with the verdict that stands for it; absent where it is not known, and where the container does not use it."
         "diagnosis" Read::Bottleneck;
     "ctrscope_container_info" Gauge ["container_id", "image", "pod_uid", "runtime", "kind", "cgroup", "workload", "workload_kind"]
         "Who the container is; always 1."

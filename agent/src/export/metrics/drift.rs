@@ -10,7 +10,7 @@ use super::{
     METRICS, MetricKind, Scope, reference_table,
     tests::{count_series, most_series},
 };
-use crate::export::synthetic::synthetic_snapshot;
+use crate::export::synthetic::{idle_snapshot, synthetic_snapshot};
 
 fn repository() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("..")
@@ -35,6 +35,7 @@ fn the_reference_lists_what_the_code_exports() {
         document.replace_range(start..end, reference_table(scope).trim_end());
     }
     let usual = |scope| count_series(&synthetic_snapshot(1), scope);
+    let idle = count_series(&idle_snapshot(1), Scope::Container);
     let opening = "<!-- series, written by the drift test -->\n";
     let start = document.find(opening).expect("the count opens") + opening.len();
     let end = start
@@ -42,7 +43,7 @@ fn the_reference_lists_what_the_code_exports() {
             .find("\n<!-- end -->")
             .expect("the count ends");
     let count = format!(
-        "A container that reads and writes has {} series; one that also flushes, discards and has exited has {}, which is the most.\nA workload that reads and writes has {} series, one that also flushes and discards {}.",
+        "A container that does nothing has {idle} series, one that reads and writes {}; one that also flushes, discards and has exited has {}, which is the most.\nA workload that reads and writes has {} series, one that also flushes and discards {}.",
         usual(Scope::Container),
         most_series(Scope::Container),
         usual(Scope::Workload),

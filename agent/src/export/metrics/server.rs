@@ -1,6 +1,6 @@
 //! What the HTTP server counts about itself.
 
-use prometheus::{Encoder as _, Gauge, IntCounterVec, Opts, Registry, TextEncoder};
+use prometheus::{Gauge, IntCounterVec, Opts, Registry, TextEncoder};
 
 use super::definitions::METRICS;
 
@@ -51,13 +51,12 @@ impl ServerMetrics {
         self.scrape_seconds.set(seconds);
     }
 
-    pub(crate) fn write(&self, out: &mut String) {
-        let mut bytes = Vec::new();
-        let encoded = TextEncoder::new().encode(&self.registry.gather(), &mut bytes);
-        if let Err(error) = encoded {
+    /// Its metrics as text.
+    pub(crate) fn text(&self) -> String {
+        let encoded = TextEncoder::new().encode_to_string(&self.registry.gather());
+        encoded.unwrap_or_else(|error| {
             tracing::warn!(%error, "the server's own metrics were left out");
-            return;
-        }
-        out.push_str(&String::from_utf8_lossy(&bytes));
+            String::new()
+        })
     }
 }

@@ -1,9 +1,12 @@
-//! The Prometheus text format, version 0.0.4, written into one buffer.
+//! The Prometheus text format, version 0.0.4, written piece by piece into a sink.
 
 #[cfg(test)]
 mod tests;
 
-use std::fmt::Write as _;
+use std::{
+    fmt::Write as _,
+    io::{self, Write},
+};
 
 use crate::snapshot::Histogram;
 
@@ -34,23 +37,59 @@ impl Value {
     }
 }
 
-/// The text as far as it is written.
-pub(crate) struct Text(String);
+/// A piece is handed on when it has as many bytes.
+const PIECE_BYTES: usize = 32 * 1024;
 
-impl Text {
-    /// An empty text with room for `bytes`.
-    pub(crate) fn with_capacity(bytes: usize) -> Self {
-        Self(String::with_capacity(bytes))
+/// A text that is being written. What the sink refuses is told at the end.
+pub(crate) struct Text<'a> {
+    piece: String,
+    sink: &'a mut dyn Write,
+    written: u64,
+    failure: Option<io::Error>,
+}
+
+impl<'a> Text<'a> {
+    /// An empty text.
+    pub(crate) fn into_sink(sink: &'a mut dyn Write) -> Self {
+        Self {
+            piece: String::with_capacity(PIECE_BYTES + PIECE_BYTES / 8),
+            sink,
+            written: 0,
+            failure: None,
+        }
     }
 
-    /// The finished text.
-    pub(crate) fn into_string(self) -> String {
-        self.0
+    /// Adds a text that is finished in itself.
+    pub(crate) fn finished(&mut self, text: &str) {
+        self.piece.push_str(text);
+        self.hand_on(0);
+    }
+
+    /// Hands on what is left. Gives the number of bytes of the whole text.
+    pub(crate) fn finish(mut self) -> io::Result<u64> {
+        self.hand_on(0);
+        match self.failure {
+            Some(error) => Err(error),
+            None => Ok(self.written),
+        }
+    }
+
+    fn hand_on(&mut self, from_bytes: usize) {
+        if self.piece.len() <= from_bytes {
+            return;
+        }
+        self.written += self.piece.len() as u64;
+        if self.failure.is_none()
+            && let Err(error) = self.sink.write_all(self.piece.as_bytes())
+        {
+            self.failure = Some(error);
+        }
+        self.piece.clear();
     }
 
     /// Opens a family.
     pub(crate) fn family(&mut self, name: &str, kind: &str, help: &str) {
-        let out = &mut self.0;
+        let out = &mut self.piece;
         for part in ["# HELP ", name, " "] {
             out.push_str(part);
         }
@@ -77,7 +116,7 @@ impl Text {
     ) {
         self.start(name, suffix, labels, extra);
         if !(labels.is_empty() && extra.is_empty()) {
-            self.0.push('}');
+            self.piece.push('}');
         }
         self.value(value);
     }
@@ -103,7 +142,7 @@ impl Text {
                 ","
             };
             for part in [separator, "le=\"", bound, "\"}"] {
-                self.0.push_str(part);
+                self.piece.push_str(part);
             }
             self.value(Value::Count(cumulative));
         }
@@ -114,7 +153,7 @@ impl Text {
 
     /// Writes a sample up to the last of its labels; the brace stays open if there is one.
     fn start(&mut self, name: &str, suffix: &str, labels: &str, extra: &str) {
-        let out = &mut self.0;
+        let out = &mut self.piece;
         out.push_str(name);
         out.push_str(suffix);
         if !labels.is_empty() {
@@ -128,20 +167,22 @@ impl Text {
     }
 
     fn value(&mut self, value: Value) {
-        self.0.push(' ');
+        self.piece.push(' ');
         match value {
             Value::Count(count) => self.integer(count),
             Value::Nanoseconds(ns) => self.decimal(ns, 1_000_000_000),
             Value::Microseconds(usec) => self.decimal(usec, 1_000_000),
             Value::Milliseconds(ms) => self.decimal(ms, 1_000),
-            Value::Real(real) if real.is_nan() => self.0.push_str("NaN"),
+            Value::Real(real) if real.is_nan() => self.piece.push_str("NaN"),
             Value::Real(real) if real.is_infinite() => {
-                self.0.push_str(if real > 0.0 { "+Inf" } else { "-Inf" });
+                self.piece
+                    .push_str(if real > 0.0 { "+Inf" } else { "-Inf" });
             }
             // Writing to a String does not fail.
-            Value::Real(real) => drop(write!(self.0, "{real}")),
+            Value::Real(real) => drop(write!(self.piece, "{real}")),
         }
-        self.0.push('\n');
+        self.piece.push('\n');
+        self.hand_on(PIECE_BYTES);
     }
 
     fn integer(&mut self, mut value: u64) {
@@ -156,7 +197,7 @@ impl Text {
             }
         }
         // Digits are ASCII, so this is never empty.
-        self.0
+        self.piece
             .push_str(std::str::from_utf8(digits.get(start..).unwrap_or(b"0")).unwrap_or("0"));
     }
 
@@ -167,10 +208,10 @@ impl Text {
         if rest == 0 {
             return;
         }
-        self.0.push('.');
+        self.piece.push('.');
         let mut place = unit / 10;
         while rest > 0 {
-            self.0.push(char::from(b'0' + (rest / place) as u8));
+            self.piece.push(char::from(b'0' + (rest / place) as u8));
             rest %= place;
             place /= 10;
         }

@@ -9,11 +9,11 @@ use super::{
 };
 use crate::diagnosis::{ContainerStanding, Resource, Standing, Verdict};
 
-/// Writes one series for each resource of each container: 1 where it is held back, 0 where it is not.
+/// Writes one series for each resource that a container uses: 1 where it is held back, 0 where it is not.
 ///
 /// Containers that share a name have the verdict of whoever is held back most.
 pub(super) fn write(
-    text: &mut Text,
+    text: &mut Text<'_>,
     metric: &Metric,
     series: &[Series<'_>],
     standing: &[ContainerStanding],
@@ -33,7 +33,7 @@ pub(super) fn write(
         for resource in Resource::ALL {
             let worst = standing
                 .iter()
-                .filter(|one| one.resource == resource && one.verdict != Verdict::Unknown)
+                .filter(|one| one.resource == resource && says_something(one.verdict))
                 .reduce(|a, b| if rank(b) > rank(a) { b } else { a });
             let Some(worst) = worst else {
                 continue;
@@ -53,12 +53,13 @@ pub(super) fn write(
     }
 }
 
-fn rank(standing: &Standing) -> (bool, bool, f64) {
-    (
-        standing.verdict.is_bottleneck(),
-        standing.verdict != Verdict::Idle,
-        standing.severity,
-    )
+/// What does not use a resource is neither held back by it nor not.
+fn says_something(verdict: Verdict) -> bool {
+    !matches!(verdict, Verdict::Unknown | Verdict::Idle)
+}
+
+fn rank(standing: &Standing) -> (bool, f64) {
+    (standing.verdict.is_bottleneck(), standing.severity)
 }
 
 #[cfg(test)]
@@ -105,7 +106,10 @@ mod tests {
             ..Snapshot::default()
         };
         let server = ServerMetrics::new().expect("the names are valid");
-        render(&snapshot, standing, None, &server, 0)
+        let mut text = Vec::new();
+        render(&snapshot, standing, None, &server, &mut text).expect("memory takes all");
+        String::from_utf8(text)
+            .expect("it is text")
             .lines()
             .filter_map(|line| line.strip_prefix("ctrscope_container_bottleneck"))
             .map(str::to_owned)

@@ -3,8 +3,53 @@ use prometheus::{
     proto::{Bucket, Counter, LabelPair, Metric as ProtoMetric, MetricFamily, MetricType},
 };
 
-use super::{Text, Value, escape_label};
+use std::io::{self, Write};
+
+use super::{PIECE_BYTES, Text, Value, escape_label};
 use crate::snapshot::Histogram;
+
+fn written(write: impl FnOnce(&mut Text<'_>)) -> String {
+    let mut bytes = Vec::new();
+    let mut text = Text::into_sink(&mut bytes);
+    write(&mut text);
+    let count = text.finish().expect("memory takes all");
+    assert_eq!(count, bytes.len() as u64);
+    String::from_utf8(bytes).expect("it is text")
+}
+
+/// Takes so many bytes and no more.
+struct Full(usize);
+
+impl Write for Full {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        self.0 = self
+            .0
+            .checked_sub(bytes.len())
+            .ok_or(io::ErrorKind::StorageFull)?;
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+#[test]
+fn a_long_text_goes_out_in_pieces_and_a_sink_that_fails_is_told() {
+    let long = |sink: &mut dyn Write| {
+        let mut text = Text::into_sink(sink);
+        for count in 0..10_000 {
+            text.sample("m", "", "label=\"value\"", "", Value::Count(count));
+            assert!(text.piece.len() < PIECE_BYTES);
+        }
+        text.finish()
+    };
+    let mut bytes = Vec::new();
+    assert_eq!(long(&mut bytes).unwrap(), bytes.len() as u64);
+    assert_eq!(bytes.iter().filter(|byte| **byte == b'\n').count(), 10_000);
+    let error = long(&mut Full(100_000)).unwrap_err();
+    assert_eq!(error.kind(), io::ErrorKind::StorageFull);
+}
 
 #[test]
 fn numbers_are_written_exactly() {
@@ -21,9 +66,8 @@ fn numbers_are_written_exactly() {
         (Value::Real(f64::NAN), "NaN"),
         (Value::Real(f64::INFINITY), "+Inf"),
     ] {
-        let mut text = Text::with_capacity(0);
-        text.sample("m", "", "", "", value);
-        assert_eq!(text.into_string(), format!("m {expected}\n"));
+        let text = written(|text| text.sample("m", "", "", "", value));
+        assert_eq!(text, format!("m {expected}\n"));
     }
 }
 
@@ -65,19 +109,16 @@ fn any_name_and_number_is_written_as_the_prometheus_crate_writes_it() {
         let mut labels = String::from("container=\"");
         escape_label(&name, &mut labels);
         labels.push('"');
-        let mut mine = Text::with_capacity(0);
-        mine.family("m_total", "counter", &help);
-        mine.sample("m_total", "", &labels, "kind=\"a\"", Value::Count(count));
-        mine.family("l_seconds", "histogram", &help);
-        mine.histogram("l_seconds", &labels, "", &bounds, &latency);
+        let mine = written(|text| {
+            text.family("m_total", "counter", &help);
+            text.sample("m_total", "", &labels, "kind=\"a\"", Value::Count(count));
+            text.family("l_seconds", "histogram", &help);
+            text.histogram("l_seconds", &labels, "", &bounds, &latency);
+        });
 
         let theirs = by_the_crate(&name, &help, count, &latency);
         // Those that differ in notation only: compare them as numbers.
-        assert_eq!(
-            canonical(&mine.into_string()),
-            canonical(&theirs),
-            "{name:?}"
-        );
+        assert_eq!(canonical(&mine), canonical(&theirs), "{name:?}");
     }
 }
 

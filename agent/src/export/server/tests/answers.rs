@@ -1,6 +1,8 @@
 //! What each path answers, and how each failure is told.
 
-use std::sync::Arc;
+use std::{io::Read as _, sync::Arc};
+
+use flate2::read::GzDecoder;
 
 use super::{Fake, MakeError, Server};
 use crate::{
@@ -104,6 +106,42 @@ fn containers_come_back_as_the_snapshot_they_were() {
         snapshot.containers[1].counters,
         synthetic_snapshot(2).containers[1].counters
     );
+}
+
+#[test]
+fn metrics_are_the_same_compressed_and_not() {
+    let server = Server::over(&Arc::new(Fake::of(50)));
+    let containers = |text: &str| -> Vec<String> {
+        let lines = text
+            .lines()
+            .filter(|line| line.starts_with("ctrscope_container_"));
+        lines.map(str::to_owned).collect()
+    };
+    let plain = server.get("/metrics");
+    assert!(!plain.head.contains("content-encoding"), "{}", plain.head);
+    assert!(
+        plain.head.contains("vary: accept-encoding"),
+        "{}",
+        plain.head
+    );
+    let length = format!("content-length: {}\r\n", plain.body.len());
+    assert!(plain.head.contains(&length), "{}", plain.head);
+
+    let request = "GET /metrics HTTP/1.1\r\nhost: x\r\naccept-encoding: deflate, gzip\r\n\
+        connection: close\r\n\r\n";
+    let mut answer = Vec::new();
+    let mut stream = server.send(request.as_bytes());
+    stream.read_to_end(&mut answer).expect("an answer comes");
+    let end = answer.windows(4).position(|four| four == b"\r\n\r\n");
+    let (head, body) = answer.split_at(end.expect("it has a head") + 4);
+    let head = String::from_utf8_lossy(head).to_lowercase();
+    assert!(head.contains("content-encoding: gzip"), "{head}");
+    assert!(body.len() * 5 < plain.body.len(), "{} bytes", body.len());
+    let mut text = String::new();
+    let unpacked = GzDecoder::new(body).read_to_string(&mut text);
+    unpacked.expect("it is gzip");
+    assert_eq!(containers(&text), containers(&plain.body));
+    assert!(containers(&text).len() > 50 * 40);
 }
 
 #[test]
