@@ -5,6 +5,8 @@ use ctrscope_ebpf::{
     slot,
 };
 
+use crate::cgroup::text_of;
+
 /// A controller that charges what the programs count.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub(crate) enum Subsystem {
@@ -108,7 +110,7 @@ fn path(event: &CgroupEvent) -> Option<String> {
     if !(2..event::PATH_BYTES).contains(&bytes) {
         return None;
     }
-    Some(String::from_utf8_lossy(event.path.get(..bytes - 1)?).into_owned())
+    Some(text_of(event.path.get(..bytes - 1)?).into_owned())
 }
 
 fn read_prefix<T: ctrscope_ebpf::Pod>(record: &[u8]) -> Option<T> {

@@ -70,6 +70,18 @@ impl FileReader {
         }
     }
 
+    /// The bytes of a file whose names can be anything; else as [`read`](Self::read).
+    pub(super) fn read_bytes(&mut self, path: &Path) -> Result<Option<&[u8]>, CgroupError> {
+        match self.fill(path) {
+            Ok(complete) => Ok(Some(self.bytes(complete))),
+            Err(error) if is_absent(&error) => Ok(None),
+            Err(source) => Err(CgroupError::Read {
+                path: path.to_owned(),
+                source,
+            }),
+        }
+    }
+
     /// Whether a file holds anything; not if it is not there or its cgroup vanished. Reads up to its limit.
     pub(super) fn holds_any(&mut self, path: &Path) -> Result<bool, CgroupError> {
         match self.fill(path) {
@@ -110,7 +122,7 @@ impl FileReader {
     }
 
     /// What was read last, up to its last whole line if that was not all of the file.
-    fn text(&self, complete: bool) -> &str {
+    fn bytes(&self, complete: bool) -> &[u8] {
         let read = self.buffer.get(..self.used).unwrap_or_default();
         let end = if complete {
             read.len()
@@ -119,7 +131,11 @@ impl FileReader {
                 .rposition(|&byte| byte == b'\n')
                 .map_or(0, |newline| newline + 1)
         };
-        let bytes = read.get(..end).unwrap_or_default();
+        read.get(..end).unwrap_or_default()
+    }
+
+    fn text(&self, complete: bool) -> &str {
+        let bytes = self.bytes(complete);
         match str::from_utf8(bytes) {
             Ok(text) => text,
             Err(error) => bytes

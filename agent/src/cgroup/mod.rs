@@ -19,6 +19,7 @@ mod io_limit;
 mod memory;
 mod memory_use;
 mod mount;
+mod name;
 mod namespace;
 mod path;
 mod pressure;
@@ -45,6 +46,7 @@ pub use memory_use::{
     read_memory_limits, read_memory_use,
 };
 pub use mount::{Mount, Version};
+pub use name::text_of;
 pub use namespace::enter_that_of_init;
 pub use path::{PathIdentity, identify, user_of};
 pub use pressure::{Pressure, PressureTimes, parse_pressure, read_host_pressure, read_pressure};

@@ -1,10 +1,12 @@
 //! Cgroup mounts in `/proc/PID/mountinfo`.
 
 use std::{
-    ffi::OsString,
-    os::unix::ffi::OsStringExt,
+    ffi::{OsStr, OsString},
+    os::unix::ffi::{OsStrExt as _, OsStringExt},
     path::{Path, PathBuf},
 };
+
+use super::name::{bytes_of, text_of};
 
 /// Version of a cgroup hierarchy.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -46,7 +48,8 @@ impl Mount {
             }
         };
         // An absolute path would replace the mount point.
-        Some(self.mount_point.join(relative.trim_start_matches('/')))
+        let relative = bytes_of(relative.trim_start_matches('/'));
+        Some(self.mount_point.join(OsStr::from_bytes(&relative)))
     }
 
     /// What the cgroup paths of this mount start with: empty for a whole hierarchy, and for a root above
@@ -105,7 +108,7 @@ fn parse_line(line: &str, host_root: Option<&Path>) -> Option<MountLine> {
     };
     let options = right.nth(1).unwrap_or_default();
     let mut left = left.split(' ').skip(3);
-    let root = unescape(left.next()?).to_string_lossy().into_owned();
+    let root = text_of(unescape(left.next()?).as_bytes()).into_owned();
     let mount_point = PathBuf::from(unescape(left.next()?));
     let mount_point = match host_root {
         Some(host_root) => host_root.join(mount_point.strip_prefix("/").ok()?),

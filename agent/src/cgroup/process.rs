@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use super::{error::CgroupError, file::FileReader};
+use super::{error::CgroupError, file::FileReader, name::text_of};
 
 /// A pod's sandbox holds one process, and rarely an init beside it.
 const MAX_PAUSE_PROCESSES: usize = 4;
@@ -106,7 +106,8 @@ pub fn read_memberships(
     pid: u32,
 ) -> Result<Option<Vec<Membership>>, CgroupError> {
     let path = proc_root.join(pid.to_string()).join("cgroup");
-    Ok(reader.read(&path)?.map(parse_memberships))
+    let bytes = reader.read_bytes(&path)?;
+    Ok(bytes.map(|bytes| parse_memberships(&text_of(bytes))))
 }
 
 /// Name and ids of a process; `None` if it is gone.
@@ -120,7 +121,9 @@ pub fn read_status(
     pid: u32,
 ) -> Result<Option<ProcessStatus>, CgroupError> {
     let path = proc_root.join(pid.to_string()).join("status");
-    Ok(reader.read(&path)?.map(parse_status))
+    // The kernel cuts a name in the middle of a character.
+    let bytes = reader.read_bytes(&path)?;
+    Ok(bytes.map(|bytes| parse_status(&String::from_utf8_lossy(bytes))))
 }
 
 /// Whether these processes, all of one container, make it the sandbox of a Kubernetes pod: there is at
@@ -156,6 +159,27 @@ mod tests {
         assert_eq!(found[3].hierarchy, 0);
         assert!(found[3].controllers.is_empty());
         assert_eq!(found[3].path, "/x y");
+    }
+
+    #[test]
+    fn what_is_no_utf8_costs_nothing_that_comes_after_it() {
+        let proc = tempfile::tempdir().unwrap();
+        let process = proc.path().join("7");
+        fs::create_dir(&process).unwrap();
+        fs::write(process.join("cgroup"), b"3:cpu:/a\xff\n0::/b\n").unwrap();
+        fs::write(
+            process.join("status"),
+            b"Name:\tjob-\xe5\nTgid:\t7\nNSpid:\t7\t1\n",
+        )
+        .unwrap();
+        let mut reader = FileReader::new();
+        let cgroups = read_memberships(&mut reader, proc.path(), 7)
+            .unwrap()
+            .unwrap();
+        assert_eq!(cgroups[0].path, text_of(b"/a\xff"));
+        assert_eq!(cgroups[1].path, "/b");
+        let status = read_status(&mut reader, proc.path(), 7).unwrap().unwrap();
+        assert_eq!((status.tgid, status.container_pid()), (Some(7), Some(1)));
     }
 
     #[test]

@@ -1,8 +1,12 @@
 //! Walk of a cgroup hierarchy, and the processes of a cgroup.
 
-use std::{fs, io, os::unix::fs::MetadataExt, path::Path};
+use std::{
+    fs, io,
+    os::unix::{ffi::OsStrExt as _, fs::MetadataExt},
+    path::Path,
+};
 
-use super::{error::CgroupError, file::FileReader, mount::Mount};
+use super::{error::CgroupError, file::FileReader, mount::Mount, name::text_of};
 
 /// Bytes of `cgroup.procs` that tell whether there is any process.
 const FIRST_BYTES: usize = 32;
@@ -49,8 +53,7 @@ pub struct Walk {
 /// Lists the cgroups of a mounted hierarchy, level by level, so that a limit cuts off the deepest.
 ///
 /// One `stat` for each cgroup, and one directory read for each that has children. Symbolic links are not
-/// followed; cgroups that vanish during the walk, cannot be read or have a name that is no UTF-8 are left
-/// out.
+/// followed; cgroups that vanish during the walk or cannot be read are left out.
 ///
 /// # Errors
 ///
@@ -133,10 +136,8 @@ fn add_children(
                 continue;
             }
         };
-        // A name that is no UTF-8 cannot be opened through a path of type `str`.
-        let Ok(name) = entry.file_name().into_string() else {
-            continue;
-        };
+        let name = entry.file_name();
+        let name = text_of(name.as_bytes());
         // kernfs counts a directory's children in its links; a file system that does not has 1.
         if metadata.nlink() != 2 {
             next.push(found.directories.len());
@@ -237,6 +238,35 @@ mod tests {
                 .ino();
             assert_eq!(directory.id, inode);
         }
+    }
+
+    #[test]
+    fn names_that_are_no_utf8_are_found_and_opened() {
+        let (tree, mount) = tree();
+        for name in [&b"bad\xff"[..], b"bad\xfe"] {
+            let directory = tree.path("d").join(std::ffi::OsStr::from_bytes(name));
+            fs::create_dir(&directory).unwrap();
+            fs::write(directory.join("cgroup.procs"), name).unwrap();
+        }
+        let found = walk(&mount, WalkLimits::default()).unwrap();
+        let odd: Vec<&CgroupDir> = found
+            .directories
+            .iter()
+            .filter(|dir| dir.path.starts_with("/d/bad"))
+            .collect();
+        assert_eq!(odd.len(), 2);
+        let mut names: Vec<String> = Vec::new();
+        for dir in odd {
+            let directory = mount.directory(&dir.path).unwrap();
+            assert_eq!(fs::metadata(&directory).unwrap().ino(), dir.id);
+            let name = fs::read(directory.join("cgroup.procs")).unwrap();
+            assert!(directory.as_os_str().as_bytes().ends_with(&name));
+            // As the kernel's event and `/proc/PID/cgroup` have it.
+            assert_eq!(text_of(&[b"/d/", &name[..]].concat()), dir.path);
+            names.push(crate::cgroup::identify(&dir.path).name);
+        }
+        names.sort_unstable();
+        assert_eq!(names, ["d/bad\\xfe", "d/bad\\xff"]);
     }
 
     #[test]

@@ -31,7 +31,12 @@ struct Process {
 struct Answer {
     pid: u32,
     tgid: Option<u32>,
+    /// Set where what was asked for is a thread and no process.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    tid: Option<u32>,
     command: String,
+    namespace: String,
+    pod: String,
     container: String,
     container_pid: Option<u32>,
     kind: Kind,
@@ -105,8 +110,15 @@ fn answer(pid: u32, process: Process, snapshot: Option<&Snapshot>) -> Answer {
     let mut answer = Answer {
         pid,
         tgid: process.status.tgid,
+        tid: process
+            .status
+            .tgid
+            .is_some_and(|tgid| tgid != pid)
+            .then_some(pid),
         container_pid: process.status.container_pid(),
         command: process.status.name,
+        namespace: String::new(),
+        pod: String::new(),
         container: String::new(),
         kind: Kind::Other,
         runtime: String::new(),
@@ -129,6 +141,8 @@ fn answer(pid: u32, process: Process, snapshot: Option<&Snapshot>) -> Answer {
     }
     if let Some(Container { identity, .. }) = known {
         answer.container = display_name(identity);
+        answer.namespace.clone_from(&identity.namespace);
+        answer.pod.clone_from(&identity.pod);
         answer.kind = identity.kind;
         answer.runtime = identity.runtime.clone();
         answer.container_id = identity.container_id.clone();
@@ -137,36 +151,32 @@ fn answer(pid: u32, process: Process, snapshot: Option<&Snapshot>) -> Answer {
     answer
 }
 
-/// The container of a snapshot that has the process: by id, or by the longest cgroup path that leads
-/// to it.
+/// The container of a snapshot that has the process: the one with the longest cgroup path that leads to it,
+/// else by the id in a path, for the path can differ between hierarchies.
 fn find<'a>(
     snapshot: &'a Snapshot,
     process: &Process,
     identity: Option<&PathIdentity>,
 ) -> Option<&'a Container> {
-    let by_id = identity.and_then(|identity| {
-        let id = identity.container_id.as_ref()?;
-        snapshot
-            .containers
-            .iter()
-            .find(|container| container.identity.container_id == *id)
-    });
-    by_id.or_else(|| {
-        let leads_to = |cgroup: &str| {
-            !cgroup.trim_matches('/').is_empty()
-                && process.cgroups.iter().any(|membership| {
-                    membership
-                        .path
-                        .strip_prefix(cgroup)
-                        .is_some_and(|rest| rest.is_empty() || rest.starts_with('/'))
-                })
-        };
-        snapshot
-            .containers
-            .iter()
-            .filter(|container| container.exited_at_unix_ms.is_none())
-            .filter(|container| leads_to(&container.identity.cgroup))
-            .max_by_key(|container| container.identity.cgroup.len())
+    let leads_to = |cgroup: &str| {
+        !cgroup.trim_matches('/').is_empty()
+            && process.cgroups.iter().any(|membership| {
+                membership
+                    .path
+                    .strip_prefix(cgroup)
+                    .is_some_and(|rest| rest.is_empty() || rest.starts_with('/'))
+            })
+    };
+    let by_path = snapshot
+        .containers
+        .iter()
+        .filter(|container| container.exited_at_unix_ms.is_none())
+        .filter(|container| leads_to(&container.identity.cgroup))
+        .max_by_key(|container| container.identity.cgroup.len());
+    by_path.or_else(|| {
+        let identity = identity.filter(|one| one.container_id.is_some())?;
+        let is_it = |one: &&Container| identify(&one.identity.cgroup).may_be(identity);
+        snapshot.containers.iter().find(is_it)
     })
 }
 
@@ -178,7 +188,11 @@ fn render(answer: &Answer) -> String {
             printable(text).into_owned()
         }
     };
-    let own_pid = answer.container_pid.map(|pid| pid.to_string());
+    let number = |number: Option<u32>| number.map(|one| one.to_string()).unwrap_or_default();
+    let (process, thread) = match (answer.tid, answer.tgid) {
+        (Some(tid), Some(tgid)) => (tgid, number(Some(tid))),
+        _ => (answer.pid, String::new()),
+    };
     let kind = match answer.kind {
         Kind::Container => "container",
         Kind::Sandbox => "sandbox of a pod",
@@ -188,13 +202,11 @@ fn render(answer: &Answer) -> String {
     };
     let mut text = String::new();
     for (title, value) in [
-        ("process", format!("{} ({})", answer.pid, answer.command)),
-        (
-            "tgid",
-            answer.tgid.map(|tgid| tgid.to_string()).unwrap_or_default(),
-        ),
+        ("process", format!("{process} ({})", answer.command)),
+        ("thread", thread),
         ("container", answer.container.clone()),
-        ("pid inside", own_pid.unwrap_or_default()),
+        ("pod", answer.pod.clone()),
+        ("id inside", number(answer.container_pid)),
         ("kind", kind.to_owned()),
         ("runtime", answer.runtime.clone()),
         ("id", answer.container_id.clone()),
@@ -259,10 +271,11 @@ mod tests {
         assert_eq!(
             text,
             format!(
-                "process     4243 (nginx)
-tgid        4242
+                "process     4242 (nginx)
+thread      4243
 container   web
-pid inside  8
+pod         -
+id inside   8
 kind        container
 runtime     docker
 id          {ID}
@@ -272,6 +285,19 @@ cgroup      cpu,cpuacct:{path}
 "
             )
         );
+    }
+
+    #[test]
+    fn an_id_in_a_users_tree_is_not_the_systems_container() {
+        let manager = "/user.slice/user-1000.slice/user@1000.service";
+        let path = format!("{manager}/docker-{ID}.scope");
+        let of_the_system = snapshot(ID, &format!("/system.slice/docker-{ID}.scope"));
+        let found = answer(4243, process(&path), Some(&of_the_system));
+        assert_eq!(found.container, "user@1000.service/0123456789ab");
+        // Another path in another hierarchy is.
+        let elsewhere = format!("/docker/{ID}");
+        let found = answer(4243, process(&elsewhere), Some(&of_the_system));
+        assert_eq!((found.container.as_str(), found.tid), ("web", Some(4243)));
     }
 
     #[test]

@@ -577,11 +577,9 @@ impl Registry {
         };
         let is_it = |entity: &Entity| entity.path_in(hierarchy) == Some(&found.owner_path);
         let may_be_it = |entity: &Entity| {
+            let mut paths = entity.paths.iter();
             entity.path_in(hierarchy).is_none()
-                && entity.prefix == found.prefix
-                && entity.paths.iter().all(|(_, path)| {
-                    identify(path).enclosing.is_some() == found.enclosing.is_some()
-                })
+                && paths.all(|(_, path)| identify(path).may_be(found))
         };
         entities()
             .find(|(_, entity)| is_it(entity))

@@ -12,6 +12,7 @@ mod tests;
 
 use component::{Pod, container, is_monitor, pod, pod_uid, unit_name};
 
+use super::name::readable;
 use crate::snapshot::{Kind, Qos};
 
 /// Longest path that is looked at, bytes. The kernel prints none above `PATH_MAX`; of a longer one only
@@ -54,6 +55,17 @@ pub struct PathIdentity {
     /// Whether it only holds others together (slice, pod, `/docker`, the root, ...) and gets no entry of
     /// its own.
     pub groups_others: bool,
+}
+
+impl PathIdentity {
+    /// Whether both can be one container in two hierarchies, as far as their paths tell: they have one key, and
+    /// whoever could make the one could make the other.
+    #[must_use]
+    pub fn may_be(&self, other: &Self) -> bool {
+        self.entity_key == other.entity_key
+            && self.prefix == other.prefix
+            && self.enclosing.is_some() == other.enclosing.is_some()
+    }
 }
 
 /// What the components seen so far amount to.
@@ -116,11 +128,11 @@ pub fn identify(path: &str) -> PathIdentity {
             container_id: owner.id,
             pod_uid,
             qos,
-            name: match &owner.prefix {
+            name: readable(match &owner.prefix {
                 Some(prefix) => format!("{prefix}/{}", owner.name),
                 None => owner.name,
-            },
-            prefix: owner.prefix,
+            }),
+            prefix: owner.prefix.map(readable),
             enclosing: owner
                 .enclosing
                 .and_then(|end| path.get(..end))
@@ -137,7 +149,7 @@ pub fn identify(path: &str) -> PathIdentity {
         container_id: None,
         pod_uid,
         qos,
-        name: owner_path.trim_start_matches('/').to_owned(),
+        name: readable(owner_path.trim_start_matches('/').to_owned()),
         prefix: None,
         enclosing: None,
         entity_key: owner_path.clone(),

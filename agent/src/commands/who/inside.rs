@@ -58,9 +58,10 @@ impl Wanted<'_> {
                         (is_inside && identity.cgroup.len() > 1)
                             .then(|| (Fit::Exact, identity.cgroup.clone()))
                     }
-                    Self::Known(identity) => (identify(path).container_id.as_deref()
-                        == Some(identity.container_id.as_str()))
-                    .then(|| (Fit::Exact, identity.container_id.clone())),
+                    // The same id elsewhere can be somebody else's.
+                    Self::Known(identity) => identify(path)
+                        .may_be(&identify(&identity.cgroup))
+                        .then(|| (Fit::Exact, identity.container_id.clone())),
                     Self::Named(query) => {
                         let found = identify(path);
                         let id = found.container_id.as_deref().unwrap_or_default();
@@ -75,7 +76,9 @@ impl Wanted<'_> {
                         } else {
                             return None;
                         };
-                        Some((fit, found.entity_key))
+                        let outer = found.enclosing.into_iter().chain(found.prefix);
+                        let key: Vec<String> = outer.chain([found.entity_key]).collect();
+                        Some((fit, key.join(" ")))
                     }
                 }
             })
