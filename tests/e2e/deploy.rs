@@ -55,7 +55,7 @@ fn the_daemonset_follows_the_schema_of_kubernetes() {
 #[test]
 fn prometheus_takes_the_rules() {
     let rules = repository().join("dashboards/rules.yml");
-    let Ok(output) = Command::new("promtool")
+    let Ok(output) = Command::new(ctrscope_tests::binaries::prometheus("promtool"))
         .args(["check", "rules"])
         .arg(&rules)
         .output()

@@ -8,8 +8,9 @@ use std::{
 };
 
 use ctrscope_tests::{
-    Agent, Container, ContainerSpec,
+    Agent, Container, ContainerSpec, binaries,
     metrics::{Metrics, Sample},
+    prometheus::Prometheus,
     skip, wait_until,
 };
 use tempfile::TempDir;
@@ -203,7 +204,7 @@ fn counters_never_go_backwards() {
 fn promtool_has_nothing_to_say_about_a_scrape() {
     let agent = Agent::start(&[]).unwrap();
     let body = agent.get("/metrics").unwrap().body;
-    let started = Command::new("promtool")
+    let started = Command::new(binaries::prometheus("promtool"))
         .args(["check", "metrics"])
         .stdin(Stdio::piped())
         .stdout(Stdio::piped())
@@ -217,4 +218,51 @@ fn promtool_has_nothing_to_say_about_a_scrape() {
     let output = promtool.wait_with_output().unwrap();
     let said = ctrscope_tests::agent::describe(&output);
     assert!(output.status.success(), "{said}");
+}
+
+/// What the server itself makes of the scrapes: none fails, no sample is dropped, and all that is written is
+/// kept; an idle container has few series, and each is joined with its info.
+#[test]
+fn prometheus_scrapes_without_a_loss() {
+    let agent = Agent::start(&[]).unwrap();
+    let group = group();
+    let spec = ContainerSpec::new("idle", &["burn"]).gated();
+    let idle = Container::start(&group, &spec).unwrap();
+    first_scrape(&agent, &idle);
+    let Some(server) = Prometheus::start(agent.address()).unwrap() else {
+        skip("prometheus is not installed");
+        return;
+    };
+    let value = |query: &str| server.query(query).unwrap();
+    wait_until(PATIENCE, "three scrapes", || {
+        Ok((server.query("count_over_time(up[5m])")? >= Some(3.0)).then_some(()))
+    })
+    .unwrap();
+    assert_eq!(
+        value("min_over_time(up[5m])"),
+        Some(1.0),
+        "{}",
+        server.log()
+    );
+    let kept = "scrape_samples_scraped - scrape_samples_post_metric_relabeling";
+    assert_eq!(value(kept), Some(0.0));
+    assert!(value("scrape_samples_scraped") > Some(100.0));
+    let metrics = server.own_metrics().unwrap();
+    let dropped = [
+        "prometheus_target_scrapes_sample_duplicate_timestamp_total",
+        "prometheus_target_scrapes_sample_out_of_order_total",
+        "prometheus_target_scrapes_sample_out_of_bounds_total",
+        "prometheus_target_scrapes_exceeded_sample_limit_total",
+        "prometheus_target_scrapes_exceeded_body_size_limit_total",
+    ];
+    for name in dropped {
+        assert_eq!(metrics.value(name, &[]), Some(0.0), "{name}");
+    }
+    let name = label(&idle);
+    let series = format!("count({{__name__=~\"ctrscope_container_.*\",container=\"{name}\"}})");
+    let count = value(&series);
+    assert!(count <= Some(40.0) && count > Some(20.0), "{count:?}");
+    let joined = "count(ctrscope_container_cpu_seconds_total * on (namespace, pod, container) \
+        group_left (image) ctrscope_container_info) - count(ctrscope_container_cpu_seconds_total)";
+    assert_eq!(value(joined), Some(0.0));
 }

@@ -35,6 +35,18 @@ pub fn target() -> PathBuf {
     std::env::var_os("CARGO_TARGET_DIR").map_or_else(|| repository().join("target"), PathBuf::from)
 }
 
+/// `prometheus` or `promtool`: what `cargo xtask setup --test` unpacked, else what is on PATH. Whether that is
+/// there shows when it is run.
+#[must_use]
+pub fn prometheus(program: &str) -> PathBuf {
+    let unpacked = target().join("prometheus/usr/bin").join(program);
+    if unpacked.exists() {
+        unpacked
+    } else {
+        PathBuf::from(program)
+    }
+}
+
 fn find(variable: &str, name: &str) -> Result<PathBuf> {
     if let Some(path) = std::env::var_os(variable) {
         let path = PathBuf::from(path);

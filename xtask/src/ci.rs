@@ -15,8 +15,6 @@ pub(crate) const EXPECTED_SKIPS: &[&str] = &[
     "this kernel lets CAP_PERFMON sample",
     // Builders share their machines.
     "no CPU was idle",
-    // Its package brings a whole Prometheus server.
-    "promtool is not installed",
 ];
 
 /// Run the tests as CI does: like `test`, but a skip that is not on the list in ci.rs fails.

@@ -206,7 +206,7 @@ pub(crate) fn run(arguments: &Arguments) -> Result<ExitCode> {
     installed |= install_toolchain(&mut apt)?;
     if arguments.test {
         installed |= install_components()?;
-        installed |= readers::install()?;
+        installed |= readers::install(&mut apt)?;
     }
     if let Some(architecture) = arguments.target
         && Some(architecture) != Architecture::host()

@@ -1,10 +1,11 @@
 //! What reads our files in the tests as others read them: the Kubernetes schema for the DaemonSet, that
-//! of speedscope for its profiles.
+//! of speedscope for its profiles, Prometheus for the metrics and rules.
 
 use std::{fs, path::PathBuf, process::Command};
 
-use anyhow::{Context as _, Result};
+use anyhow::{Context as _, Result, bail};
 
+use super::{Apt, on_path};
 use crate::step;
 
 /// Checks the DaemonSet against the Kubernetes schema, and brings a checker of any JSON schema.
@@ -13,9 +14,39 @@ const KUBERNETES_VALIDATE: &str = "kubernetes-validate";
 const SPEEDSCOPE: &str = "speedscope@1.25.0";
 
 /// Installs what is missing.
-pub(super) fn install() -> Result<bool> {
+pub(super) fn install(apt: &mut Apt) -> Result<bool> {
     let validator = install_validator()?;
-    Ok(install_schema()? || validator)
+    let prometheus = install_prometheus(apt)?;
+    Ok(install_schema()? || validator || prometheus)
+}
+
+/// The server and its tool; unpacked and not installed, for the package would start a service, and brings the
+/// libraries of a web page. 19 MB.
+fn install_prometheus(apt: &mut Apt) -> Result<bool> {
+    const PROGRAMS: [&str; 2] = ["prometheus", "promtool"];
+    let directory = step::target_directory().join("prometheus");
+    let is_there = |program: &&str| directory.join("usr/bin").join(program).exists();
+    if PROGRAMS.iter().all(is_there) || PROGRAMS.into_iter().all(on_path) {
+        return Ok(false);
+    }
+    if !Apt::available() {
+        bail!(
+            "missing: prometheus and promtool, which read the metrics in the tests. Put them on PATH, \
+             then run `cargo xtask setup --test` again"
+        );
+    }
+    apt.update()?;
+    fs::create_dir_all(&directory)?;
+    step::run(
+        "unpack prometheus (apt)",
+        "prometheus",
+        Command::new("sh").current_dir(&directory).args([
+            "-ec",
+            "rm -f *.deb; apt-get -q -o APT::Sandbox::User=root download prometheus; \
+             dpkg-deb --extract prometheus_*.deb .; rm prometheus_*.deb",
+        ]),
+    )?;
+    Ok(true)
 }
 
 /// The schema of speedscope's files.
