@@ -8,10 +8,12 @@ use clap::{
     Args, Parser, Subcommand, ValueEnum,
     builder::{PossibleValue, PossibleValuesParser, TypedValueParser},
 };
+use clap_complete::ArgValueCompleter;
 use tracing_subscriber::filter::LevelFilter;
 
 use crate::{
     choice::Choice,
+    complete::{CONFIG_VARIABLE, SERVER_VARIABLE, containers},
     config::{
         self, Config, ConfigError, LogFormat, RuntimeSockets, check_patterns, format_duration,
     },
@@ -59,7 +61,7 @@ pub struct GlobalArgs {
         long,
         global = true,
         value_name = "ADDR",
-        env = "CTRSCOPE_SERVER",
+        env = SERVER_VARIABLE,
         hide_env_values = true
     )]
     #[arg(value_parser = config::parse_server)]
@@ -161,7 +163,7 @@ pub struct GlobalArgs {
         long,
         global = true,
         value_name = "FILE",
-        env = "CTRSCOPE_CONFIG",
+        env = CONFIG_VARIABLE,
         hide_env_values = true
     )]
     #[arg(help = format!("Configuration file (TOML) [default: {} if it exists]", config::DEFAULT_FILE))]
@@ -339,6 +341,7 @@ Columns:
 Examples:
   sudo ctrscope top --busy
   sudo ctrscope top --sort runq --count 1 | head
+  sudo ctrscope top --filter shop/
   sudo ctrscope top --json --count 5 --interval 10s")]
 pub struct TopArgs {
     /// Time between two tables, 1s to 5m
@@ -354,6 +357,15 @@ pub struct TopArgs {
     /// Hide containers that did nothing
     #[arg(long)]
     pub busy: bool,
+    /// Show only containers whose namespace/pod/container has TEXT in it, upper or lower case
+    #[arg(
+        short,
+        long,
+        value_name = "TEXT",
+        default_value = "",
+        hide_default_value = true
+    )]
+    pub filter: String,
     /// Print JSON, one array a line
     #[arg(long)]
     pub json: bool,
@@ -369,7 +381,7 @@ pub struct LatencyArgs {
     #[arg(value_parser = clap::value_parser!(u64).range(1..))]
     pub count: Option<u64>,
     /// Only this container [default: all, summed]
-    #[arg(short, long)]
+    #[arg(short, long, add = ArgValueCompleter::new(containers))]
     pub container: Option<String>,
     /// A histogram for each container
     #[arg(short, long, conflicts_with = "container")]
@@ -427,7 +439,7 @@ Without -o the file is flame-CONTAINER.svg (.folded, .pb.gz, .speedscope.json) i
 a file named by -o is overwritten.")]
 pub struct FlameArgs {
     /// Container to record [default: the whole host]
-    #[arg(short, long)]
+    #[arg(short, long, add = ArgValueCompleter::new(containers))]
     pub container: Option<String>,
     /// What to measure
     #[arg(long = "type", value_name = "TYPE", default_value = ProfileType::default().name())]
@@ -468,7 +480,7 @@ pub struct WhoArgs {
     #[arg(value_parser = clap::value_parser!(i32).range(1..))]
     pub pid: i32,
     /// Container whose process id PID is
-    #[arg(short, long, value_name = "CONTAINER")]
+    #[arg(short, long, value_name = "CONTAINER", add = ArgValueCompleter::new(containers))]
     pub container: Option<String>,
     /// Print JSON
     #[arg(long)]

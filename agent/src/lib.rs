@@ -10,6 +10,7 @@ pub mod choice;
 pub mod cli;
 pub mod client;
 pub mod commands;
+mod complete;
 pub mod config;
 mod container;
 pub mod daemon;

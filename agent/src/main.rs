@@ -2,7 +2,8 @@
 
 use std::process::ExitCode;
 
-use clap::Parser as _;
+use clap::{CommandFactory as _, Parser as _};
+use clap_complete::CompleteEnv;
 use ctrscope::{
     cli::Cli,
     commands::{self, EXIT_USAGE},
@@ -10,6 +11,8 @@ use ctrscope::{
 };
 
 fn main() -> ExitCode {
+    // Where a shell asks what could be typed, the answer is all.
+    CompleteEnv::with_factory(Cli::command).complete();
     let cli = Cli::parse();
     let config = match cli.config() {
         Ok(config) => config,

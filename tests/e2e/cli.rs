@@ -298,3 +298,41 @@ fn the_live_table_shows_a_container_and_gives_the_terminal_back() {
         "{screen}"
     );
 }
+
+/// As bash itself asks, with the script that the binary gives it.
+#[test]
+fn bash_completes_names_of_containers() {
+    let agent = Agent::start(&[]).unwrap();
+    let group = group();
+    let work = ["burn", "--seconds", "600"];
+    let container = Container::start(&group, &ContainerSpec::new("typed", &work)).unwrap();
+    wait_seen(&agent, &container);
+    let name = container.cgroup().trim_start_matches('/');
+    let binary = binaries::agent().unwrap();
+    let script = "source <(COMPLETE=bash ctrscope); COMP_WORDS=(ctrscope \"$@\"); COMP_CWORD=$#; \
+        COMP_TYPE=9; _clap_complete_ctrscope ctrscope \"${!#}\"; printf '%s\\n' \"${COMPREPLY[@]}\"";
+    let complete = |words: &[&str]| -> Vec<String> {
+        let path = std::env::var("PATH").unwrap_or_default();
+        let folder = binary.parent().unwrap().display();
+        let output = Command::new("bash")
+            .args(["-c", script, "bash"])
+            .args(words)
+            .env("PATH", format!("{folder}:{path}"))
+            .env("CTRSCOPE_SERVER", agent.address().to_string())
+            .output()
+            .unwrap();
+        assert!(output.status.success(), "{}", describe(&output));
+        let text = String::from_utf8(output.stdout).unwrap();
+        text.lines().map(str::to_owned).collect()
+    };
+    let typed = &name[..name.len() - 2];
+    for words in [
+        &["runqlat", "-c", typed][..],
+        &["flame", "--container", typed],
+        &["who", "-c", typed],
+        &["diagnose", typed],
+    ] {
+        assert_eq!(complete(words), [name], "{words:?}");
+    }
+    assert_eq!(complete(&["runq"]), ["runqlat"]);
+}

@@ -3,8 +3,9 @@
 use std::time::Duration;
 
 use clap::Args;
+use clap_complete::ArgValueCompleter;
 
-use crate::config;
+use crate::{complete::containers, config};
 
 /// `ctrscope diagnose`.
 #[derive(Args, Debug, Default)]
@@ -21,6 +22,7 @@ what is normal for a disk.
 Exit codes: 0 nothing is held back, 3 something is, 1 failure, 2 wrong usage, 130 interrupted.")]
 pub struct DiagnoseArgs {
     /// Container to diagnose [default: all]
+    #[arg(add = ArgValueCompleter::new(containers))]
     pub container: Option<String>,
     /// Time that the diagnosis is of, whole seconds, 1s to 1m [default: the daemon's, 1m]
     #[arg(long, value_name = "DURATION", value_parser = config::parse_window)]

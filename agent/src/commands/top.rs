@@ -66,6 +66,8 @@ fn plain(
         if arguments.busy {
             rows.retain(Row::is_busy);
         }
+        let filter = arguments.filter.to_lowercase();
+        rows.retain(|row| row.has(&filter));
         sort(&mut rows, arguments.sort);
         let text = if arguments.json {
             let json =
@@ -233,6 +235,7 @@ mod tests {
             count: None,
             sort: SortKey::Cpu,
             busy: false,
+            filter: String::new(),
             json: false,
         }
     }
@@ -273,6 +276,20 @@ mod tests {
         assert_eq!(json[0]["cpu_pressure_ratio"], serde_json::Value::Null);
         assert_eq!(json[0]["verdict"], "cap_throttled");
         assert_eq!(json[1]["verdict"], serde_json::Value::Null);
+    }
+
+    #[test]
+    fn a_filter_leaves_the_names_that_have_it() {
+        let text = printed(&TopArgs {
+            filter: "WE".to_owned(),
+            ..arguments()
+        });
+        let names: Vec<_> = text
+            .lines()
+            .skip(1)
+            .map(|line| line.split(' ').next())
+            .collect();
+        assert_eq!(names, [Some("web")]);
     }
 
     #[test]

@@ -49,6 +49,11 @@ impl Row {
         !self.is_idle
     }
 
+    /// Whether its name has a text in it; `filter` is in lower case.
+    pub(super) fn has(&self, filter: &str) -> bool {
+        self.name.to_lowercase().contains(filter)
+    }
+
     pub(super) fn has_exited(&self) -> bool {
         self.exited_seconds.is_some()
     }

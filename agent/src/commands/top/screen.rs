@@ -60,7 +60,7 @@ impl Screen {
             seconds: 0.0,
             sort: arguments.sort,
             busy_only: arguments.busy,
-            filter: String::new(),
+            filter: arguments.filter.clone(),
             is_filtering: false,
             offset: 0,
             page: 1,
@@ -100,7 +100,7 @@ impl Screen {
             .all
             .iter()
             .filter(|row| !self.busy_only || !has_rates || row.is_busy())
-            .filter(|row| row.name.to_lowercase().contains(&filter))
+            .filter(|row| row.has(&filter))
             .cloned()
             .collect();
         sort(&mut self.shown, self.sort);
@@ -333,6 +333,7 @@ mod tests {
             count: None,
             sort: SortKey::Cpu,
             busy: false,
+            filter: String::new(),
             json: false,
         };
         let (earlier, later) = two_snapshots();
