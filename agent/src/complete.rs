@@ -48,14 +48,10 @@ fn candidates(snapshot: &Snapshot, current: &str) -> Vec<CompletionCandidate> {
         // A name that is no part of a longer one, or that longer one, or an id: as much as is typed of it.
         let name = [&whole, &identity.container, &identity.container_id]
             .into_iter()
-            .find(|name| !name.is_empty() && name.starts_with(current));
+            .find(|name| name.starts_with(current) && is_plain(name));
         let Some(name) = name else {
             continue;
         };
-        // What would do something to the terminal is no name to type.
-        if printable(name) != name.as_str() {
-            continue;
-        }
         let has_exited = container.exited_at_unix_ms.is_some();
         let about = match (identity.image.as_str(), has_exited) {
             (_, true) => "exited".to_owned(),
@@ -74,6 +70,13 @@ fn candidates(snapshot: &Snapshot, current: &str) -> Vec<CompletionCandidate> {
             CompletionCandidate::new(name).help(help)
         })
         .collect()
+}
+
+/// Whether a name means nothing to any shell: bash takes what is offered as it is into the line, and whoever
+/// may make a cgroup chooses its name. Others are typed, or meant by their ids.
+fn is_plain(name: &str) -> bool {
+    let is_plain = |byte: u8| byte.is_ascii_alphanumeric() || b"_.@:%+,=/-".contains(&byte);
+    !name.is_empty() && !name.starts_with('-') && name.bytes().all(is_plain)
 }
 
 #[cfg(test)]
@@ -107,6 +110,11 @@ mod tests {
                 container("shop", "checkout-1", "app", "cafe01"),
                 container("", "", "web", "beef02"),
                 container("", "", "web\x1b[2J", "beef09"),
+                container("", "", "web;reboot;.service", ""),
+                container("", "", "web$(reboot)", "cafe07"),
+                container("", "", "web*", ""),
+                container("", "", "web\\x2dup.service", ""),
+                container("", "", "--web", ""),
             ],
             ..Snapshot::default()
         };
@@ -119,7 +127,10 @@ mod tests {
         assert_eq!(offered("shop/"), ["shop/checkout-1/app"]);
         assert_eq!(offered("ap"), ["app"]);
         assert_eq!(offered("beef02"), ["beef02"]);
-        assert_eq!(offered(""), ["shop/checkout-1/app", "web", "webold"]);
+        assert_eq!(
+            offered(""),
+            ["beef09", "cafe07", "shop/checkout-1/app", "web", "webold"]
+        );
         assert!(offered("nothing").is_empty());
     }
 }

@@ -57,5 +57,5 @@ fn a_container_that_was_there_first_is_seen() {
     let agent = Agent::start(&[]).unwrap();
     let seen = wait_seen(&agent, &container);
     assert_eq!(seen.exited_at_unix_ms, None);
-    assert!(seen.counters.sched.is_some() && seen.counters.cpu.is_some());
+    assert!(seen.counters.sched.is_some() && seen.gauges.cpu_weight.is_some());
 }

@@ -10,7 +10,12 @@ use std::{
 };
 
 use ctrscope::snapshot::Container;
-use ctrscope_tests::{Agent, AgentCommand, Group, binaries, wait_until, without::Without};
+use ctrscope_tests::{
+    Agent, AgentCommand, Group,
+    agent::{CGROUPS_ELSEWHERE, Surroundings},
+    binaries, wait_until,
+    without::Without,
+};
 use serde_json::Value;
 
 use crate::observe::{entry, group, snapshot};
@@ -142,7 +147,13 @@ fn a_users_cgroup_of_a_containers_id_is_another_container() {
 
     let _burner = burn_as_user_in(&manager, &session, &name);
     let users = wait_entry(&agent, &users_path);
-    let users_name = format!("user@1000.service/{}", &id[..12]);
+    // Below the group's cgroup it is no manager by its path: the owner of the directory tells.
+    let above = users_path
+        .trim_start_matches('/')
+        .rsplit_once('/')
+        .unwrap()
+        .0;
+    let users_name = format!("{above}/{}", &id[..12]);
     assert_eq!(users.identity.container, users_name);
     assert_eq!(users.identity.container_id, id);
     assert_eq!(
@@ -199,6 +210,36 @@ fn units_of_one_name_are_told_apart_and_joined_with_one_info_each() {
     }
 }
 
+/// A service with `User=` and `Delegate=yes` has a cgroup that is its user's, and no path shows that.
+#[test]
+fn a_services_cgroup_of_a_containers_id_is_another_container() {
+    let group = group();
+    let id = id_of(&group, '9');
+    let systems = format!("system.slice/docker-{id}.scope");
+    let burner = burn_in(&group.make(&systems).unwrap());
+    let service = group.make("system.slice/app.service").unwrap();
+    for directory in &service {
+        chown(directory, Some(USER), Some(USER)).unwrap();
+    }
+    let users = format!("docker-{id}.scope");
+    let _made = burn_as_user_in(&service, &service, &users);
+    let agent = Agent::start(&[]).unwrap();
+    let path = format!("{}/{systems}", group.path());
+    let systems = wait_entry(&agent, &path);
+    let users = format!("{}/system.slice/app.service/{users}", group.path());
+    let users = wait_entry(&agent, &users);
+    let short: String = id.chars().take(12).collect();
+    assert_eq!(systems.identity.container, short);
+    let unit = format!("{}/system.slice/app.service", group.path());
+    let expected = format!("{}/{short}", unit.trim_start_matches('/'));
+    assert_eq!(users.identity.container, expected);
+    // What the user burns is not the container's.
+    drop(burner);
+    let still = wait_still(&agent, &path);
+    assert!(on_cpu_ns(&agent, &users.identity.cgroup) > Some(0));
+    assert_eq!(on_cpu_ns(&agent, &path), Some(still));
+}
+
 /// Engines give containers cgroup namespaces, and an agent that runs in one sees all others as `/../…`.
 #[test]
 fn paths_are_read_as_init_sees_them() {
@@ -231,7 +272,62 @@ fn paths_are_read_as_init_sees_them() {
     let agent = Agent::start_without(&above, &[]).unwrap();
     let found = wait_entry(&agent, &path);
     assert_eq!(found.identity.container_id, id);
-    assert!(found.counters.cpu.is_some(), "its files are found");
+    assert!(found.gauges.cpu_weight.is_some(), "its files are found");
     let told = who(&["--server", &agent.address().to_string()]);
     assert_eq!(told["container_id"], id.as_str());
+}
+
+/// As the DaemonSet runs: the host's processes, and its cgroups somewhere else.
+#[test]
+fn an_agent_in_a_container_finds_the_hosts_cgroups_elsewhere() {
+    let group = group();
+    let id = id_of(&group, 'a');
+    let path = format!("docker/{id}");
+    let _there = burn_in(&group.make(&path).unwrap());
+    let arguments = ["--cgroup-root", CGROUPS_ELSEWHERE];
+    let agent =
+        Agent::start_in_container(&group, "agent", Surroundings::HostPid, &arguments).unwrap();
+    let path = format!("{}/{path}", group.path());
+    let found = wait_entry(&agent, &path);
+    assert_eq!(found.identity.container_id, id);
+    assert!(found.gauges.cpu_weight.is_some(), "its files are found");
+    // One that is made now is told by the kernel, by its path from the root.
+    let later = format!("docker/{}", id_of(&group, 'b'));
+    let _later = burn_in(&group.make(&later).unwrap());
+    let found = wait_entry(&agent, &format!("{}/{later}", group.path()));
+    assert!(found.gauges.cpu_weight.is_some(), "its files are found");
+}
+
+/// A node of kind, or docker in docker: a cgroup namespace and a PID namespace begin at the node, and the kernel
+/// tells paths that begin above it.
+#[test]
+fn an_agent_in_a_nested_node_sees_the_nodes_containers_by_the_nodes_paths() {
+    let group = group();
+    let id = |digit| id_of(&group, digit);
+    let there = format!("docker/{}", id('c'));
+    let node = format!("docker/{}", id('d'));
+    let agent = Agent::start_in_container(&group, &node, Surroundings::Node, &[]).unwrap();
+    let _there = burn_in(&group.make(&format!("{node}/{there}")).unwrap());
+    let path = format!("/{there}");
+    let found = wait_entry(&agent, &path);
+    assert_eq!(found.identity.container_id, id('c'));
+    let wait_files = |path: &str| {
+        wait_until(PATIENCE, "its files are found", || {
+            let found = wait_entry(&agent, path);
+            Ok(found.gauges.cpu_weight.is_some().then_some(found))
+        })
+        .unwrap()
+    };
+    wait_files(&path);
+    // What is beside the node is counted, and is nobody's here.
+    let beside = id('e');
+    let _beside = burn_in(&group.make(&format!("docker/{beside}")).unwrap());
+    let later = format!("docker/{}", id('f'));
+    let _later = burn_in(&group.make(&format!("{node}/{later}")).unwrap());
+    wait_files(&format!("/{later}"));
+    let all = snapshot(&agent).containers;
+    let is_beside = |one: &&Container| one.identity.cgroup.contains(&beside);
+    assert!(all.iter().find(is_beside).is_none(), "{all:?}");
+    let outside = |one: &&Container| one.identity.cgroup.contains(&group.path());
+    assert!(all.iter().find(outside).is_none(), "{all:?}");
 }

@@ -1,10 +1,14 @@
 //! The agent under test.
 
+mod contained;
+
+pub use self::contained::{CGROUPS_ELSEWHERE, Surroundings};
+
 use std::{
     ffi::OsStr,
     fs::{self, File},
     net::SocketAddr,
-    path::PathBuf,
+    path::Path,
     process::{Child, Command, ExitStatus, Output, Stdio},
     time::{Duration, SystemTime, UNIX_EPOCH},
 };
@@ -129,18 +133,22 @@ impl Agent {
             .stderr(log)
             .spawn()
             .context("cannot start the agent")?;
+        Self::waited(child, directory, &address_file)
+    }
+
+    fn waited(child: Child, directory: TempDir, address_file: &Path) -> Result<Self> {
         let mut agent = Self {
             child,
             address: SocketAddr::from(([127, 0, 0, 1], 0)),
             directory,
         };
-        match agent.wait_ready(&address_file) {
+        match agent.wait_ready(address_file) {
             Ok(()) => Ok(agent),
             Err(error) => bail!("{error:#}; it said:\n{}", agent.log()),
         }
     }
 
-    fn wait_ready(&mut self, address_file: &PathBuf) -> Result<()> {
+    fn wait_ready(&mut self, address_file: &Path) -> Result<()> {
         self.address = wait_until(READY_PATIENCE, "address of the agent", || {
             if let Some(status) = self.child.try_wait()? {
                 bail!("the agent ended at its start: {status}");

@@ -62,6 +62,13 @@ impl Mount {
         self.root.trim_end_matches('/')
     }
 
+    /// Whether its root is called the root of the reader's cgroup namespace, or lies above it: then the name of
+    /// what is mounted is not known, unless that is the root of the hierarchy.
+    #[must_use]
+    pub fn is_of_unknown_root(&self) -> bool {
+        self.visible_root().is_empty()
+    }
+
     fn levels_above(&self) -> usize {
         self.root.split('/').filter(|part| *part == "..").count()
     }

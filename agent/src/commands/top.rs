@@ -20,7 +20,7 @@ use super::{CommandError, Outcome, interrupt::wait_until};
 use crate::{
     cli::TopArgs,
     diagnosis::ContainerStanding,
-    snapshot::{Snapshot, seconds_between},
+    snapshot::{Course, Snapshot},
     source::{Cancel, Source, SourceError},
     terminal::Terminal,
 };
@@ -49,7 +49,7 @@ fn plain(
     cancel: &Cancel,
     out: &mut dyn Write,
 ) -> Result<Outcome, CommandError> {
-    let mut last = source.snapshot()?;
+    let mut course = Course::new(source.snapshot()?);
     let tables = arguments.count.unwrap_or(1);
     let mut printed = 0;
     while printed < tables {
@@ -58,11 +58,11 @@ fn plain(
             return Ok(Outcome::Interrupted);
         }
         let snapshot = source.snapshot()?;
-        if seconds_between(&last, &snapshot) <= 0.0 {
+        let Some(rates) = course.follow(&snapshot) else {
             // The source gave the same snapshot again; the next one will have rates.
             continue;
-        }
-        let mut rows = rows(&last, &snapshot, &standing(source));
+        };
+        let mut rows = rows(&snapshot, &rates, &standing(source));
         if arguments.busy {
             rows.retain(Row::is_busy);
         }
@@ -80,7 +80,6 @@ fn plain(
         out.write_all(text.as_bytes())
             .and_then(|()| out.flush())
             .map_err(CommandError::output)?;
-        last = snapshot;
         printed += 1;
     }
     Ok(Outcome::Done)
@@ -163,7 +162,7 @@ fn show(
         loop {
             match receiver.try_recv() {
                 Ok(Ok((snapshot, standing))) => {
-                    if screen.update(snapshot, &standing) {
+                    if screen.update(&snapshot, &standing) {
                         shown += 1;
                     }
                 }

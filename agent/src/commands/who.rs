@@ -27,6 +27,14 @@ struct Process {
     cgroups: Vec<Membership>,
 }
 
+impl Process {
+    /// Its cgroup in the hierarchy of the cpu controller.
+    fn counted(&self) -> Option<&Membership> {
+        let v1 = self.cgroups.iter().find(|one| one.has_v1_controller("cpu"));
+        v1.or_else(|| self.cgroups.iter().find(|one| one.hierarchy == 0))
+    }
+}
+
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 struct Answer {
     pid: u32,
@@ -90,14 +98,14 @@ fn read_process(proc_root: &Path, pid: u32) -> Result<Process, CommandError> {
 /// Joins what `/proc` says with what the cgroup path means and with what the daemon knows.
 fn answer(pid: u32, process: Process, snapshot: Option<&Snapshot>) -> Answer {
     // An id beats a unit beats a plain cgroup; the root says nothing.
+    let counted = process.counted();
     let identity = process
         .cgroups
         .iter()
         .filter_map(|membership| {
             let identity = identify(&membership.path);
             // Without an id a cgroup is what the cpu controller sees of it: that is what is counted.
-            let counts = membership.hierarchy == 0 || membership.has_v1_controller("cpu");
-            let says = identity.container_id.is_some() || counts;
+            let says = identity.container_id.is_some() || Some(membership) == counted;
             (says && identity.kind != Kind::Other).then_some(identity)
         })
         .max_by_key(|identity| {
@@ -151,8 +159,8 @@ fn answer(pid: u32, process: Process, snapshot: Option<&Snapshot>) -> Answer {
     answer
 }
 
-/// The container of a snapshot that has the process: the one with the longest cgroup path that leads to it,
-/// else by the id in a path, for the path can differ between hierarchies.
+/// The container of a snapshot that has the process: the one with the longest path that leads to its cgroup
+/// in the hierarchy that is counted, else by the id in a path, for the path can differ between hierarchies.
 fn find<'a>(
     snapshot: &'a Snapshot,
     process: &Process,
@@ -160,7 +168,7 @@ fn find<'a>(
 ) -> Option<&'a Container> {
     let leads_to = |cgroup: &str| {
         !cgroup.trim_matches('/').is_empty()
-            && process.cgroups.iter().any(|membership| {
+            && process.counted().is_some_and(|membership| {
                 membership
                     .path
                     .strip_prefix(cgroup)
@@ -307,6 +315,31 @@ cgroup      cpu,cpuacct:{path}
         assert_eq!(found.container, "web");
         let found = answer(4243, process("/mine/webx"), Some(&snapshot));
         assert_eq!(found.container, "mine/webx");
+    }
+
+    #[test]
+    fn the_hierarchy_of_the_cpu_controller_decides() {
+        let session = "/user.slice/user-1000.slice/session-3.scope";
+        let both = |unified: &str| Process {
+            cgroups: parse_memberships(&format!(
+                "5:cpu,cpuacct:/mine/web\n1:name=systemd:{session}\n0::{unified}\n"
+            )),
+            ..Process::default()
+        };
+        let mut snapshot = snapshot("", "/mine/web");
+        snapshot.containers.push(Container {
+            identity: Arc::new(Identity {
+                container: "session-3.scope".to_owned(),
+                cgroup: session.to_owned(),
+                kind: Kind::Service,
+                ..Identity::default()
+            }),
+            ..Container::default()
+        });
+        for unified in ["/", session] {
+            assert_eq!(answer(7, both(unified), None).container, "mine/web");
+            assert_eq!(answer(7, both(unified), Some(&snapshot)).container, "web");
+        }
     }
 
     #[test]

@@ -9,7 +9,7 @@ mod stats;
 mod workloads;
 
 pub(crate) use charges::{BlockCharges, OperationBytes};
-pub(crate) use registry::{CgroupKey, Now, Registry, RegistryLimits, Report, SlotWrite};
+pub(crate) use registry::{CgroupKey, Now, Origin, Registry, RegistryLimits, Report, SlotWrite};
 pub(crate) use slots::SlotTable;
 pub(crate) use stats::{Accumulated, RawSched};
 pub(crate) use workloads::{WorkloadId, Workloads};

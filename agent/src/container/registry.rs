@@ -15,14 +15,14 @@ mod types;
 mod workloads;
 
 use std::{
-    collections::{BTreeMap, BTreeSet, HashMap},
+    collections::{BTreeMap, BTreeSet, HashMap, HashSet},
     sync::Arc,
 };
 
 use ctrscope_ebpf::slot;
 
-pub(crate) use self::types::{CgroupKey, Now, RegistryLimits, Report, SlotWrite};
-use self::{idle::Activity, names::Name, workloads::Share};
+pub(crate) use self::types::{CgroupKey, Now, Origin, RegistryLimits, Report, SlotWrite};
+use self::{idle::Activity, names::Name, types::is_unprivileged, workloads::Share};
 use super::{Accumulated, SlotTable, Workloads};
 use crate::{
     bpf::{CssId, Subsystem},
@@ -40,6 +40,10 @@ type ExitOrder = (bool, u64, EntityId);
 /// Css that are remembered of one container: its own and its child cgroups', the dead ones too, for
 /// they still write back.
 const MOST_CSS: usize = 512;
+
+/// Users without privileges, all of them together, may take one of so many cgroups that are remembered, and
+/// hold as many places for entities if others want them.
+const USERS_SHARE: usize = 4;
 
 /// Who a cgroup counts as.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -97,6 +101,10 @@ pub(crate) struct Entity {
     paths: Vec<(u32, String)>,
     /// What stands before its name.
     prefix: Option<String>,
+    /// The user in whose cgroups it is.
+    user: Option<u32>,
+    /// It is inside of a container.
+    is_inside: bool,
     /// It is inside of a container that the agent is not in itself. Whoever is root there can give a cgroup
     /// any id, so no runtime's word is taken for it.
     is_foreign: bool,
@@ -111,6 +119,15 @@ impl Entity {
     fn path_in(&self, hierarchy: u32) -> Option<&String> {
         let mut paths = self.paths.iter();
         paths.find(|(of, _)| *of == hierarchy).map(|(_, path)| path)
+    }
+
+    /// Whether it can be a container of another hierarchy that has its key.
+    fn may_be(&self, found: &PathIdentity) -> bool {
+        self.prefix == found.prefix && self.is_inside == found.enclosing.is_some()
+    }
+
+    fn is_users(&self) -> bool {
+        is_unprivileged(self.user)
     }
 
     fn owner(&self) -> u32 {
@@ -136,6 +153,7 @@ impl Entity {
 #[derive(Debug)]
 struct Waiting {
     path: String,
+    user: Option<u32>,
     populated: bool,
     css: Vec<(Subsystem, CssId)>,
     /// It was reported to run since the last look.
@@ -149,9 +167,10 @@ struct Waiting {
 }
 
 impl Waiting {
-    fn new(path: String) -> Self {
+    fn new(path: String, user: Option<u32>) -> Self {
         Self {
             path,
+            user,
             populated: false,
             css: Vec::new(),
             ran: false,
@@ -183,6 +202,8 @@ pub(crate) struct Registry {
     /// Several where ids are used again elsewhere.
     by_key: HashMap<String, Vec<EntityId>>,
     cgroups: HashMap<CgroupKey, Member>,
+    /// Those of them that users without privileges could make.
+    cgroups_of_users: HashSet<CgroupKey>,
     slots: SlotTable,
     next_id: EntityId,
     other: Accumulated,
@@ -228,6 +249,7 @@ impl Registry {
             entities: BTreeMap::new(),
             by_key: HashMap::new(),
             cgroups: HashMap::new(),
+            cgroups_of_users: HashSet::new(),
             slots: SlotTable::new(limits.slots),
             next_id: 1,
             other: Accumulated::default(),
@@ -269,21 +291,29 @@ impl Registry {
     }
 
     /// A cgroup was made, or found in the tree. `populated` says that it holds tasks already.
-    pub(crate) fn cgroup_made(
+    pub(crate) fn cgroup_made<'a>(
         &mut self,
         key: CgroupKey,
-        path: &str,
+        origin: impl Into<Origin<'a>>,
         populated: bool,
         css: &[(Subsystem, CssId)],
         now: Now,
     ) {
         if !self.cgroups.contains_key(&key) {
-            if self.cgroups.len() >= self.limits.cgroups {
+            let origin = origin.into();
+            let is_users = origin.is_users();
+            let of_users = self.cgroups_of_users.len();
+            if self.cgroups.len() >= self.limits.cgroups
+                || (is_users && of_users >= self.limits.cgroups / USERS_SHARE)
+            {
                 self.unremembered += 1;
                 return;
             }
+            if is_users {
+                self.cgroups_of_users.insert(key);
+            }
             let in_primary = key.hierarchy == self.primary_hierarchy;
-            let member = self.member_of(path, key.hierarchy, populated, now);
+            let member = self.member_of(origin, key.hierarchy, populated, now);
             if let Member::Entity(id) = member
                 && let Some(entity) = self.entities.get_mut(&id)
             {
@@ -294,7 +324,8 @@ impl Registry {
                 }
             }
             if member == Member::Refused {
-                self.waiting.insert(key, Waiting::new(path.to_owned()));
+                let waiting = Waiting::new(origin.path.to_owned(), origin.user);
+                self.waiting.insert(key, waiting);
             }
             self.cgroups.insert(key, member);
         }
@@ -363,6 +394,7 @@ impl Registry {
     /// A cgroup was removed.
     pub(crate) fn cgroup_removed(&mut self, key: CgroupKey, now: Now) {
         self.waiting.remove(&key);
+        self.cgroups_of_users.remove(&key);
         let Some(Member::Entity(id)) = self.cgroups.remove(&key) else {
             return;
         };
@@ -506,8 +538,15 @@ impl Registry {
     }
 
     /// Who a path counts as; makes the entity if it is new.
-    fn member_of(&mut self, path: &str, hierarchy: u32, populated: bool, now: Now) -> Member {
-        let found = identify(path);
+    fn member_of(
+        &mut self,
+        origin: Origin<'_>,
+        hierarchy: u32,
+        populated: bool,
+        now: Now,
+    ) -> Member {
+        let found = found(origin);
+        let path = origin.path;
         let in_primary = hierarchy == self.primary_hierarchy;
         if found.groups_others || found.kind == Kind::Other {
             return Member::System;
@@ -535,11 +574,13 @@ impl Registry {
             return Member::Entity(id);
         }
         let counted = self.entities.len().saturating_sub(self.excluded);
-        if counted >= self.limits.entities && !self.forget_oldest_exited(now) {
+        if counted >= self.limits.entities && !self.forget_oldest_exited(origin.is_users(), now) {
             // What may stay empty for ever takes no place from what runs; it is looked at again when
             // it runs itself.
             let may_be_empty = found.kind == Kind::Cgroup && !populated;
-            if may_be_empty || !self.displace_empty(now) {
+            let has_room = !may_be_empty
+                && (self.displace_empty(now) || (!origin.is_users() && self.displace_users(now)));
+            if !has_room {
                 // Once a container, not once a hierarchy or child cgroup.
                 let is_own = in_primary && found.owner_path == path;
                 self.refused += u64::from(!may_be_empty && is_own);
@@ -555,6 +596,7 @@ impl Registry {
         let enclosing = found.enclosing.as_ref();
         let is_foreign = enclosing.is_some_and(|outer| !self.homes.contains(outer));
         let mut entity = new_entity(found, hierarchy, now);
+        entity.user = origin.user;
         entity.is_foreign = is_foreign;
         self.tell_apart(&mut entity);
         entity.find_owner(None, &self.node);
@@ -576,11 +618,8 @@ impl Registry {
                 .filter_map(|id| Some((*id, self.entities.get(id)?)))
         };
         let is_it = |entity: &Entity| entity.path_in(hierarchy) == Some(&found.owner_path);
-        let may_be_it = |entity: &Entity| {
-            let mut paths = entity.paths.iter();
-            entity.path_in(hierarchy).is_none()
-                && paths.all(|(_, path)| identify(path).may_be(found))
-        };
+        let may_be_it =
+            |entity: &Entity| entity.path_in(hierarchy).is_none() && entity.may_be(found);
         entities()
             .find(|(_, entity)| is_it(entity))
             .or_else(|| entities().find(|(_, entity)| may_be_it(entity)))
@@ -588,8 +627,8 @@ impl Registry {
     }
 
     /// Whether a new container of this path would be one that is known.
-    fn is_known(&self, path: &str, hierarchy: u32) -> bool {
-        self.known_as(&identify(path), hierarchy).is_some()
+    fn is_known(&self, origin: Origin<'_>, hierarchy: u32) -> bool {
+        self.known_as(&found(origin), hierarchy).is_some()
     }
 
     /// Calls a new entity by its path where its name is that of another one that lives.
@@ -621,6 +660,16 @@ impl Registry {
     }
 }
 
+/// What a path says of what was made there.
+fn found(origin: Origin<'_>) -> PathIdentity {
+    let found = identify(origin.path);
+    if origin.is_users() {
+        found.delegated()
+    } else {
+        found
+    }
+}
+
 fn new_entity(found: PathIdentity, hierarchy: u32, now: Now) -> Entity {
     // The series of this name is the sum of all others.
     let container = match found.name.as_str() {
@@ -640,6 +689,8 @@ fn new_entity(found: PathIdentity, hierarchy: u32, now: Now) -> Entity {
         }),
         paths: vec![(hierarchy, found.owner_path.clone())],
         prefix: found.prefix,
+        user: None,
+        is_inside: found.enclosing.is_some(),
         is_foreign: false,
         owner_path: found.owner_path,
         first_seen: now,

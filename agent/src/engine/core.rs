@@ -18,6 +18,7 @@ use std::{
 };
 
 use ctrscope_ebpf::{counter, slot};
+use tokio::sync::watch;
 
 pub(super) use kernel::ProfileParts;
 
@@ -46,6 +47,22 @@ const SHORTEST_INTERVAL: Duration = Duration::from_millis(100);
 /// What ended profile sessions lost, by the index of the kernel side's counters.
 pub(super) type ProfileLossTotals = Arc<[AtomicU64]>;
 
+/// A snapshot, and when it was taken.
+#[derive(Clone, Debug)]
+pub(super) struct Published {
+    taken: Instant,
+    snapshot: Arc<Snapshot>,
+}
+
+impl Published {
+    /// The snapshot, if it is young. How young depends on what a collection costs here: asked without
+    /// pause, it takes at most a twentieth of a CPU.
+    pub(super) fn if_young(&self) -> Option<&Arc<Snapshot>> {
+        let cost = Duration::from_nanos(self.snapshot.agent.collection_ns);
+        (self.taken.elapsed() < SHORTEST_INTERVAL.max(cost * 20)).then_some(&self.snapshot)
+    }
+}
+
 /// Kernel side, registry and files.
 pub(super) struct Engine {
     /// `None` where this host has no kernel side: cgroup files alone are collected then.
@@ -70,7 +87,7 @@ pub(super) struct Engine {
     started: Instant,
     first_seen_other: Now,
     lost_events: u64,
-    last: Option<(Instant, Arc<Snapshot>)>,
+    published: watch::Sender<Option<Published>>,
     /// Slot of each container of the last snapshot.
     last_slots: Vec<Option<u32>>,
     /// States of the collectors as they were last logged.
@@ -80,7 +97,12 @@ pub(super) struct Engine {
 impl Engine {
     /// Loads and attaches the programs and finds the containers that are there.
     /// What runtimes say wakes the thread through `wake`.
-    pub(super) fn start(options: EngineOptions, wake: PipeWriter) -> Result<Self, EngineError> {
+    /// Each snapshot is published to who watches.
+    pub(super) fn start(
+        options: EngineOptions,
+        wake: PipeWriter,
+        published: watch::Sender<Option<Published>>,
+    ) -> Result<Self, EngineError> {
         let features = HostFeatures::probe(&Roots {
             proc: options.proc_root.clone(),
             ..Roots::default()
@@ -126,6 +148,7 @@ impl Engine {
         };
         let registry = Registry::new(limits, tree.primary(), options.selection.clone());
         let names = Names::start(options.runtimes.clone(), wake);
+        let started = Instant::now();
         let has_pressure = !matches!(features.psi, Psi::Absent | Psi::Disabled);
         let mut engine = Self {
             kernel: loaded.side,
@@ -142,7 +165,7 @@ impl Engine {
                 options.proc_root.clone(),
                 options.interval,
             ),
-            files: FileCollector::new(hierarchies, has_pressure),
+            files: FileCollector::new(hierarchies, has_pressure, started),
             file_samples: HashMap::new(),
             sandbox_looks: HashMap::new(),
             host: Host {
@@ -154,10 +177,10 @@ impl Engine {
             options,
             profile_losses: (0..counter::COUNT).map(|_| AtomicU64::new(0)).collect(),
             online_cpus: online,
-            started: Instant::now(),
+            started,
             first_seen_other: Now::default(),
             lost_events: 0,
-            last: None,
+            published,
             last_slots: Vec::new(),
             logged_states: HashMap::new(),
         };
@@ -228,10 +251,8 @@ impl Engine {
 
     /// How long the thread may sleep at most.
     pub(super) fn wake_in(&self) -> Duration {
-        let tick = match &self.last {
-            Some((taken, _)) => self.options.interval.saturating_sub(taken.elapsed()),
-            None => Duration::ZERO,
-        };
+        let due_in = |since| self.options.interval.saturating_sub(since);
+        let tick = self.since_last().map_or(Duration::ZERO, due_in);
         let tick = tick.min(self.facts.due_in());
         self.tree.walk_due_in().map_or(tick, |walk| walk.min(tick))
     }
@@ -303,16 +324,17 @@ impl Engine {
         );
     }
 
-    /// The last snapshot if it is young, else a new one. How young depends on what a collection
-    /// costs here: asked without pause, it takes at most a twentieth of a CPU.
+    /// The last snapshot if it is young, else a new one.
     pub(super) fn snapshot(&mut self) -> Arc<Snapshot> {
-        if let Some((taken, snapshot)) = &self.last
-            && taken.elapsed()
-                < SHORTEST_INTERVAL.max(Duration::from_nanos(snapshot.agent.collection_ns) * 20)
-        {
-            return Arc::clone(snapshot);
-        }
-        self.collect()
+        let young = |published: &Published| published.if_young().cloned();
+        let last = self.published.borrow().as_ref().and_then(young);
+        last.unwrap_or_else(|| self.collect())
+    }
+
+    /// Time since the last snapshot was taken; `None` before the first.
+    fn since_last(&self) -> Option<Duration> {
+        let published = self.published.borrow();
+        published.as_ref().map(|last| last.taken.elapsed())
     }
 
     /// The facts of a window that ends now, or with the last reading if one more would cost too much;
@@ -338,11 +360,8 @@ impl Engine {
         if self.facts.due_in() == Duration::ZERO {
             self.read_facts();
         }
-        if self
-            .last
-            .as_ref()
-            .is_none_or(|(taken, _)| taken.elapsed() >= self.options.interval)
-        {
+        let is_due = |since| since >= self.options.interval;
+        if self.since_last().is_none_or(is_due) {
             self.collect();
         }
     }

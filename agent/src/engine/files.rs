@@ -5,28 +5,42 @@
 //! (reclaim, a new limit). So who ran or did I/O is read at each round, once more after that until nothing
 //! moves, and then only in its turn, which comes at least once in [`QUIET_INTERVAL`].
 
-use std::time::{Duration, Instant};
+use std::{
+    fs,
+    os::unix::fs::MetadataExt as _,
+    time::{Duration, Instant},
+};
 
 use crate::{
     cgroup::{
-        self, CgroupError, FileReader, Hierarchies, read_cpu, read_cpu_usage_ns, read_memory,
-        read_pressure,
+        self, CgroupError, FileReader, Hierarchies, Mount, read_cpu, read_cpu_usage_ns,
+        read_memory, read_pressure,
     },
-    snapshot::{Counted, Counters, Gauges, MemoryEvents, Pressure, PressureTimes, Throttling},
+    snapshot::{
+        AsOf, Counted, Counters, Gauges, MemoryEvents, Pressure, PressureTimes, Throttling,
+    },
 };
 
 /// What the files of a container said when they were last read. Its counters only go up: a cgroup that
-/// is made again at its path begins at zero, and is added to what the former ones had counted.
+/// is made again at its path begins at zero, and is added to what the former ones had counted. It is told by
+/// the inode of its directory; a counter that falls in one and the same cgroup (some of the kernel's do by a
+/// little, and v1 lets whoever may write `memory.failcnt` set it to 0) stays what it was.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct FileSample {
     /// What the cgroups at its path have counted.
     pub(crate) counters: Counters,
     /// What the one that is there has.
     pub(crate) gauges: Gauges,
+    /// As of when they are true, nanoseconds since the engine's start; none before the first reading.
+    as_of_ns: Option<u64>,
+    /// When its CPU time was read, likewise.
+    usage_as_of_ns: Option<u64>,
     /// What that one has counted.
     last: Counters,
     /// What those before it had counted when they were last read.
     former: Counters,
+    /// The cgroup that `last` is of, by inode, in the hierarchy of each subject.
+    cgroups: Cgroups,
     /// The number of its last reading; none for one that is new.
     reading: Option<u64>,
     /// It was active since it was last read.
@@ -36,9 +50,21 @@ pub(crate) struct FileSample {
 }
 
 impl FileSample {
-    /// Notes whether it ran or did I/O since the last time, or might have.
-    pub(crate) fn note_activity(&mut self, active: bool) {
+    /// Notes whether it ran or did I/O since the last time, or might have. What stood still and was not
+    /// active is as it was read.
+    pub(crate) fn note_activity(&mut self, active: bool, now_ns: u64) {
         self.active |= active;
+        if self.quiet_since().is_some() {
+            self.as_of_ns = Some(now_ns);
+        }
+    }
+
+    /// As of when its numbers are true.
+    pub(crate) fn as_of(&self) -> AsOf {
+        AsOf {
+            files_ns: self.as_of_ns,
+            cpu_usage_ns: self.usage_as_of_ns,
+        }
     }
 
     /// The number of its last reading, if nothing new is expected of another one.
@@ -47,22 +73,36 @@ impl FileSample {
     }
 }
 
+/// Inodes of a cgroup's directories, by subject.
+#[derive(Clone, Copy, Debug, Default)]
+struct Cgroups {
+    cpu: Option<u64>,
+    cpu_usage_ns: Option<u64>,
+    memory: Option<u64>,
+    pressure: Option<u64>,
+}
+
 /// One subject of the files, as they have it.
 struct Subject<'a, T> {
     sum: &'a mut Option<T>,
     last: &'a mut Option<T>,
     former: &'a mut Option<T>,
+    cgroup: &'a mut Option<u64>,
 }
 
 impl<T: Counted> Subject<'_, T> {
-    /// Takes in a reading. A new cgroup that has counted more than the former one when it is first read is
-    /// not told from that one.
-    fn take(self, now: T) {
-        if self.last.as_ref().is_some_and(|last| now.is_reset(last)) {
+    /// Takes in a reading of a cgroup, whose inode was looked up before: where it is made again between the
+    /// two, the next reading tells. One that is gone meanwhile is a part of what it was.
+    fn take(self, now: T, cgroup: Option<u64>) {
+        let mut now = Some(now);
+        if cgroup.is_some() && self.cgroup.is_some() && *self.cgroup != cgroup {
             self.former.add(self.last);
+        } else {
+            now.hold(self.last);
         }
-        *self.last = Some(now.clone());
-        *self.sum = Some(now);
+        *self.cgroup = cgroup.or(*self.cgroup);
+        self.last.clone_from(&now);
+        *self.sum = now;
         self.sum.add(self.former);
     }
 }
@@ -74,6 +114,7 @@ macro_rules! subject {
             sum: &mut $sample.counters.$name,
             last: &mut $sample.last.$name,
             former: &mut $sample.former.$name,
+            cgroup: &mut $sample.cgroups.$name,
         }
     };
 }
@@ -84,6 +125,8 @@ pub(crate) struct FileCollector {
     reader: FileReader,
     hierarchies: Hierarchies,
     has_pressure: bool,
+    /// What times are counted from.
+    started: Instant,
     next: Instant,
     last_round: Option<Instant>,
     /// Readings of containers so far.
@@ -120,9 +163,11 @@ impl Round {
 }
 
 impl FileCollector {
-    /// A collector of these mounts; `has_pressure` says whether the kernel keeps pressure at all.
-    pub(crate) fn new(hierarchies: Hierarchies, has_pressure: bool) -> Self {
+    /// A collector of these mounts; `has_pressure` says whether the kernel keeps pressure at all. Times of
+    /// readings are counted from `started`.
+    pub(crate) fn new(hierarchies: Hierarchies, has_pressure: bool, started: Instant) -> Self {
         Self {
+            started,
             reader: FileReader::new(),
             hierarchies,
             has_pressure,
@@ -196,28 +241,40 @@ impl FileCollector {
     }
 
     fn read_all(&mut self, cgroup: &str, sample: &mut FileSample) {
+        let inode = inode(self.hierarchies.cpu.as_ref(), cgroup);
         let cpu = read_cpu(&mut self.reader, &self.hierarchies, cgroup);
         if let Some(cpu) = self.there(cpu) {
             sample.gauges.cpu_quota_cores = cpu.quota_cores;
             sample.gauges.cpu_weight = cpu.weight;
-            subject!(sample, cpu).take(Throttling {
-                periods: cpu.periods,
-                throttled_periods: cpu.throttled_periods,
-                throttled_ns: cpu.throttled_ns,
-            });
+            // What could be throttled once stays in sight.
+            let can = cpu.quota_cores.is_some() || cpu.periods > 0;
+            if can || sample.counters.cpu.is_some() {
+                let throttling = Throttling {
+                    periods: cpu.periods,
+                    throttled_periods: cpu.throttled_periods,
+                    throttled_ns: cpu.throttled_ns,
+                };
+                subject!(sample, cpu).take(throttling, inode);
+            }
         }
+        let inode = self::inode(self.hierarchies.memory.as_ref(), cgroup);
         let memory = read_memory(&mut self.reader, &self.hierarchies, cgroup);
         if let Some(memory) = self.there(memory) {
             sample.gauges.memory_working_set_bytes = memory.working_set_bytes;
             sample.gauges.memory_limit_bytes = memory.limit_bytes;
-            subject!(sample, memory).take(MemoryEvents {
+            let can = memory.limit_bytes.is_some();
+            let events = MemoryEvents {
                 oom_kills: memory.oom_kills,
-                limit_hits: memory.limit_hits,
-            });
+                limit_hits: memory.limit_hits.filter(|&hits| can || hits > 0),
+            };
+            subject!(sample, memory).take(events, inode);
         }
+        // Pressure is what is divided by the time between two readings.
+        sample.as_of_ns = Some(self.now_ns());
         if !self.has_pressure {
             return;
         }
+        let inode = self::inode(self.hierarchies.unified.as_ref(), cgroup);
         let pressure = read_pressure(&mut self.reader, &self.hierarchies, cgroup);
         if let Some(pressure) = self.there(pressure) {
             let times = |times: Option<cgroup::PressureTimes>| {
@@ -226,11 +283,12 @@ impl FileCollector {
                     stalled_usec: times.stalled_usec,
                 })
             };
-            subject!(sample, pressure).take(Pressure {
+            let pressure = Pressure {
                 cpu: times(pressure.cpu),
                 memory: times(pressure.memory),
                 io: times(pressure.io),
-            });
+            };
+            subject!(sample, pressure).take(pressure, inode);
         }
     }
 
@@ -238,10 +296,16 @@ impl FileCollector {
     /// some microseconds, so at each collection: a rate of it is right only if it is as fresh as the
     /// snapshot.
     pub(crate) fn read_usage(&mut self, cgroup: &str, sample: &mut FileSample) {
+        let inode = inode(self.hierarchies.cpuacct.as_ref(), cgroup);
         let usage = read_cpu_usage_ns(&mut self.reader, &self.hierarchies, cgroup);
         if let Some(usage) = self.there(usage) {
-            subject!(sample, cpu_usage_ns).take(usage);
+            sample.usage_as_of_ns = Some(self.now_ns());
+            subject!(sample, cpu_usage_ns).take(usage, inode);
         }
+    }
+
+    fn now_ns(&self) -> u64 {
+        u64::try_from(self.started.elapsed().as_nanos()).unwrap_or(u64::MAX)
     }
 
     /// What was read, where it was there and could be.
@@ -254,6 +318,12 @@ impl FileCollector {
     }
 }
 
+/// Which cgroup a path is now; some microseconds.
+fn inode(mount: Option<&Mount>, cgroup: &str) -> Option<u64> {
+    let directory = mount?.directory(cgroup)?;
+    Some(fs::metadata(directory).ok()?.ino())
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -262,24 +332,70 @@ mod tests {
     #[test]
     fn a_cgroup_made_again_is_added_to_the_former_ones() {
         let mut sample = FileSample::default();
-        let mut sum = |periods, throttled_periods| {
-            subject!(sample, cpu).take(Throttling {
+        let mut sum = |inode, periods, throttled_periods| {
+            let throttling = Throttling {
                 periods,
                 throttled_periods,
                 throttled_ns: 0,
-            });
+            };
+            subject!(sample, cpu).take(throttling, inode);
             let sum = sample.counters.cpu.as_ref().unwrap();
             (sum.periods, sum.throttled_periods)
         };
+        let first = Some(7);
         assert_eq!(
-            [sum(10, 1), sum(15, 1), sum(15, 1)],
+            [sum(first, 10, 1), sum(first, 15, 1), sum(None, 15, 1)],
             [(10, 1), (15, 1), (15, 1)]
         );
-        // It is another one though it was throttled more often.
+        // Also where it has counted more than the former one when it is first read.
         assert_eq!(
-            [sum(5, 3), sum(9, 3), sum(2, 0)],
-            [(20, 4), (24, 4), (26, 4)]
+            [sum(Some(8), 20, 3), sum(Some(8), 22, 3), sum(Some(9), 2, 0)],
+            [(35, 4), (37, 4), (39, 4)]
         );
+        // What falls in one and the same is no other one.
+        assert_eq!([sum(Some(9), 1, 1), sum(Some(9), 3, 1)], [(39, 5), (40, 5)]);
+    }
+
+    #[test]
+    fn what_vanishes_in_the_midst_of_a_reading_leaves_what_was_read_before() {
+        let mut host = Host::new(1);
+        host.tree.write("0/memory.current", "4096\n");
+        host.tree.write("0/memory.events", "max 3\noom_kill 2\n");
+        host.collect(INTERVAL, &[0]);
+        let counted = host.samples[0].counters.clone();
+        assert_eq!(counted.memory.as_ref().unwrap().oom_kills, Some(2));
+        host.tree.remove("0/memory.events");
+        assert_eq!(host.collect(INTERVAL, &[0]), [0]);
+        assert_eq!(host.samples[0].counters, counted);
+    }
+
+    #[test]
+    fn what_could_be_throttled_or_limited_once_stays_in_sight() {
+        let mut host = Host::new(1);
+        let could = |host: &Host| {
+            let counters = &host.samples[0].counters;
+            let hits = counters
+                .memory
+                .as_ref()
+                .and_then(|memory| memory.limit_hits);
+            (counters.cpu.is_some(), hits)
+        };
+        host.tree.write(
+            "0/cpu.stat",
+            "nr_periods 0\nnr_throttled 0\nthrottled_usec 0\n",
+        );
+        host.tree.write("0/memory.current", "4096\n");
+        host.tree.write("0/memory.events", "max 0\noom_kill 0\n");
+        for (quota, limit, expected) in [
+            ("max 100000\n", "max\n", (false, None)),
+            ("50000 100000\n", "8192\n", (true, Some(0))),
+            ("max 100000\n", "max\n", (true, Some(0))),
+        ] {
+            host.tree.write("0/cpu.max", quota);
+            host.tree.write("0/memory.max", limit);
+            assert_eq!(host.collect(INTERVAL, &[0]), [0]);
+            assert_eq!(could(&host), expected);
+        }
     }
 
     /// Containers with files, and the collector that reads them.
@@ -294,7 +410,7 @@ mod tests {
         fn new(containers: usize) -> Self {
             let tree = Tree::v2();
             let host = Self {
-                files: FileCollector::new(tree.hierarchies.clone(), true),
+                files: FileCollector::new(tree.hierarchies.clone(), true, Instant::now()),
                 tree,
                 samples: vec![FileSample::default(); containers],
                 // In the future, where no time passes while it is read.
@@ -321,7 +437,7 @@ mod tests {
         fn collect(&mut self, after: Duration, active: &[usize]) -> Vec<usize> {
             self.now += after;
             for (index, sample) in self.samples.iter_mut().enumerate() {
-                sample.note_activity(active.contains(&index));
+                sample.note_activity(active.contains(&index), 0);
             }
             let quiet = self.samples.iter().filter_map(FileSample::quiet_since);
             let round = self.files.round(self.now, &mut quiet.collect::<Vec<_>>());
@@ -368,6 +484,22 @@ mod tests {
             host.tree.write("0/io.pressure", &pressure);
             assert_eq!(host.collect(INTERVAL, &[]), [0], "{waited}");
         }
+    }
+
+    #[test]
+    fn what_stands_still_is_true_until_it_moves_again() {
+        let mut host = Host::new(1);
+        let as_of = |host: &Host| host.samples[0].as_of().files_ns.unwrap();
+        host.collect(INTERVAL, &[0]);
+        host.collect(INTERVAL, &[]);
+        let read = as_of(&host);
+        let later = read + 30_000_000_000;
+        host.samples[0].note_activity(false, later);
+        assert_eq!(as_of(&host), later);
+        // It moves, and was not read since.
+        host.samples[0].note_activity(true, later + 1);
+        host.samples[0].note_activity(false, later + 2);
+        assert_eq!(as_of(&host), later);
     }
 
     #[test]

@@ -13,9 +13,11 @@ use std::{
     time::Duration,
 };
 
+use tokio::sync::watch;
+
 use super::{
     EngineError, EngineOptions,
-    core::{Engine, owner},
+    core::{Engine, Published, owner},
     profile::{SessionParts, record},
 };
 use crate::{
@@ -45,6 +47,8 @@ enum Command {
 /// A running engine. Dropping it ends its thread and takes every program out of the kernel.
 pub struct Agent {
     commands: SyncSender<Command>,
+    /// What the thread published last: whoever is content with it need not ask.
+    published: watch::Receiver<Option<Published>>,
     wake: PipeWriter,
     thread: Option<JoinHandle<()>>,
     /// What a profile needs, or why there can be none.
@@ -63,12 +67,13 @@ impl Agent {
         let (commands, inbox) = sync_channel(QUEUE);
         let (woken, wake) = std::io::pipe().map_err(EngineError::Thread)?;
         let names_wake = wake.try_clone().map_err(EngineError::Thread)?;
+        let (publish, published) = watch::channel(None);
         let (started, outcome) = sync_channel(1);
         let proc_root = options.proc_root.clone();
         // The engine is made on its own thread: what aya holds need not be sent.
         let thread = std::thread::Builder::new()
             .name("ctrscope-engine".into())
-            .spawn(move || match Engine::start(options, names_wake) {
+            .spawn(move || match Engine::start(options, names_wake, publish) {
                 Ok(engine) => {
                     let parts = engine.profile().clone().map(|parts| SessionParts {
                         proc_root,
@@ -99,6 +104,7 @@ impl Agent {
         };
         Ok(Self {
             commands,
+            published,
             wake,
             thread: Some(thread),
             session_parts,
@@ -134,6 +140,10 @@ impl Agent {
 
 impl Source for Agent {
     fn snapshot(&self) -> Result<Arc<Snapshot>, SourceError> {
+        let young = |published: &Published| published.if_young().cloned();
+        if let Some(young) = self.published.borrow().as_ref().and_then(young) {
+            return Ok(young);
+        }
         self.ask(Command::Snapshot)
     }
 

@@ -1,15 +1,19 @@
 //! Keeps the registry in step with the cgroup trees: by the kernel's events, and by a walk where
 //! events are missing.
 
+mod above;
+mod maker;
+
 use std::{
     collections::HashSet,
     time::{Duration, Instant},
 };
 
+use self::above::{Above, Place};
 use crate::{
     bpf::{CssId, KernelEvent, Subsystem},
     cgroup::{Hierarchies, HierarchyIds, Mount, Version, WalkLimits, has_processes, walk},
-    container::{CgroupKey, Now, Registry},
+    container::{CgroupKey, Now, Origin, Registry},
 };
 
 /// A hierarchy whose cgroups own something that is counted.
@@ -17,6 +21,7 @@ use crate::{
 struct Watched {
     id: u32,
     mount: Mount,
+    above: Above,
 }
 
 /// The hierarchies of the cpu and block controllers: two on v1, one on v2.
@@ -51,7 +56,8 @@ impl Tree {
                 Version::V1 => ids.of_v1_controller(controller).unwrap_or(0),
                 Version::V2 => 0,
             };
-            Some(Watched { id, mount })
+            let above = Above::of(&mount);
+            Some(Watched { id, mount, above })
         };
         let cpu = watch(&hierarchies.cpu, "cpu");
         let tells_cpu = cpu.is_some();
@@ -105,12 +111,11 @@ impl Tree {
         }
     }
 
-    fn is_watched(&self, hierarchy: u32) -> bool {
-        hierarchy == self.primary.id
-            || self
-                .block
-                .as_ref()
-                .is_some_and(|block| block.id == hierarchy)
+    fn watched(&mut self, hierarchy: u32) -> Option<&mut Watched> {
+        if hierarchy == self.primary.id {
+            return Some(&mut self.primary);
+        }
+        self.block.as_mut().filter(|block| block.id == hierarchy)
     }
 
     /// Takes in one event. For a css that was seen, returns the owner that it has now.
@@ -146,20 +151,25 @@ impl Tree {
                 cpu,
                 block,
             } => {
-                if self.is_watched(*hierarchy_id) {
+                if let Some(watched) = self.watched(*hierarchy_id) {
                     let key = CgroupKey {
                         hierarchy: *hierarchy_id,
                         id: *cgroup_id,
                     };
-                    match path {
-                        Some(path) => {
+                    let place = path.as_ref().map_or(Place::Unknown, |path| {
+                        watched.above.place(&watched.mount, *cgroup_id, path)
+                    });
+                    match place {
+                        Place::Inside(path) => {
                             let css: Vec<_> = [(Subsystem::Cpu, cpu), (Subsystem::Block, block)]
                                 .into_iter()
                                 .filter_map(|(subsystem, css)| Some((subsystem, (*css)?)))
                                 .collect();
-                            registry.cgroup_made(key, path, false, &css, now);
+                            let user = maker::user_of(&watched.mount, path);
+                            registry.cgroup_made(key, Origin { path, user }, false, &css, now);
                         }
-                        None => self.walk_wanted = true,
+                        Place::Outside => {}
+                        Place::Unknown => self.walk_wanted = true,
                     }
                 }
                 None
@@ -248,7 +258,11 @@ impl Tree {
                 continue;
             }
             let populated = is_populated();
-            registry.cgroup_made(key, &directory.path, populated, &[], now);
+            let origin = Origin {
+                path: &directory.path,
+                user: maker::user_of(&watched.mount, &directory.path),
+            };
+            registry.cgroup_made(key, origin, populated, &[], now);
         }
         if !found.truncated {
             for key in registry.known_in(watched.id) {

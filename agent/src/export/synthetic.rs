@@ -3,10 +3,11 @@
 use std::{collections::BTreeMap, sync::Arc};
 
 use crate::snapshot::{
-    AgentHealth, BlockStats, ChargedBytes, CollectorStatus, Container, Counters, EvictedWorkloads,
-    Gauges, Histogram, Host, Identity, InOther, KernelMap, KernelProgram, Kind, Labels,
-    LossCounter, MemoryEvents, Pressure, PressureTimes, Qos, Resources, RuntimeHealth, SchedStats,
-    SeenContainers, Snapshot, Throttling, Total, Totals, Workload, WorkloadIdentity, WorkloadKind,
+    AgentHealth, AsOf, BlockStats, ChargedBytes, CollectorStatus, Container, Counters,
+    EvictedWorkloads, Gauges, Histogram, Host, Identity, InOther, KernelMap, KernelProgram, Kind,
+    Labels, LossCounter, MemoryEvents, Pressure, PressureTimes, Qos, Resources, RuntimeHealth,
+    SchedStats, SeenContainers, Snapshot, Throttling, Total, Totals, Workload, WorkloadIdentity,
+    WorkloadKind,
 };
 
 /// Makes a snapshot with `count` containers, in which everything is measured and every number
@@ -153,6 +154,7 @@ fn container(index: usize, random: &mut Random) -> Container {
                 io: random.pressure(),
             }),
         },
+        as_of: AsOf::default(),
         gauges: Gauges {
             cpu_quota_cores: Some(0.25 * (1 + random.below(16)) as f64),
             cpu_weight: Some(1 + random.below(10_000)),

@@ -14,6 +14,10 @@ pub trait Counted: Clone {
 
     /// Whether any number went backwards since `earlier`.
     fn is_reset(&self, earlier: &Self) -> bool;
+
+    /// Holds on to what was measured before: a number that went backwards since `earlier`, or is absent now,
+    /// stays what it was.
+    fn hold(&mut self, earlier: &Self);
 }
 
 impl Counted for u64 {
@@ -27,6 +31,10 @@ impl Counted for u64 {
 
     fn is_reset(&self, earlier: &Self) -> bool {
         self < earlier
+    }
+
+    fn hold(&mut self, earlier: &Self) {
+        *self = (*self).max(*earlier);
     }
 }
 
@@ -42,6 +50,12 @@ impl Counted for Histogram {
     fn is_reset(&self, earlier: &Self) -> bool {
         let mut pairs = earlier.buckets().iter().zip(self.buckets());
         pairs.any(|(old, new)| new < old) || self.sum_ns() < earlier.sum_ns()
+    }
+
+    fn hold(&mut self, earlier: &Self) {
+        if self.is_reset(earlier) {
+            *self = earlier.clone();
+        }
     }
 }
 
@@ -65,6 +79,12 @@ impl<T: Counted, const N: usize> Counted for [T; N] {
             .zip(earlier)
             .any(|(now, then)| now.is_reset(then))
     }
+
+    fn hold(&mut self, earlier: &Self) {
+        for (now, then) in self.iter_mut().zip(earlier) {
+            now.hold(then);
+        }
+    }
 }
 
 /// Of two subjects that were measured both times, one that went backwards is `None` alone.
@@ -85,6 +105,14 @@ impl<T: Counted> Counted for Option<T> {
     fn is_reset(&self, earlier: &Self) -> bool {
         let both = self.as_ref().zip(earlier.as_ref());
         both.is_some_and(|(now, then)| now.is_reset(then))
+    }
+
+    fn hold(&mut self, earlier: &Self) {
+        match (self, earlier) {
+            (Some(now), Some(then)) => now.hold(then),
+            (now @ None, Some(then)) => *now = Some(then.clone()),
+            (_, None) => {}
+        }
     }
 }
 
@@ -112,6 +140,10 @@ macro_rules! counters {
 
             fn is_reset(&self, earlier: &Self) -> bool {
                 false $(|| $crate::snapshot::Counted::is_reset(&self.$field, &earlier.$field))*
+            }
+
+            fn hold(&mut self, earlier: &Self) {
+                $($crate::snapshot::Counted::hold(&mut self.$field, &earlier.$field);)*
             }
         }
     };

@@ -153,7 +153,7 @@ counters! {
     pub struct MemoryEvents {
         /// Tasks killed.
         pub oom_kills: Option<u64>,
-        /// Times the limit was hit and reclaim began.
+        /// Times the limit was hit and reclaim began; `None` as long as it has had no limit.
         pub limit_hits: Option<u64>,
     }
 }
@@ -191,7 +191,7 @@ counters! {
         /// Time on CPUs since its cgroup was made, by the kernel's own account, nanoseconds; read only
         /// where [`sched`](Self::sched) is `None`.
         pub cpu_usage_ns: Option<u64>,
-        /// CPU bandwidth control; `None` without the cpu controller.
+        /// CPU bandwidth control; `None` without the cpu controller, and as long as it has had no quota.
         pub cpu: Option<Throttling>,
         /// Memory events; `None` without the memory controller.
         pub memory: Option<MemoryEvents>,
@@ -244,6 +244,27 @@ mod tests {
             ..counted(9, Some(3))
         };
         assert_eq!(later.since(&earlier), Some(counted(4, None)));
+    }
+
+    #[test]
+    fn what_is_held_neither_falls_nor_goes() {
+        let mut now = counted(4, None);
+        now.hold(&Counters {
+            sched: Some(SchedStats::default()),
+            ..counted(5, Some(3))
+        });
+        assert_eq!(
+            now,
+            Counters {
+                sched: Some(SchedStats::default()),
+                ..counted(5, Some(3))
+            }
+        );
+        now.hold(&counted(1, Some(1)));
+        assert_eq!(
+            (now.cpu_usage_ns, now.memory),
+            (Some(5), counted(0, Some(3)).memory)
+        );
     }
 
     #[test]

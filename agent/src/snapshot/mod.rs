@@ -21,11 +21,11 @@ pub use counters::{
 };
 pub use group::{Group, group_by, series_name};
 pub use histogram::Histogram;
-pub use rates::{EarlierContainers, Rates, is_same, seconds_between};
+pub use rates::{Course, EarlierContainers, FileRates, Rates, is_same, seconds_between};
 pub use resources::{Labels, Qos, Resources};
 pub use types::{
-    AgentHealth, ChargedBytes, CollectorState, CollectorStatus, Container, Gauges, Host, Identity,
-    InOther, KernelMap, KernelProgram, Kind, LossCounter, OTHER_NAME, RuntimeHealth,
+    AgentHealth, AsOf, ChargedBytes, CollectorState, CollectorStatus, Container, Gauges, Host,
+    Identity, InOther, KernelMap, KernelProgram, Kind, LossCounter, OTHER_NAME, RuntimeHealth,
     SeenContainers, Snapshot,
 };
 pub use workload::{EvictedWorkloads, Total, Totals, Workload, WorkloadIdentity, WorkloadKind};

@@ -1,10 +1,10 @@
 //! What a container did between two snapshots, per second.
 
-use std::collections::HashMap;
+use std::{collections::HashMap, sync::Arc};
 
 use super::{
-    BlockStats, Container, Counted as _, Histogram, PreemptedBy, PressureTimes, SchedStats,
-    Snapshot,
+    AsOf, BlockStats, Container, Counted as _, Counters, Histogram, PreemptedBy, PressureTimes,
+    SchedStats, Snapshot,
 };
 
 /// What a container did between two snapshots. `None` is what either of them did not measure, and what
@@ -20,8 +20,6 @@ pub struct Rates {
     /// Share of the time it was runnable or running that it spent waiting for a CPU, 0 to 1; `None`
     /// while it wanted none.
     pub wait_ratio: Option<f64>,
-    /// Share of the enforcement periods in which it was throttled, 0 to 1; `None` without a quota.
-    pub throttled_ratio: Option<f64>,
     /// Voluntary context switches per second.
     pub voluntary_per_second: Option<f64>,
     /// Involuntary context switches per second.
@@ -35,6 +33,20 @@ pub struct Rates {
     pub io_bytes_per_second: Option<f64>,
     /// Block I/O requests per second.
     pub io_operations_per_second: Option<f64>,
+    /// What its cgroup files say; `None` where they were not read between the two.
+    pub files: Option<FileRates>,
+}
+
+/// What the cgroup files of a container say between two readings of them, which lie elsewhere in time than
+/// the snapshots that show them.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub struct FileRates {
+    /// Time between the two readings, seconds.
+    pub seconds: f64,
+    /// The later one, on the clock of [`Snapshot::taken_at_ns`].
+    pub as_of_ns: u64,
+    /// Share of the enforcement periods in which it was throttled, 0 to 1; `None` without a quota.
+    pub throttled_ratio: Option<f64>,
     /// Share of the time in which a task of it waited for a CPU, 0 to 1.
     pub cpu_pressure_ratio: Option<f64>,
     /// Share of the time in which a task of it waited for memory, 0 to 1.
@@ -44,8 +56,8 @@ pub struct Rates {
 }
 
 impl Rates {
-    /// Subtracts two states of one container that lie `seconds` apart. All is `None` where they do
-    /// not lie apart.
+    /// Subtracts two states of one container, those of snapshots that lie `seconds` apart; what was read
+    /// at other times is divided by the time between these. All is `None` where they do not lie apart.
     #[must_use]
     pub fn between(earlier: &Container, later: &Container, seconds: f64) -> Self {
         if !seconds.is_finite() || seconds <= 0.0 {
@@ -58,29 +70,32 @@ impl Rates {
             seconds,
             ..Self::default()
         };
+        let apart = |of: fn(&AsOf) -> Option<u64>| {
+            match (of(&earlier.as_of), of(&later.as_of)) {
+                (Some(then), Some(now)) => seconds_of(now.saturating_sub(then)),
+                // An agent that does not say it reads with each snapshot.
+                (None, None) => seconds,
+                _ => 0.0,
+            }
+        };
         let (was, is) = (&earlier.counters.sched, &later.counters.sched);
-        if was.is_some() == is.is_some() {
-            rates.cpu_cores = added.on_cpu_ns().map(|ns| ns as f64 / 1e9 / seconds);
+        // Of the entry of all others, what no other entry has.
+        let by_programs = is.is_some() && !later.is_counted_elsewhere;
+        if by_programs && was.is_some() {
+            let ns = added.sched.as_ref().map(|sched| sched.on_cpu_ns);
+            rates.cpu_cores = ns.map(|ns| ns as f64 / 1e9 / seconds);
+        } else if !by_programs && was.is_some() == is.is_some() {
+            let apart = apart(|of| of.cpu_usage_ns);
+            let ns = added.cpu_usage_ns.filter(|_| apart > 0.0);
+            rates.cpu_cores = ns.map(|ns| ns as f64 / 1e9 / apart);
         }
+        rates.files = FileRates::of(&added, later, apart(|of| of.files_ns));
         if let Some(sched) = added.sched {
             rates.add_sched(sched);
         }
         if let Some(block) = &added.block {
             rates.add_block(block);
         }
-        rates.throttled_ratio = match added.cpu {
-            Some(cpu) if cpu.periods > 0 => ratio(cpu.throttled_periods, cpu.periods),
-            Some(_) => later.gauges.cpu_quota_cores.map(|_| 0.0),
-            None => None,
-        };
-        let waited = |times: Option<PressureTimes>| {
-            let usec = times?.waiting_usec;
-            Some((usec as f64 / 1e6 / seconds).min(1.0))
-        };
-        let pressure = added.pressure.unwrap_or_default();
-        rates.cpu_pressure_ratio = waited(pressure.cpu);
-        rates.memory_pressure_ratio = waited(pressure.memory);
-        rates.io_pressure_ratio = waited(pressure.io);
         rates
     }
 
@@ -116,6 +131,96 @@ impl Rates {
                 .run_queue
                 .as_ref()
                 .is_none_or(|waits| waits.count() == 0)
+    }
+}
+
+impl FileRates {
+    fn of(added: &Counters, later: &Container, seconds: f64) -> Option<Self> {
+        if seconds <= 0.0 {
+            return None;
+        }
+        let waited = |times: Option<PressureTimes>| {
+            let usec = times?.waiting_usec;
+            // Each of the kernel's files is some microseconds younger than the time that stands for all.
+            Some((usec as f64 / 1e6 / seconds).min(1.0))
+        };
+        let pressure = added.pressure.clone().unwrap_or_default();
+        Some(Self {
+            seconds,
+            as_of_ns: later.as_of.files_ns.unwrap_or_default(),
+            throttled_ratio: match &added.cpu {
+                Some(cpu) if cpu.periods > 0 => ratio(cpu.throttled_periods, cpu.periods),
+                Some(_) => later.gauges.cpu_quota_cores.map(|_| 0.0),
+                None => None,
+            },
+            cpu_pressure_ratio: waited(pressure.cpu),
+            memory_pressure_ratio: waited(pressure.memory),
+            io_pressure_ratio: waited(pressure.io),
+        })
+    }
+}
+
+/// Longest that rates of cgroup files are shown when no newer reading comes, nanoseconds.
+const STALE_NS: u64 = 15_000_000_000;
+
+/// What containers do from one snapshot to the next, for whoever shows it again and again.
+///
+/// Where cgroup files were not read between two snapshots, what they said before holds on, for 15 s at most:
+/// shorter looks than the time between two readings show neither gaps nor zeroes.
+#[derive(Clone, Debug)]
+pub struct Course {
+    last: Arc<Snapshot>,
+    /// By cgroup and time of the first sight. Of those that are in the last snapshot.
+    files: HashMap<(String, u64), FileRates>,
+}
+
+impl Course {
+    /// Begins with a snapshot; rates come with the next.
+    #[must_use]
+    pub fn new(first: Arc<Snapshot>) -> Self {
+        Self {
+            last: first,
+            files: HashMap::new(),
+        }
+    }
+
+    /// The snapshot that came last.
+    #[must_use]
+    pub fn last(&self) -> &Arc<Snapshot> {
+        &self.last
+    }
+
+    /// Takes in the next snapshot; gives what its containers, in their order, did since the last one. `None`
+    /// where it is none later.
+    pub fn follow(&mut self, next: &Arc<Snapshot>) -> Option<Vec<Rates>> {
+        let seconds = seconds_between(&self.last, next);
+        if seconds <= 0.0 {
+            return None;
+        }
+        let earlier = EarlierContainers::new(&self.last);
+        let mut kept = HashMap::with_capacity(next.containers.len());
+        let rates = next.containers.iter().map(|container| {
+            let Some(before) = earlier.find(container) else {
+                return Rates::default();
+            };
+            let mut rates = Rates::between(before, container, seconds);
+            let key = (
+                container.identity.cgroup.clone(),
+                container.first_seen_unix_ms,
+            );
+            let is_fresh =
+                |files: &FileRates| next.taken_at_ns.saturating_sub(files.as_of_ns) <= STALE_NS;
+            let former = || self.files.get(&key).copied().filter(is_fresh);
+            rates.files = rates.files.or_else(former);
+            if let Some(files) = rates.files {
+                kept.insert(key, files);
+            }
+            rates
+        });
+        let rates = rates.collect();
+        self.files = kept;
+        self.last = Arc::clone(next);
+        Some(rates)
     }
 }
 
@@ -156,7 +261,11 @@ pub fn is_same(one: &Container, other: &Container) -> bool {
 /// Seconds between two snapshots, by the monotonic clock; 0 where they do not lie apart.
 #[must_use]
 pub fn seconds_between(earlier: &Snapshot, later: &Snapshot) -> f64 {
-    later.taken_at_ns.saturating_sub(earlier.taken_at_ns) as f64 / 1e9
+    seconds_of(later.taken_at_ns.saturating_sub(earlier.taken_at_ns))
+}
+
+fn seconds_of(ns: u64) -> f64 {
+    ns as f64 / 1e9
 }
 
 fn ratio(part: u64, whole: u64) -> Option<f64> {
@@ -166,7 +275,11 @@ fn ratio(part: u64, whole: u64) -> Option<f64> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::snapshot::{BlockOperation, Counters, Gauges, Throttling};
+    use crate::snapshot::{BlockOperation, Gauges, Pressure, Throttling};
+
+    fn files(rates: &Rates) -> FileRates {
+        rates.files.expect("files were read")
+    }
 
     fn earlier() -> Container {
         Container {
@@ -217,7 +330,7 @@ mod tests {
         let rates = Rates::between(&earlier, &later, 2.0);
         assert_eq!(rates.cpu_cores, Some(0.75));
         assert_eq!(rates.wait_ratio, Some(0.25));
-        assert_eq!(rates.throttled_ratio, Some(0.25));
+        assert_eq!(files(&rates).throttled_ratio, Some(0.25));
         assert_eq!(rates.involuntary_per_second, Some(3.0));
         assert_eq!(rates.preempted_by_others_per_second, Some(1.5));
         assert_eq!(rates.io_bytes_per_second, Some(4096.0));
@@ -243,12 +356,28 @@ mod tests {
     }
 
     #[test]
+    fn what_other_entries_show_is_not_in_that_of_all_others_again() {
+        let mut others = earlier();
+        others.is_counted_elsewhere = true;
+        let mut later = others.clone();
+        if let Some(sched) = &mut later.counters.sched {
+            sched.on_cpu_ns += 1_000_000_000;
+        }
+        assert_eq!(Rates::between(&others, &later, 1.0).cpu_cores, None);
+    }
+
+    #[test]
     fn absent_stays_absent() {
         let rates = Rates::between(&Container::default(), &earlier(), 1.0);
         assert_eq!(rates.cpu_cores, None);
         assert_eq!(rates.io_bytes_per_second, None);
-        assert_eq!(rates.throttled_ratio, None);
-        assert_eq!(rates.cpu_pressure_ratio, None);
+        assert_eq!(
+            rates.files,
+            Some(FileRates {
+                seconds: 1.0,
+                ..FileRates::default()
+            })
+        );
     }
 
     #[test]
@@ -264,15 +393,101 @@ mod tests {
         assert_eq!(rates.run_queue, None);
         assert_eq!(rates.wait_ratio, None);
         assert_eq!(rates.involuntary_per_second, None);
-        assert_eq!(rates.throttled_ratio, Some(0.0), "its files were not reset");
+        assert_eq!(
+            files(&rates).throttled_ratio,
+            Some(0.0),
+            "its files were not reset"
+        );
     }
 
     #[test]
     fn an_idle_container_with_a_quota_is_throttled_in_no_period() {
         let rates = Rates::between(&earlier(), &earlier(), 1.0);
-        assert_eq!(rates.throttled_ratio, Some(0.0));
+        assert_eq!(files(&rates).throttled_ratio, Some(0.0));
         assert_eq!(rates.wait_ratio, None);
         assert!(rates.is_idle());
+    }
+
+    #[test]
+    fn what_files_say_is_divided_by_the_time_between_their_readings() {
+        let read_at = |ns, waiting_usec| {
+            let waiting = PressureTimes {
+                waiting_usec,
+                stalled_usec: 0,
+            };
+            Container {
+                counters: Counters {
+                    cpu_usage_ns: Some(ns),
+                    pressure: Some(Pressure {
+                        cpu: Some(waiting),
+                        ..Pressure::default()
+                    }),
+                    ..Counters::default()
+                },
+                as_of: AsOf {
+                    files_ns: Some(ns),
+                    cpu_usage_ns: Some(ns),
+                },
+                ..Container::default()
+            }
+        };
+        let (first, second) = (read_at(1_000_000_000, 0), read_at(4_000_000_000, 1_500_000));
+        let rates = Rates::between(&first, &second, 1.0);
+        assert_eq!(rates.cpu_cores, Some(1.0));
+        assert_eq!(files(&rates).cpu_pressure_ratio, Some(0.5));
+        assert_eq!(files(&rates).as_of_ns, 4_000_000_000);
+        // Shown again.
+        let rates = Rates::between(&second, &second, 1.0);
+        assert_eq!((rates.cpu_cores, rates.files), (None, None));
+        let unread = Container::default();
+        assert_eq!(Rates::between(&unread, &second, 1.0).files, None);
+    }
+
+    /// A container that waits half of the time, in a snapshot each second; its files are read in those of
+    /// `readings`, and said in those after what was read then.
+    fn course(readings: &[u64], seconds: u64) -> Vec<Option<f64>> {
+        let snapshot = |second: u64| {
+            let read = readings.iter().rfind(|&&read| read <= second).copied();
+            let mut container = earlier();
+            container.as_of.files_ns = read.map(|read| read * 1_000_000_000);
+            container.counters.pressure = read.map(|read| Pressure {
+                io: Some(PressureTimes {
+                    waiting_usec: read * 500_000,
+                    stalled_usec: 0,
+                }),
+                ..Pressure::default()
+            });
+            Arc::new(Snapshot {
+                taken_at_ns: second * 1_000_000_000,
+                containers: vec![container],
+                ..Snapshot::default()
+            })
+        };
+        let mut course = Course::new(snapshot(0));
+        let rates = (1..=seconds).map(|second| course.follow(&snapshot(second)).unwrap());
+        rates
+            .map(|rates| rates[0].files.and_then(|files| files.io_pressure_ratio))
+            .collect()
+    }
+
+    #[test]
+    fn looks_between_two_readings_show_neither_gaps_nor_zeroes() {
+        let half = Some(0.5);
+        assert_eq!(course(&[0, 3, 5], 6), [None, None, half, half, half, half]);
+    }
+
+    #[test]
+    fn rates_of_files_that_are_read_no_more_end() {
+        let rates = course(&[0, 1], 18);
+        assert_eq!(rates[15], Some(0.5));
+        assert_eq!(rates[16], None);
+    }
+
+    #[test]
+    fn a_snapshot_that_is_no_later_has_no_rates() {
+        let snapshot = Arc::new(Snapshot::default());
+        let mut course = Course::new(Arc::clone(&snapshot));
+        assert_eq!(course.follow(&snapshot), None);
     }
 
     #[test]

@@ -139,11 +139,28 @@ pub struct Container {
     /// What it has and uses now.
     #[serde(default)]
     pub gauges: Gauges,
+    /// As of when its numbers are true that are not counted by the kernel side.
+    #[serde(default)]
+    pub as_of: AsOf,
     /// Whether the scheduler's numbers have time on CPUs that other entries show as their
     /// [`cpu_usage_ns`](Counters::cpu_usage_ns): in the one of all others, where the collector cannot tell
     /// containers apart.
     #[serde(default)]
     pub is_counted_elsewhere: bool,
+}
+
+/// When what a container's cgroup files say was read, nanoseconds on the clock of
+/// [`Snapshot::taken_at_ns`]. What the kernel side counts is as of that time itself.
+///
+/// Files cost some microseconds each, so those of all containers are not read at each snapshot, and a
+/// difference of two numbers is divided by the time between their own readings.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct AsOf {
+    /// Bandwidth control, memory and pressure: when they were read, or the time of the snapshot where the
+    /// container has done nothing since they stood still; `None` before the first reading.
+    pub files_ns: Option<u64>,
+    /// [`cpu_usage_ns`](Counters::cpu_usage_ns); `None` where that is.
+    pub cpu_usage_ns: Option<u64>,
 }
 
 /// What a container has and uses now. What is `None` it has not, or nothing tells.

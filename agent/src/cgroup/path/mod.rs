@@ -41,7 +41,8 @@ pub struct PathIdentity {
     /// path without its leading slash. [`prefix`](Self::prefix) stands before it, with a slash.
     pub name: String,
     /// What the name is told apart by from that of the same thing elsewhere: of a unit the units that it is
-    /// in, of a container the manager of the user to whom its tree is delegated (`user@1000.service`).
+    /// in, of a container the manager of the user to whom its tree is delegated (`user@1000.service`), and
+    /// the path above it where something else tells that ([`delegated`](Self::delegated)).
     pub prefix: Option<String>,
     /// Own path of the container that it is in, where containers nest.
     pub enclosing: Option<String>,
@@ -65,6 +66,27 @@ impl PathIdentity {
         self.entity_key == other.entity_key
             && self.prefix == other.prefix
             && self.enclosing.is_some() == other.enclosing.is_some()
+    }
+
+    /// The same where its cgroup was made by a user without privileges, to whom a tree is delegated that does not
+    /// show in the path: a service with `User=` and `Delegate=yes`. Such a user can call a cgroup as a container or
+    /// a unit of the system is called, so the path above it stands before the name.
+    #[must_use]
+    pub fn delegated(mut self) -> Self {
+        let is_named = matches!(self.kind, Kind::Container | Kind::Service);
+        if !is_named || self.prefix.is_some() || self.enclosing.is_some() {
+            return self;
+        }
+        let above = self
+            .owner_path
+            .rsplit_once('/')
+            .map_or("", |(above, _)| above);
+        let above = readable(above.trim_matches('/').to_owned());
+        if !above.is_empty() {
+            self.name = format!("{above}/{}", self.name);
+            self.prefix = Some(above);
+        }
+        self
     }
 }
 
@@ -262,15 +284,17 @@ fn find_owner(components: &[(&str, usize)], names: &[&str]) -> (Option<Owner>, O
 }
 
 /// Whether a unit is the manager of a user, to whom everything below is delegated: the user alone, without
-/// privileges, makes and names the cgroups there.
+/// privileges, makes and names the cgroups there. Only the system makes cgroups in `user.slice` itself; the same
+/// names further down are a user's own.
 fn is_user_manager(parents: &[&str], component: &str) -> bool {
     let uid = |name: &str, start: &str, end: &str| -> Option<u32> {
         name.strip_prefix(start)?.strip_suffix(end)?.parse().ok()
     };
     let manager = uid(component, "user@", ".service");
-    let slice = parents
-        .last()
-        .and_then(|slice| uid(slice, "user-", ".slice"));
+    let slice = match parents {
+        ["user.slice", slice] => uid(slice, "user-", ".slice"),
+        _ => None,
+    };
     manager.is_some() && manager == slice
 }
 

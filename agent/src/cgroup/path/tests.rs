@@ -561,6 +561,16 @@ fn a_name_says_which_units_and_which_user_it_is_of() {
             None,
         ),
         ("/user@1000.service/lxc/web", "web", None),
+        (
+            "/user.slice/user-1000.slice/user@1000.service/user-1001.slice/user@1001.service/lxc/web",
+            "user@1000.service/web",
+            Some("user@1000.service"),
+        ),
+        (
+            "/system.slice/app.service/user-1001.slice/user@1001.service/lxc/web",
+            "web",
+            None,
+        ),
     ];
     for (path, name, prefix) in cases {
         let found = identify(path);

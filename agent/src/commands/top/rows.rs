@@ -8,7 +8,7 @@ use crate::{
     cli::SortKey,
     diagnosis::{ContainerStanding, Verdict},
     resolve::display_name,
-    snapshot::{EarlierContainers, Identity, Kind, Rates, Snapshot, seconds_between},
+    snapshot::{Identity, Kind, Rates, Snapshot},
     terminal::{ABSENT, Align, Table, bytes, cores, per_second, percent, printable, seconds},
 };
 
@@ -152,31 +152,28 @@ pub(super) const COLUMNS: [Column; 14] = [
     },
 ];
 
-/// The containers of `later`, with what they did since `earlier` and what holds them back.
+/// The containers of a snapshot, with what they did and what holds them back. Of those that have no rates
+/// the names alone are known.
 pub(super) fn rows(
-    earlier: &Snapshot,
-    later: &Snapshot,
+    snapshot: &Snapshot,
+    rates: &[Rates],
     standing: &[ContainerStanding],
 ) -> Vec<Row> {
-    let elapsed = seconds_between(earlier, later);
     let verdicts: HashMap<(&str, &str), Verdict> = standing
         .iter()
         .filter_map(|one| Some((key(&one.identity), one.worst()?.verdict)))
         .collect();
-    let earlier = EarlierContainers::new(earlier);
-    later
-        .containers
-        .iter()
-        .map(|container| {
+    let unknown = Rates::default();
+    let rates = rates.iter().chain(std::iter::repeat(&unknown));
+    let containers = snapshot.containers.iter().zip(rates);
+    containers
+        .map(|(container, rates)| {
             let identity = &container.identity;
-            let rates = earlier
-                .find(container)
-                .map(|before| Rates::between(before, container, elapsed))
-                .unwrap_or_default();
+            let files = rates.files.unwrap_or_default();
             let run_queue = |q| rates.run_queue.as_ref()?.quantile_seconds(q);
             let exited_ms = container
                 .exited_at_unix_ms
-                .map(|exited_at| later.taken_at_unix_ms.saturating_sub(exited_at));
+                .map(|exited_at| snapshot.taken_at_unix_ms.saturating_sub(exited_at));
             Row {
                 name: display_name(identity),
                 container_id: identity.container_id.clone(),
@@ -185,12 +182,12 @@ pub(super) fn rows(
                 exited_at_unix_ms: container.exited_at_unix_ms,
                 exited_seconds: exited_ms.map(|ms| ms as f64 / 1e3),
                 is_idle: rates.is_idle(),
-                seconds: elapsed,
+                seconds: rates.seconds,
                 cpu_cores: rates.cpu_cores,
                 run_queue_p50_seconds: run_queue(0.5),
                 run_queue_p99_seconds: run_queue(0.99),
                 wait_ratio: rates.wait_ratio,
-                throttled_ratio: rates.throttled_ratio,
+                throttled_ratio: files.throttled_ratio,
                 voluntary_per_second: rates.voluntary_per_second,
                 involuntary_per_second: rates.involuntary_per_second,
                 preempted_by_others_per_second: rates.preempted_by_others_per_second,
@@ -200,9 +197,9 @@ pub(super) fn rows(
                     .and_then(|latency| latency.quantile_seconds(0.99)),
                 io_bytes_per_second: rates.io_bytes_per_second,
                 io_operations_per_second: rates.io_operations_per_second,
-                cpu_pressure_ratio: rates.cpu_pressure_ratio,
-                memory_pressure_ratio: rates.memory_pressure_ratio,
-                io_pressure_ratio: rates.io_pressure_ratio,
+                cpu_pressure_ratio: files.cpu_pressure_ratio,
+                memory_pressure_ratio: files.memory_pressure_ratio,
+                io_pressure_ratio: files.io_pressure_ratio,
                 verdict: verdicts
                     .get(&key(identity))
                     .copied()
@@ -338,11 +335,21 @@ pub(super) mod fixture {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::Arc;
+
     use super::*;
+    use crate::snapshot::Course;
+
+    /// What containers did between two snapshots.
+    fn rows_of(earlier: Snapshot, later: Snapshot, standing: &[ContainerStanding]) -> Vec<Row> {
+        let later = Arc::new(later);
+        let mut course = Course::new(Arc::new(earlier));
+        rows(&later, &course.follow(&later).unwrap(), standing)
+    }
 
     fn sorted_names(key: SortKey) -> Vec<String> {
         let (earlier, later) = fixture::two_snapshots();
-        let mut rows = rows(&earlier, &later, &fixture::standing());
+        let mut rows = rows_of(earlier, later, &fixture::standing());
         sort(&mut rows, key);
         rows.into_iter().map(|row| row.name).collect()
     }
@@ -350,7 +357,7 @@ mod tests {
     #[test]
     fn the_table_shows_absent_numbers_as_dashes() {
         let (earlier, later) = fixture::two_snapshots();
-        let mut rows = rows(&earlier, &later, &fixture::standing());
+        let mut rows = rows_of(earlier, later, &fixture::standing());
         sort(&mut rows, SortKey::Cpu);
         let text = render(&rows);
         let lines: Vec<&str> = text.lines().collect();
@@ -378,7 +385,7 @@ mod tests {
             container.first_seen_unix_ms = 9;
         }
         assert!(
-            rows(&earlier, &later, &[])
+            rows_of(earlier, later, &[])
                 .iter()
                 .all(|row| row.cpu_cores.is_none())
         );

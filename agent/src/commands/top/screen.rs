@@ -15,7 +15,7 @@ use super::rows::{COLUMNS, Column, Row, VERDICT, rows, sort};
 use crate::{
     cli::{SortKey, TopArgs},
     diagnosis::ContainerStanding,
-    snapshot::{CollectorState, Snapshot, seconds_between},
+    snapshot::{CollectorState, Course, Snapshot, seconds_between},
     terminal::{Align, printable},
 };
 
@@ -32,7 +32,7 @@ pub(super) enum Action {
 
 /// The state of the screen.
 pub(super) struct Screen {
-    last: Arc<Snapshot>,
+    course: Course,
     /// All rows, as measured.
     all: Vec<Row>,
     /// Those that are shown, sorted.
@@ -54,8 +54,8 @@ impl Screen {
     pub(super) fn new(arguments: &TopArgs, color: bool, first: Arc<Snapshot>) -> Self {
         let mut screen = Self {
             // Names at once, numbers after the first interval.
-            all: rows(&first, &first, &[]),
-            last: first,
+            all: rows(&first, &[], &[]),
+            course: Course::new(first),
             shown: Vec::new(),
             seconds: 0.0,
             sort: arguments.sort,
@@ -74,16 +74,16 @@ impl Screen {
     /// Takes a new snapshot in and returns whether it was new.
     pub(super) fn update(
         &mut self,
-        snapshot: Arc<Snapshot>,
+        snapshot: &Arc<Snapshot>,
         standing: &[ContainerStanding],
     ) -> bool {
         self.error = None;
-        if snapshot.taken_at_ns == self.last.taken_at_ns {
+        let seconds = seconds_between(self.course.last(), snapshot);
+        let Some(rates) = self.course.follow(snapshot) else {
             return false;
-        }
-        self.seconds = seconds_between(&self.last, &snapshot);
-        self.all = rows(&self.last, &snapshot, standing);
-        self.last = snapshot;
+        };
+        self.seconds = seconds;
+        self.all = rows(snapshot, &rates, standing);
         self.arrange();
         true
     }
@@ -178,9 +178,10 @@ impl Screen {
     }
 
     fn heading(&self) -> Line<'static> {
-        let host = &self.last.host;
+        let host = &self.course.last().host;
         let exited = self
-            .last
+            .course
+            .last()
             .containers
             .iter()
             .filter(|container| container.exited_at_unix_ms.is_some())
@@ -190,7 +191,7 @@ impl Screen {
             printable(&host.name),
             host.cpus,
             printable(&host.kernel),
-            self.last.containers.len(),
+            self.course.last().containers.len(),
             self.seconds
         );
         Line::styled(text, Style::new().add_modifier(Modifier::BOLD))
@@ -203,7 +204,8 @@ impl Screen {
             return Line::styled(text, self.colored(Color::Red));
         }
         let reasons: Vec<String> = self
-            .last
+            .course
+            .last()
             .agent
             .collectors
             .iter()
@@ -338,7 +340,7 @@ mod tests {
         };
         let (earlier, later) = two_snapshots();
         let mut screen = Screen::new(&arguments, false, Arc::new(earlier));
-        assert!(screen.update(Arc::new(later), &standing()));
+        assert!(screen.update(&Arc::new(later), &standing()));
         screen
     }
 
@@ -441,8 +443,8 @@ mod tests {
         let lines = drawn(&mut screen, 150, 8);
         assert_eq!(lines[1], "the numbers are old: no answer");
         assert!(lines[3].starts_with("web "));
-        let same = Arc::clone(&screen.last);
-        assert!(!screen.update(same, &[]), "it is the same snapshot");
+        let same = Arc::clone(screen.course.last());
+        assert!(!screen.update(&same, &[]), "it is the same snapshot");
         assert_eq!(drawn(&mut screen, 150, 8)[1], "");
     }
 }

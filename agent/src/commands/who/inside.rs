@@ -87,8 +87,10 @@ impl Wanted<'_> {
 }
 
 /// The process or thread of the host that has the id `pid` in the pid namespace of a container. That
-/// namespace is the outermost one that any of its processes has: the one of its first process, also
-/// where some of them made further ones. With the host's own namespace the two ids are one.
+/// namespace is the one of its first process: the outermost below the host's in which any of its processes is
+/// the first, for some of them may have made further ones, and some may be the engine's (a runtime on its way
+/// in, the supervisor of systemd-nspawn). Without such a process it is the outermost that any has, and with the
+/// host's own namespace the two ids are one.
 ///
 /// Costs two small files for each process of the host, and one for each thread of the container where
 /// `pid` is no process.
@@ -119,11 +121,17 @@ pub(super) fn find_inside(
         Some((_, Err(_))) | None => Wanted::Named(query),
     };
     let members = members(proc_root, &wanted, query)?;
-    let level = members
+    let first = members
         .iter()
-        .map(|member| member.ids.len())
-        .min()
-        .unwrap_or(1);
+        .filter_map(|member| {
+            let below = member.ids.iter().skip(1);
+            below
+                .zip(2..)
+                .find_map(|(&id, level)| (id == 1).then_some(level))
+        })
+        .min();
+    let outermost = || members.iter().map(|member| member.ids.len()).min();
+    let level: usize = first.or_else(outermost).unwrap_or(1);
     let has_id = |member: &Member| member.ids.get(level - 1) == Some(&pid);
     let found = members
         .iter()

@@ -7,7 +7,10 @@
 
 use std::collections::BTreeMap;
 
-use super::{CgroupKey, Entity, EntityId, Member, Now, Registry, Report, SlotWrite, Waiting};
+use super::{
+    CgroupKey, Entity, EntityId, Member, Now, Origin, Registry, Report, SlotWrite, USERS_SHARE,
+    Waiting,
+};
 use crate::bpf::Subsystem;
 
 /// Time between two looks at what is over the limit, nanoseconds.
@@ -48,6 +51,10 @@ impl Entity {
             last.idle_readings = last.idle_readings.saturating_add(1);
             false
         }
+    }
+
+    fn takes_place_of_users(&self) -> bool {
+        self.is_users() && !self.excluded && self.exited.is_none()
     }
 
     fn is_idle(&self, now: Now) -> bool {
@@ -119,12 +126,31 @@ impl Registry {
         idle.into_iter().map(|(_, id)| id).collect()
     }
 
+    /// Takes the place of what a user runs, if users hold more than their share: of what has done nothing for the
+    /// longest.
+    pub(super) fn displace_users(&mut self, now: Now) -> bool {
+        let of_users = || {
+            self.entities
+                .iter()
+                .filter(|(_, one)| one.takes_place_of_users())
+        };
+        if of_users().count() <= self.limits.entities / USERS_SHARE {
+            return false;
+        }
+        let longest = of_users().min_by_key(|(_, entity)| entity.activity.since_ns);
+        let Some((&id, _)) = longest else {
+            return false;
+        };
+        self.displace(id, now);
+        true
+    }
+
     /// Takes an entity's place. Its cgroups wait for room, and are reported when something runs in them.
     pub(super) fn displace(&mut self, id: EntityId, now: Now) {
         let Some(entity) = self.entities.get(&id) else {
             return;
         };
-        let path = entity.owner_path.clone();
+        let (path, user) = (entity.owner_path.clone(), entity.user);
         let starts = entity.share.uncounted_starts();
         let mut waiting = BTreeMap::<CgroupKey, Waiting>::new();
         for (&key, member) in &mut self.cgroups {
@@ -132,7 +158,7 @@ impl Registry {
                 *member = Member::Refused;
                 let starts_of = Waiting {
                     starts,
-                    ..Waiting::new(path.clone())
+                    ..Waiting::new(path.clone(), user)
                 };
                 waiting.insert(key, starts_of);
             }
@@ -145,8 +171,13 @@ impl Registry {
     pub(super) fn admit(&mut self, key: CgroupKey, now: Now) {
         if let Some(waiting) = self.waiting.remove(&key) {
             self.cgroups.remove(&key);
+            self.cgroups_of_users.remove(&key);
             let next = self.next_id;
-            self.cgroup_made(key, &waiting.path, waiting.populated, &waiting.css, now);
+            let origin = Origin {
+                path: &waiting.path,
+                user: waiting.user,
+            };
+            self.cgroup_made(key, origin, waiting.populated, &waiting.css, now);
             if let Some(entity) = self.entities.get_mut(&next) {
                 entity.share.begin_late(waiting.starts);
             } else if let Some(again) = self.waiting.get_mut(&key) {

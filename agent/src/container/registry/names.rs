@@ -5,7 +5,6 @@ use std::{cmp::Reverse, collections::BTreeMap, mem, sync::Arc};
 
 use super::{Entity, EntityId, Member, Naming, Now, Registry};
 use crate::{
-    cgroup,
     runtime::Metadata,
     selection::Subject,
     snapshot::{Counted as _, Counters, Identity, Kind, OTHER_NAME},
@@ -46,9 +45,14 @@ impl Entity {
 }
 
 impl Entity {
-    /// Whether a runtime can know it: one of the system, or of the user in whose cgroups it is.
+    /// Whether a runtime can know it: one of the user in whose cgroups it is, one of the system if nobody without
+    /// privileges could make it. A user can give a cgroup the id of a container of the system.
     fn is_told_by(&self, user: Option<u32>) -> bool {
-        !self.is_foreign && (user.is_none() || user == cgroup::user_of(&self.owner_path))
+        let is_its = match user {
+            None => !self.is_users(),
+            Some(_) => user == self.user,
+        };
+        is_its && !self.is_foreign
     }
 
     /// What it has counted, without its predecessors: `counters` has what files say of it.
@@ -70,28 +74,19 @@ impl Registry {
     pub(crate) fn user_of(&self, container_id: &str) -> Option<u32> {
         let ids = self.by_key.get(container_id)?;
         let entities = ids.iter().filter_map(|id| self.entities.get(id));
-        let mut users = entities.map(|entity| cgroup::user_of(&entity.owner_path));
+        let mut users = entities.map(|entity| entity.user);
         let user = users.next()?;
         users.all(|other| other == user).then_some(user).flatten()
     }
 
-    /// Those that a runtime's word is of. Where an id is in several places, the system's runtimes mean the
-    /// ones that no user can have made.
+    /// Those that a runtime's word is of.
     fn told(&self, container_id: &str, by: Option<u32>) -> Vec<EntityId> {
         let ids = self.by_key.get(container_id).into_iter().flatten();
-        let told = |is_meant: fn(&Entity) -> bool| -> Vec<EntityId> {
-            let meant = |id: &EntityId| {
-                let entity = self.entities.get(id);
-                entity.is_some_and(|entity| entity.is_told_by(by) && is_meant(entity))
-            };
-            ids.clone().copied().filter(meant).collect()
+        let is_meant = |id: &&EntityId| {
+            let entity = self.entities.get(id);
+            entity.is_some_and(|entity| entity.is_told_by(by))
         };
-        let of_the_system = told(|entity| entity.prefix.is_none());
-        if of_the_system.is_empty() {
-            told(|_| true)
-        } else {
-            of_the_system
-        }
+        ids.filter(is_meant).copied().collect()
     }
 
     /// Says whether any runtime answers. When one more does, all that has no name is asked for again.
@@ -319,16 +314,19 @@ impl Registry {
     }
 }
 
-/// Takes over what a runtime says, and keeps what it does not. `prefix` stands before the name.
+/// Takes over what a runtime says, and keeps what it does not. `prefix` stands before the name: what bears one
+/// is somebody's who could say anything, and is in no namespace and no pod of the cluster.
 fn take_names(identity: &mut Identity, metadata: &Metadata, prefix: Option<&str>) {
     let take = |mine: &mut String, theirs: &str| {
         if !theirs.is_empty() {
             theirs.clone_into(mine);
         }
     };
-    take(&mut identity.namespace, &metadata.namespace);
-    take(&mut identity.pod, &metadata.pod);
-    take(&mut identity.pod_uid, &metadata.pod_uid);
+    if prefix.is_none() {
+        take(&mut identity.namespace, &metadata.namespace);
+        take(&mut identity.pod, &metadata.pod);
+        take(&mut identity.pod_uid, &metadata.pod_uid);
+    }
     take(&mut identity.image, &metadata.image);
     take(&mut identity.runtime, metadata.runtime);
     let is_plain = identity.namespace.is_empty() && identity.pod.is_empty();

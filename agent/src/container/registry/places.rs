@@ -1,6 +1,6 @@
 //! Who holds a slot and a place among the entities, and who gives way.
 
-use super::{CgroupKey, Entity, EntityId, Now, Registry, Released, Report, SlotWrite};
+use super::{CgroupKey, Entity, EntityId, Now, Origin, Registry, Released, Report, SlotWrite};
 use crate::{
     container::Accumulated,
     snapshot::{Kind, Totals},
@@ -59,7 +59,11 @@ impl Registry {
                 let Some(waiting) = self.waiting.get(&key) else {
                     continue;
                 };
-                let is_known = self.is_known(&waiting.path, key.hierarchy);
+                let origin = Origin {
+                    path: &waiting.path,
+                    user: waiting.user,
+                };
+                let is_known = self.is_known(origin, key.hierarchy);
                 let mut has_room = room > 0;
                 if !has_room && waiting.populated && has_empty {
                     has_empty = self.displace_empty(now);
@@ -156,8 +160,12 @@ impl Registry {
             .find(|id| self.entities.get(id).is_some_and(&suits))
     }
 
-    pub(super) fn forget_oldest_exited(&mut self, now: Now) -> bool {
-        match self.oldest_exited(|entity| !entity.excluded) {
+    /// Makes room by what ended: of what users ran first, and for a user by that alone, so that what a user starts
+    /// and ends takes nobody's last numbers away.
+    pub(super) fn forget_oldest_exited(&mut self, for_user: bool, now: Now) -> bool {
+        let users = self.oldest_exited(|entity| !entity.excluded && entity.is_users());
+        let anybodys = || self.oldest_exited(|entity| !entity.excluded);
+        match users.or_else(|| anybodys().filter(|_| !for_user)) {
             Some(id) => {
                 self.remove_entity(id, now);
                 true
@@ -166,11 +174,13 @@ impl Registry {
         }
     }
 
-    /// Takes the place of a plain cgroup in which nothing has run. Its cgroups wait for room, and are
-    /// reported when something runs in them.
+    /// Takes the place of a plain cgroup in which nothing has run, or of anything that a user made and nothing
+    /// has run in. Its cgroups wait for room, and are reported when something runs in them.
     pub(super) fn displace_empty(&mut self, now: Now) -> bool {
         let empty = self.entities.iter().find(|(_, entity)| {
-            entity.identity.kind == Kind::Cgroup && !entity.is_visible() && entity.exited.is_none()
+            let is_empty = !entity.populated && !entity.stats.was_active();
+            let may_stay_so = entity.identity.kind == Kind::Cgroup || entity.is_users();
+            is_empty && may_stay_so && entity.exited.is_none()
         });
         let Some((&id, _)) = empty else {
             return false;

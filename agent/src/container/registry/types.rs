@@ -1,6 +1,9 @@
 //! What goes into the registry and what comes out of it.
 
-use crate::bpf::{CssId, Subsystem};
+use crate::{
+    bpf::{CssId, Subsystem},
+    cgroup,
+};
 
 /// A moment, on both clocks that matter.
 #[derive(Clone, Copy, Debug, Default)]
@@ -56,4 +59,37 @@ pub(crate) struct RegistryLimits {
     pub(crate) cgroups: usize,
     /// How long an exited container is kept, nanoseconds.
     pub(crate) retention_ns: u64,
+}
+
+/// Where a cgroup is, and who could make it.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Origin<'a> {
+    /// Its path.
+    pub(crate) path: &'a str,
+    /// The user to whom the tree is delegated in which its container or unit is; `None` if only the system can
+    /// make cgroups there.
+    pub(crate) user: Option<u32>,
+}
+
+impl Origin<'_> {
+    /// Whether somebody without privileges could make it.
+    pub(crate) fn is_users(&self) -> bool {
+        is_unprivileged(self.user)
+    }
+}
+
+/// Whether a user is one without privileges.
+pub(crate) fn is_unprivileged(user: Option<u32>) -> bool {
+    user.is_some_and(|uid| uid != 0)
+}
+
+/// A path as it stands: below a user's manager it is that user's, else the system's.
+impl<'a, T: AsRef<str> + ?Sized> From<&'a T> for Origin<'a> {
+    fn from(path: &'a T) -> Self {
+        let path = path.as_ref();
+        Self {
+            path,
+            user: cgroup::user_of(path),
+        }
+    }
 }

@@ -8,7 +8,7 @@ use std::{
 
 use ctrscope_ebpf::{block::OPERATIONS, counter, slot};
 
-use super::Engine;
+use super::{Engine, Published};
 use crate::{
     bpf::KernelSide,
     cgroup::{is_pause, processes},
@@ -65,7 +65,10 @@ impl Engine {
             evicted_workloads: self.registry.workloads().evicted().clone(),
             agent,
         });
-        self.last = Some((began, Arc::clone(&snapshot)));
+        self.published.send_replace(Some(Published {
+            taken: began,
+            snapshot: Arc::clone(&snapshot),
+        }));
         snapshot
     }
 
@@ -148,10 +151,10 @@ impl Engine {
         for entity in self.registry.entities().filter(|entity| entity.has_files()) {
             let is_active = active.contains(&entity.owner_path);
             match self.file_samples.get_mut(&entity.owner_path) {
-                Some(sample) => sample.note_activity(is_active),
+                Some(sample) => sample.note_activity(is_active, now.ns),
                 None => {
                     let mut sample = FileSample::default();
-                    sample.note_activity(is_active);
+                    sample.note_activity(is_active, now.ns);
                     self.file_samples.insert(entity.owner_path.clone(), sample);
                 }
             }
@@ -166,7 +169,7 @@ impl Engine {
             .filter_map(|entity| self.file_samples.get(&entity.owner_path)?.quiet_since())
             .collect();
         let kept = with_files().count();
-        if self.file_samples.len() > kept {
+        if self.file_samples.len() > kept || self.sandbox_looks.len() > kept {
             let paths: HashSet<&str> = with_files().map(|one| one.owner_path.as_str()).collect();
             self.file_samples
                 .retain(|path, _| paths.contains(path.as_str()));
@@ -235,6 +238,7 @@ impl Engine {
                     ..files.map_or_else(Counters::default, |files| files.counters.clone())
                 },
                 gauges: files.map(|files| files.gauges).unwrap_or_default(),
+                as_of: files.map(FileSample::as_of).unwrap_or_default(),
                 is_counted_elsewhere: false,
             };
             entity.settle(workloads, &row, *now);

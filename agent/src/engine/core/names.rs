@@ -186,9 +186,11 @@ impl Engine {
 
     /// Leaves what entities counted that were removed to those of their names.
     pub(super) fn bury_departed(&mut self) {
-        let files = &mut self.file_samples;
-        self.registry
-            .bury_departed(|entity| counters(files.remove(&entity.owner_path).as_ref()));
+        let (files, looks) = (&mut self.file_samples, &mut self.sandbox_looks);
+        self.registry.bury_departed(|entity| {
+            looks.remove(&entity.owner_path);
+            counters(files.remove(&entity.owner_path).as_ref())
+        });
     }
 }
 

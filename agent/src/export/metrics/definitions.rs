@@ -7,7 +7,7 @@ use super::{
 use crate::diagnosis::Resource;
 use crate::snapshot::{
     BlockOperation, Counters, Group, Histogram, Operation, Pressure, PressureTimes, SchedStats,
-    Throttling, Total, Workload,
+    Total, Workload,
 };
 
 /// What a metric counts.
@@ -241,19 +241,6 @@ fn part(count: u64) -> Option<u64> {
     (count > 0).then_some(count)
 }
 
-/// CPU bandwidth control, where it ever throttled or could.
-fn throttling<'a>(group: &'a Group<'_>) -> Option<&'a Throttling> {
-    let can = group.gauges.cpu_quota_cores.is_some();
-    let cpu = group.counters.cpu.as_ref();
-    cpu.filter(|cpu| can || cpu.periods > 0)
-}
-
-/// Hits of the memory limit, where there were any or could be.
-fn limit_hits(group: &Group<'_>) -> Option<u64> {
-    let hits = group.counters.memory.as_ref()?.limit_hits?;
-    (hits > 0 || group.gauges.memory_limit_bytes.is_some()).then_some(hits)
-}
-
 /// A number of an operation of a workload. As for a container, flushes and discards are absent until there
 /// was one.
 fn block_total(workload: &Workload, index: usize, total: fn(Operation) -> Total) -> Option<u64> {
@@ -330,10 +317,10 @@ metrics! {
         "`cpu.stat` `nr_periods`" Read::Number(|c, _| Some(Value::Count(c.counters.cpu.as_ref()?.periods)));
     "ctrscope_container_cpu_throttled_periods_total" Counter
         "CFS bandwidth enforcement periods in which the container was throttled."
-        "`cpu.stat` `nr_throttled`" Read::Number(|c, _| Some(Value::Count(throttling(c)?.throttled_periods)));
+        "`cpu.stat` `nr_throttled`" Read::Number(|c, _| Some(Value::Count(c.counters.cpu.as_ref()?.throttled_periods)));
     "ctrscope_container_cpu_throttled_seconds_total" Counter
         "Time throttled by CFS bandwidth control, summed over CPUs."
-        "`cpu.stat` `throttled_usec`, v1 `throttled_time`" Read::Number(|c, _| Some(Value::Nanoseconds(throttling(c)?.throttled_ns)));
+        "`cpu.stat` `throttled_usec`, v1 `throttled_time`" Read::Number(|c, _| Some(Value::Nanoseconds(c.counters.cpu.as_ref()?.throttled_ns)));
     "ctrscope_container_cpu_quota_cores" Gauge
         "CFS bandwidth quota in cores; absent where there is none."
         "`cpu.max`, v1 `cpu.cfs_quota_us`" Read::Number(|c, _| c.gauges.cpu_quota_cores.map(Value::Real));
@@ -366,7 +353,7 @@ metrics! {
         "`memory.events` `oom_kill`, v1 `memory.oom_control`" Read::Number(|c, _| c.counters.memory.as_ref()?.oom_kills.map(Value::Count));
     "ctrscope_container_memory_limit_hits_total" Counter
         "Times the memory limit was hit and reclaim began."
-        "`memory.events` `max`, v1 `memory.failcnt`" Read::Number(|c, _| limit_hits(c).map(Value::Count));
+        "`memory.events` `max`, v1 `memory.failcnt`" Read::Number(|c, _| c.counters.memory.as_ref()?.limit_hits.map(Value::Count));
     "ctrscope_container_pressure_cpu_waiting_seconds_total" Counter
         "Time in which at least one task waited for CPU (pressure some)."
         "`cpu.pressure`" Read::Number(|c, _| waiting(pressure(&c.counters, |p| p.cpu)));

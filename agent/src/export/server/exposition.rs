@@ -23,8 +23,8 @@ use hyper::body::{Frame, SizeHint};
 use super::{ServerState, blocking, error::ApiError};
 use crate::export::metrics::{self, ProcessUsage};
 
-/// Expositions that slow readers may keep alive; with 1,000 containers one has about 1 MB.
-const MAX_KEPT: usize = 3;
+/// Expositions that slow readers may keep alive; with 1,000 containers one has about 0.3 MB.
+const MAX_KEPT: usize = 16;
 /// What is unpacked at once.
 const PIECE_BYTES: usize = 64 * 1024;
 
@@ -120,7 +120,7 @@ fn takes_gzip(headers: &HeaderMap) -> bool {
             let is_gzip = parts
                 .next()
                 .is_some_and(|name| name.eq_ignore_ascii_case("gzip"));
-            let weight = parts.find_map(|part| part.strip_prefix("q="));
+            let weight = parts.find_map(|part| part.strip_prefix(['q', 'Q'])?.strip_prefix('='));
             is_gzip && weight.is_none_or(|weight| weight.trim().parse() != Ok(0.0))
         })
 }
@@ -201,6 +201,7 @@ mod tests {
             &["identity"],
             &["gzip;q=0"],
             &["gzip; q=0.000, br"],
+            &["gzip;Q=0"],
             &["x-gzip, *"],
         ] {
             assert!(!takes(lists), "{lists:?}");

@@ -338,8 +338,13 @@ fn a_users_runtime_names_what_is_in_that_users_cgroups_only() {
         name(&registry, &users),
         ("user@1000.service/own".to_owned(), Some(3))
     );
+    // A user can give a cgroup the id of a container of the system that has ended.
     registry.described(&by(&users, "by the system", None), at(1), no_files);
-    assert_eq!(name(&registry, &users).0, "user@1000.service/by the system");
+    registry.ended(&users, None, Some(4));
+    assert_eq!(
+        name(&registry, &users),
+        ("user@1000.service/own".to_owned(), Some(3))
+    );
 }
 
 #[test]

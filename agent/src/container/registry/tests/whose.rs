@@ -91,6 +91,121 @@ fn a_users_own_container_is_named_by_the_users_runtime_and_bears_the_user() {
     assert_eq!(names(&registry), ["user@1000.service/_other"]);
 }
 
+/// A cgroup of user 1000 whose path does not show that.
+fn of_user(path: &str) -> Origin<'_> {
+    Origin {
+        path,
+        user: Some(1_000),
+    }
+}
+
+#[test]
+fn what_is_in_a_service_that_is_delegated_to_a_user_is_nobody_elses() {
+    let mut registry = registry(10, 10);
+    let service = "/system.slice/app.service";
+    registry.cgroup_made(
+        cpu(1),
+        &format!("/system.slice/docker-{ID}.scope"),
+        true,
+        &[],
+        at(1),
+    );
+    registry.cgroup_made(cpu(2), "/system.slice/sshd.service", true, &[], at(1));
+    tell(&mut registry, &described("web", None));
+    for (id, name) in (3..).zip([
+        &format!("docker-{ID}.scope"),
+        "lxc/web",
+        "garden/sshd.service",
+    ]) {
+        let path = format!("{service}/{name}");
+        registry.cgroup_made(cpu(id), of_user(&path), true, &[], at(2));
+    }
+    tell(&mut registry, &described("web", None));
+    let expected = [
+        "sshd.service",
+        "system.slice/app.service/0123456789ab",
+        "system.slice/app.service/garden/sshd.service",
+        "system.slice/app.service/lxc/web",
+        "web",
+    ];
+    assert_eq!(sorted_names(&registry), expected);
+    let workloads = registry.entities().map(|one| one.identity.workload.clone());
+    assert_eq!(workloads.filter(|name| name == "web").count(), 1);
+    // The user's own runtime may name it.
+    tell(&mut registry, &described("own", Some(1_000)));
+    assert!(names(&registry).contains(&"system.slice/app.service/own"));
+}
+
+#[test]
+fn no_users_container_is_in_a_namespace_or_a_pod() {
+    let mut registry = registry(10, 10);
+    let path = format!("{MANAGER}/user.slice/docker-{ID}.scope");
+    registry.cgroup_made(cpu(1), &path, true, &[], at(1));
+    let mut metadata = described("coredns", Some(1_000));
+    let labels = Arc::make_mut(&mut metadata);
+    labels.namespace = "kube-system".to_owned();
+    labels.pod = "coredns-0".to_owned();
+    labels.pod_uid = "u".to_owned();
+    tell(&mut registry, &metadata);
+    let found = &registry.entities().next().unwrap().identity;
+    assert_eq!(found.label(), "user@1000.service/coredns");
+    assert_eq!(found.pod_uid, "");
+    assert_eq!(found.workload, "user@1000.service/coredns");
+}
+
+#[test]
+fn a_user_takes_no_place_from_the_system() {
+    let mut registry = registry(8, 20);
+    let users = |index: u64| format!("{MANAGER}/x{index}.service");
+    for index in 0..8 {
+        registry.cgroup_made(cpu(index), &users(index), true, &[], at(1));
+    }
+    let count = |registry: &Registry| {
+        let all = registry.entities().filter(|one| one.exited.is_none());
+        let of_users = all.filter(|one| one.is_users()).count();
+        (registry.entities().count(), of_users)
+    };
+    assert_eq!(count(&registry), (8, 8));
+    // More than their share, as long as nobody else wants it.
+    for index in 8..16 {
+        let path = format!("/system.slice/s{index}.service");
+        registry.cgroup_made(cpu(index), &path, true, &[], at(2));
+    }
+    assert_eq!(count(&registry), (8, 2));
+    // What ended of the system stays in sight whatever users start.
+    registry.cgroup_removed(cpu(8), at(3));
+    for index in 16..20 {
+        registry.cgroup_made(cpu(index), &users(index), true, &[], at(4));
+    }
+    let has = |registry: &Registry, name: &str| names(registry).contains(&name);
+    assert!(has(&registry, "s8.service"));
+    assert_eq!(count(&registry), (8, 2));
+    // What a user made and never ran anything in is the first to go.
+    registry.cgroup_removed(cpu(9), at(5));
+    registry.cgroup_made(cpu(20), "/system.slice/s20.service", true, &[], at(5));
+    assert!(has(&registry, "s20.service"));
+}
+
+#[test]
+fn users_cannot_make_the_registry_forget_new_cgroups() {
+    let limits = RegistryLimits {
+        entities: 10,
+        slots: 10,
+        cgroups: 40,
+        retention_ns: 0,
+    };
+    let mut registry = Registry::new(limits, CPU, Selection::default());
+    for index in 0..100 {
+        let path = format!("{MANAGER}/x{index}.slice");
+        registry.cgroup_made(cpu(index), &path, false, &[], at(1));
+    }
+    assert_eq!((registry.cgroups.len(), registry.unremembered()), (10, 90));
+    registry.cgroup_removed(cpu(0), at(2));
+    registry.cgroup_made(cpu(100), &format!("{MANAGER}/y.slice"), false, &[], at(2));
+    registry.cgroup_made(cpu(101), "/docker/x", false, &[], at(2));
+    assert_eq!((registry.cgroups.len(), registry.unremembered()), (11, 90));
+}
+
 #[test]
 fn no_runtime_names_what_is_inside_of_a_foreign_container() {
     let outer = "f".repeat(64);

@@ -211,7 +211,7 @@ fn readers_that_take_nothing_do_not_pile_expositions_up() {
     let server = Server::over(&source);
     let mut readers = Vec::new();
     let mut refused = None;
-    for age in 0..10 {
+    for age in 0..20 {
         let mut snapshot = synthetic_snapshot(1_000);
         snapshot.taken_at_ns = age;
         *source.snapshot.lock().expect("it is there") = Arc::new(snapshot);
@@ -226,7 +226,7 @@ fn readers_that_take_nothing_do_not_pile_expositions_up() {
     }
     assert!(
         refused.is_some(),
-        "each of ten readers was given a text of its own"
+        "each of twenty readers was given a text of its own"
     );
     readers.clear();
     wait_for("a place", || server.get("/metrics").status == 200);
