@@ -4,6 +4,8 @@
 //! says it. The help texts print [`Config::default`], so that what they say is what happens.
 
 mod diagnosis;
+#[cfg(any(test, feature = "fuzzing"))]
+pub(crate) mod fuzz;
 mod values;
 
 use std::{

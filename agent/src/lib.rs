@@ -18,6 +18,8 @@ pub mod diagnosis;
 pub mod engine;
 pub mod error_chain;
 pub mod export;
+#[cfg(any(test, feature = "fuzzing"))]
+pub mod fuzz;
 pub mod host;
 #[cfg(test)]
 mod hostile;

@@ -160,7 +160,7 @@ capabilities! {
 
 impl Capabilities {
     /// Parses `/proc/<pid>/status`.
-    fn parse(status: &str) -> Option<Self> {
+    pub(super) fn parse(status: &str) -> Option<Self> {
         let bits = status
             .lines()
             .find_map(|line| line.strip_prefix("CapEff:"))?;
@@ -223,7 +223,7 @@ pub enum Lockdown {
 
 impl Lockdown {
     /// Parses `none [integrity] confidentiality`.
-    fn parse(text: &str) -> Option<Self> {
+    pub(super) fn parse(text: &str) -> Option<Self> {
         let (_, rest) = text.split_once('[')?;
         match rest.split_once(']')?.0 {
             "none" => Some(Self::None),
@@ -246,7 +246,7 @@ pub enum Limit {
 
 impl Limit {
     /// Parses `/proc/<pid>/limits`.
-    fn parse_memlock(limits: &str) -> Option<Self> {
+    pub(super) fn parse_memlock(limits: &str) -> Option<Self> {
         let rest = limits
             .lines()
             .find_map(|line| line.strip_prefix("Max locked memory"))?;
@@ -282,13 +282,13 @@ fn read(path: &Path) -> Option<String> {
 
 /// Whether the third number of `/proc/<pid>/schedstat`, dispatches, moves; the kernel writes three
 /// zeroes where it keeps none, and who reads this was dispatched.
-fn parse_sched_info(schedstat: &str) -> Option<bool> {
+pub(super) fn parse_sched_info(schedstat: &str) -> Option<bool> {
     let dispatches = schedstat.split_whitespace().nth(2)?;
     dispatches.parse::<u64>().ok().map(|count| count > 0)
 }
 
 /// Major and minor of a release: `6.1.0-18-amd64` is (6, 1).
-fn parse_version(release: &str) -> Option<(u32, u32)> {
+pub(super) fn parse_version(release: &str) -> Option<(u32, u32)> {
     let mut numbers = release.split(|c: char| !c.is_ascii_digit());
     Some((numbers.next()?.parse().ok()?, numbers.next()?.parse().ok()?))
 }

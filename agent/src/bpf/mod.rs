@@ -3,6 +3,8 @@
 
 mod error;
 mod event;
+#[cfg(any(test, feature = "fuzzing"))]
+pub(crate) mod fuzz;
 mod loader;
 mod mapped;
 mod object;

@@ -13,6 +13,8 @@ mod cpu;
 mod cpuset;
 mod error;
 mod file;
+#[cfg(any(test, feature = "fuzzing"))]
+pub(crate) mod fuzz;
 mod hierarchy;
 mod io;
 mod io_limit;

@@ -6,11 +6,14 @@
 
 use std::borrow::Cow;
 
-/// Stands for the byte 0; the next ones for the others. The last characters that there are, for private use.
+/// Would stand for the byte 0; the ones from 128 on stand for theirs. The last characters that there are, for private use.
 const FIRST: u32 = 0x10_ff00;
 
+/// A byte of ASCII is text by itself, so none is ever written so; were one read so, a slash or two dots could
+/// come out of a name that has none.
 fn byte_of(character: char) -> Option<u8> {
-    u8::try_from(u32::from(character).checked_sub(FIRST)?).ok()
+    let byte = u8::try_from(u32::from(character).checked_sub(FIRST)?).ok()?;
+    (!byte.is_ascii()).then_some(byte)
 }
 
 fn character_of(byte: u8) -> char {
@@ -96,6 +99,13 @@ mod tests {
             assert!(texts.insert(text));
         }
         assert!(matches!(text_of(b"/plain"), Cow::Borrowed("/plain")));
+    }
+
+    #[test]
+    fn no_separator_comes_out_of_a_name_that_has_none() {
+        let dots = "/\u{10ff2e}\u{10ff2e}\u{10ff2f}etc";
+        assert_eq!(&*bytes_of(dots), dots.as_bytes());
+        assert_eq!(text_of(dots.as_bytes()), dots);
     }
 
     #[test]

@@ -10,6 +10,8 @@ mod diagnosis;
 mod error;
 mod exposition;
 mod facts;
+#[cfg(any(test, feature = "fuzzing"))]
+pub(crate) mod fuzz;
 mod listen;
 mod params;
 mod profile;

@@ -5,6 +5,8 @@
 
 mod cpu;
 mod disk;
+#[cfg(any(test, feature = "fuzzing"))]
+pub(crate) mod fuzz;
 mod memory;
 mod network;
 

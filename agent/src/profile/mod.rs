@@ -13,6 +13,8 @@ mod demangle;
 mod elf;
 pub mod fold;
 pub mod frame_name;
+#[cfg(any(test, feature = "fuzzing"))]
+pub(crate) mod fuzz;
 mod kallsyms;
 mod kind;
 #[cfg(test)]

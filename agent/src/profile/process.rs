@@ -119,13 +119,13 @@ fn start_ticks(folder: &Path) -> io::Result<u64> {
 }
 
 /// Field 22 of `/proc/PID/stat`; the second may hold spaces and parentheses.
-fn parse_start_ticks(stat: &str) -> Option<u64> {
+pub(super) fn parse_start_ticks(stat: &str) -> Option<u64> {
     let (_, rest) = stat.rsplit_once(") ")?;
     rest.split(' ').nth(19)?.parse().ok()
 }
 
 /// The last entry of `NSpid`: the PID in the innermost namespace.
-fn own_pid(status: &str) -> Option<u32> {
+pub(super) fn own_pid(status: &str) -> Option<u32> {
     let line = status
         .lines()
         .find_map(|line| line.strip_prefix("NSpid:"))?;

@@ -5,14 +5,14 @@ use std::collections::BTreeMap;
 use super::Metadata;
 
 /// Bytes of a name or an image.
-const MOST_NAME: usize = 256;
+pub(super) const MOST_NAME: usize = 256;
 /// Labels or annotations of one container.
-const MOST_LABELS: usize = 64;
+pub(super) const MOST_LABELS: usize = 64;
 /// Bytes of a label's key and of its value.
-const MOST_KEY: usize = 256;
-const MOST_VALUE: usize = 4_096;
+pub(super) const MOST_KEY: usize = 256;
+pub(super) const MOST_VALUE: usize = 4_096;
 /// Bytes of all labels of a container, and of all its annotations.
-const MOST_LABEL_BYTES: usize = 16 << 10;
+pub(super) const MOST_LABEL_BYTES: usize = 16 << 10;
 /// Longest id that is taken for one.
 const MOST_ID: usize = 128;
 /// Keys that say who a container is; they stay when there are too many.

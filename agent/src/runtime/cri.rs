@@ -3,6 +3,8 @@
 
 mod codec;
 mod describe;
+#[cfg(any(test, feature = "fuzzing"))]
+pub(super) mod fuzz;
 mod messages;
 mod wire;
 

@@ -3,6 +3,8 @@
 //! The paths and fields are those of Docker's API reference 1.40 and later, and of podman's
 //! compatible part. Nothing is asked for by version, so that old and new ones answer.
 
+#[cfg(any(test, feature = "fuzzing"))]
+pub(super) mod fuzz;
 mod json;
 
 use std::{sync::Arc, time::Duration};

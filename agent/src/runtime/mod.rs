@@ -9,6 +9,8 @@ mod client;
 mod cri;
 mod docker;
 mod failure;
+#[cfg(any(test, feature = "fuzzing"))]
+pub(crate) mod fuzz;
 mod oci;
 mod pace;
 mod sockets;

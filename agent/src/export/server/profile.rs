@@ -96,7 +96,7 @@ async fn closed(closing: Option<Extension<Closing>>) {
 }
 
 /// Reads the parameters; with a type, those of a path that says type and format itself.
-fn parse(
+pub(super) fn parse(
     query: Option<&str>,
     profile_type: Option<ProfileType>,
 ) -> Result<ProfileRequest, ApiError> {
