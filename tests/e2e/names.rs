@@ -1,6 +1,7 @@
 //! Names: what a container's runtime says of it, however short it lived.
 
 pub(crate) mod cri;
+mod podman;
 
 use std::{fs, io::Read as _, os::unix::net::UnixListener, path::Path, time::Duration};
 

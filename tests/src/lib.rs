@@ -20,6 +20,7 @@ pub mod measure;
 pub mod metrics;
 pub mod network;
 pub mod perf;
+pub mod podman;
 pub mod prometheus;
 pub mod wait;
 pub mod without;

@@ -82,7 +82,7 @@ const ALWAYS: [Requirement; 3] = [
 /// Until Debian 12 it was a part of the engine's package.
 const DOCKER_CLIENT: &str = "docker-cli";
 
-const FOR_TEST: [Requirement; 10] = [
+const FOR_TEST: [Requirement; 11] = [
     Requirement {
         name: "bpftool",
         package: "bpftool",
@@ -112,6 +112,11 @@ const FOR_TEST: [Requirement; 10] = [
         name: "Docker's client",
         package: DOCKER_CLIENT,
         present: || on_path("docker"),
+    },
+    Requirement {
+        name: "podman",
+        package: "podman",
+        present: || on_path("podman"),
     },
     Requirement {
         name: "Go, whose pprof reads profiles",

@@ -33,8 +33,9 @@ const MOST_LISTED: usize = 16 << 20;
 const MOST_HEAD: usize = 64 << 10;
 /// Questions that are asked at once.
 const AT_ONCE: usize = 4;
-/// `{"type":["container"],"event":["create","start","die","rename"]}`
-const EVENTS: &str = "/events?filters=%7B%22type%22%3A%5B%22container%22%5D%2C%22event%22%3A%5B%22create%22%2C%22start%22%2C%22die%22%2C%22rename%22%5D%7D";
+/// `{"type":["container"],"event":["create","start","die","died","rename"]}`: podman before 4.4 says `die` and
+/// finds it by `died` alone (<https://github.com/containers/podman/pull/16912>).
+const EVENTS: &str = "/events?filters=%7B%22type%22%3A%5B%22container%22%5D%2C%22event%22%3A%5B%22create%22%2C%22start%22%2C%22die%22%2C%22died%22%2C%22rename%22%5D%7D";
 /// Those that run or are paused; one that is made and not started is told by the event of its start.
 const LIST: &str = "/containers/json";
 
@@ -232,6 +233,34 @@ impl Docker {
                 connection.abort();
                 Err(Failure::broken(path, &error))
             }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_end_of_a_container_is_asked_for_by_dockers_name_and_by_podmans() {
+        let filters = EVENTS.split_once("filters=").unwrap().1;
+        let filters = [
+            ("%7B", "{"),
+            ("%7D", "}"),
+            ("%22", "\""),
+            ("%3A", ":"),
+            ("%2C", ","),
+        ]
+        .into_iter()
+        .fold(filters.to_owned(), |text, (code, char)| {
+            text.replace(code, char)
+        })
+        .replace("%5B", "[")
+        .replace("%5D", "]");
+        let filters: serde_json::Value = serde_json::from_str(&filters).unwrap();
+        let events = filters["event"].as_array().unwrap();
+        for name in ["create", "start", "die", "died", "rename"] {
+            assert!(events.iter().any(|event| event == name), "{name}");
         }
     }
 }
