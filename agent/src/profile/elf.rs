@@ -123,8 +123,11 @@ fn sparse_copy(file: &File, budget_bytes: &mut u64) -> Result<File, ElfError> {
         return Err(ElfError::Format("odd header sizes"));
     }
     for segment in segments.chunks_exact(PHDR_BYTES) {
-        let end = u64_at(segment, 8).checked_add(u64_at(segment, 32));
-        if u32_at(segment, 0) == PT_LOAD && end.is_none() {
+        // blazesym adds the size in the file to both.
+        let (offset, address) = (u64_at(segment, 8), u64_at(segment, 16));
+        let size = u64_at(segment, 32);
+        let ends = offset.checked_add(size).zip(address.checked_add(size));
+        if u32_at(segment, 0) == PT_LOAD && ends.is_none() {
             return Err(ElfError::Format("segment out of range"));
         }
     }
