@@ -8,6 +8,7 @@ mod ci;
 mod demo;
 mod document;
 mod e2e;
+mod fuzz;
 mod interrupt;
 mod mutate;
 mod private_apt;
@@ -39,6 +40,7 @@ enum Command {
     Repeat(repeat::Arguments),
     Mutate(mutate::Arguments),
     Bench(bench::Arguments),
+    Fuzz(fuzz::Arguments),
     Ci(ci::Arguments),
     Vm(vm::Arguments),
 }
@@ -53,6 +55,7 @@ fn main() -> ExitCode {
         Command::Repeat(arguments) => repeat::run(&arguments),
         Command::Mutate(arguments) => mutate::run(&arguments),
         Command::Bench(arguments) => bench::run(&arguments),
+        Command::Fuzz(arguments) => fuzz::run(&arguments),
         Command::Ci(arguments) => ci::run(&arguments),
         Command::Vm(arguments) => vm::run(&arguments),
     };

@@ -15,6 +15,7 @@ use anyhow::{Result, bail};
 use crate::{architecture::Architecture, step};
 
 pub(crate) mod cross;
+pub(crate) mod fuzzer;
 mod readers;
 
 /// Packages of the matched set on Debian: compiler, cargo, library source, LLVM for the linker.
