@@ -33,3 +33,4 @@ pub mod selection;
 pub mod snapshot;
 pub mod source;
 pub mod terminal;
+mod unprintable;

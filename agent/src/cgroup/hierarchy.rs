@@ -145,12 +145,13 @@ impl Hierarchies {
     /// If a file cannot be read, or as [`Self::parse`].
     pub fn discover(mountinfo: &Path, options: &DiscoverOptions) -> Result<Self, CgroupError> {
         let mut reader = FileReader::with_limit(MAX_MOUNTINFO_BYTES);
-        let Some(text) = reader.read(mountinfo)? else {
+        // Whoever may mount anything chooses the names there.
+        let Some(table) = reader.read_bytes(mountinfo)? else {
             return Err(CgroupError::NoMount {
                 mountinfo: mountinfo.to_owned(),
             });
         };
-        let hierarchies = Self::parse(text, mountinfo, options)?;
+        let hierarchies = Self::parse(&String::from_utf8_lossy(table), mountinfo, options)?;
         let Some(unified) = &hierarchies.unified else {
             return Ok(hierarchies);
         };
@@ -341,6 +342,10 @@ mod tests {
             cgroup_root: None,
         };
         let found = Hierarchies::discover(&mountinfo, &options).unwrap();
+        // A name before it that is no UTF-8 hides nothing.
+        let foreign = b"9 1 0:9 / /mnt/\xff rw - fuse.x x rw\n";
+        fs::write(&mountinfo, [foreign, V2.as_bytes()].concat()).unwrap();
+        assert_eq!(Hierarchies::discover(&mountinfo, &options).unwrap(), found);
         assert_eq!(found.memory.map(|memory| memory.mount_point), Some(mount));
         let gone = Hierarchies::discover(Path::new("/nonexistent/mountinfo"), &options);
         assert!(matches!(gone, Err(CgroupError::NoMount { .. })));

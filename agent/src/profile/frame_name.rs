@@ -4,6 +4,8 @@
 //! folded text `;` separates frames, a line ends a stack, the count follows the last space and a
 //! second number before it means a differential profile; `_[k]` marks a kernel frame.
 
+use crate::unprintable::is_unprintable;
+
 /// Longest frame name, bytes.
 pub const MAX_FRAME_BYTES: usize = 512;
 
@@ -61,17 +63,6 @@ pub fn clean(name: &str) -> String {
 /// Whether a name ends like `_[k]`.
 fn has_mark(name: &str) -> bool {
     matches!(name.as_bytes(), [.., b'_', b'[', letter, b']'] if letter.is_ascii())
-}
-
-/// Control characters, what XML forbids, and what reorders or hides text.
-fn is_unprintable(c: char) -> bool {
-    c.is_control()
-        || matches!(
-            c,
-            '\u{200b}'..='\u{200f}' | '\u{202a}'..='\u{202e}' | '\u{2060}'..='\u{206f}'
-            | '\u{feff}' | '\u{fff9}'..='\u{fffb}' | '\u{fffe}' | '\u{ffff}'
-            | '\u{e0000}'..='\u{e007f}'
-        )
 }
 
 #[cfg(test)]

@@ -11,6 +11,8 @@ use std::{
     io::{IsTerminal, stderr, stdout},
 };
 
+use crate::unprintable::is_unprintable;
+
 pub use histogram::{Octave, Unit, octaves, render_histogram, render_summary};
 pub use number::{bytes, cores, count, per_second, percent, seconds, size};
 pub use paragraph::{Paragraphs, shortened};
@@ -51,12 +53,12 @@ impl Terminal {
     }
 }
 
-/// The text without control characters. The name of a cgroup is chosen by whoever makes it and could
-/// otherwise carry escape sequences to the terminal of whoever looks.
+/// The text without control characters and those that reorder or hide text. The name of a cgroup is chosen by
+/// whoever makes it and could otherwise carry escape sequences to the terminal of whoever looks.
 #[must_use]
 pub fn printable(text: &str) -> Cow<'_, str> {
-    if text.chars().any(char::is_control) {
-        Cow::Owned(text.replace(char::is_control, "?"))
+    if text.chars().any(is_unprintable) {
+        Cow::Owned(text.replace(is_unprintable, "?"))
     } else {
         Cow::Borrowed(text)
     }
@@ -70,5 +72,6 @@ mod tests {
     fn escape_sequences_in_names_are_disarmed() {
         assert_eq!(printable("web"), "web");
         assert_eq!(printable("a\x1b[2Jb\n"), "a?[2Jb?");
+        assert_eq!(printable("a\u{202e}b"), "a?b");
     }
 }
