@@ -1,7 +1,7 @@
 //! A containerd of its own with its CRI plugin: data, state and socket in a temporary folder, pods in the
 //! host's network, so that no CNI is needed.
 
-mod messages;
+pub(crate) mod messages;
 
 use std::{
     fs,

@@ -12,6 +12,8 @@ pub mod cgroup;
 pub mod container;
 #[cfg(feature = "containerd")]
 pub mod containerd;
+#[cfg(feature = "containerd")]
+pub mod cri;
 pub mod docker;
 pub mod filesystem;
 pub mod http;

@@ -1,10 +1,12 @@
 //! Many short-lived containers: the agent's memory, its slots, and what becomes of their numbers.
 
+mod served;
+
 use std::{
     fs,
     os::unix::process::CommandExt as _,
     path::PathBuf,
-    process::{Command, Stdio},
+    process::{Child, Command, Stdio},
     time::Duration,
 };
 
@@ -55,8 +57,24 @@ fn empty_cgroups_take_no_place_from_a_container() {
     wait_seen(&agent, &container);
 }
 
+/// Starts the workload for ten milliseconds in a cgroup, by its directories. Without runc, which takes longer
+/// than that to start.
+fn start_blink(directories: &[PathBuf]) -> Child {
+    let files: Vec<PathBuf> = directories.iter().map(|d| d.join("cgroup.procs")).collect();
+    let mut command = Command::new(binaries::workload().unwrap());
+    command
+        .args(["burn", "--seconds", "0.01"])
+        .stdout(Stdio::null());
+    // SAFETY: only writes to files between fork and exec; their paths are short enough to be opened without an
+    // allocation.
+    unsafe {
+        command.pre_exec(move || files.iter().try_for_each(|file| fs::write(file, "0")));
+    }
+    command.spawn().unwrap()
+}
+
 /// Runs the workload for ten milliseconds in a cgroup of its own, in every hierarchy that has
-/// controllers the agent looks at. Without runc, which takes longer than that to start.
+/// controllers the agent looks at.
 fn blink(group: &Group, name: &str) {
     let path = format!("{}/{name}", group.path());
     let mut directories: Vec<PathBuf> = ["cpu", "cpuacct", "blkio", "memory"]
@@ -69,16 +87,7 @@ fn blink(group: &Group, name: &str) {
     for directory in &directories {
         fs::create_dir_all(directory).unwrap();
     }
-    let files: Vec<PathBuf> = directories.iter().map(|d| d.join("cgroup.procs")).collect();
-    let mut command = Command::new(binaries::workload().unwrap());
-    command
-        .args(["burn", "--seconds", "0.01"])
-        .stdout(Stdio::null());
-    // SAFETY: only writes to files between fork and exec; this process allocates from one thread.
-    unsafe {
-        command.pre_exec(move || files.iter().try_for_each(|file| fs::write(file, "0")));
-    }
-    assert!(command.status().unwrap().success());
+    assert!(start_blink(&directories).wait().unwrap().success());
     for directory in &directories {
         cgroup::remove(directory).unwrap();
     }

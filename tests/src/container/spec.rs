@@ -175,7 +175,8 @@ impl ContainerSpec {
         }
         json!({
             "ociVersion": "1.0.2",
-            "hostname": self.name,
+            // `__NEW_UTS_LEN`, include/uapi/linux/utsname.h.
+            "hostname": self.name.get(..64).unwrap_or(&self.name),
             "root": {"path": "rootfs"},
             "process": {
                 "terminal": false,

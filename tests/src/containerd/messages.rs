@@ -6,100 +6,100 @@ use std::collections::BTreeMap;
 use prost::Message;
 
 #[derive(Clone, PartialEq, Message)]
-pub(super) struct Empty {}
+pub(crate) struct Empty {}
 
 /// A request or an answer whose only field is an id.
 #[derive(Clone, PartialEq, Message)]
-pub(super) struct Id {
+pub(crate) struct Id {
     #[prost(string, tag = "1")]
-    pub(super) id: String,
+    pub(crate) id: String,
 }
 
 #[derive(Clone, PartialEq, Message)]
-pub(super) struct PodMetadata {
+pub(crate) struct PodMetadata {
     #[prost(string, tag = "1")]
-    pub(super) name: String,
+    pub(crate) name: String,
     #[prost(string, tag = "2")]
-    pub(super) uid: String,
+    pub(crate) uid: String,
     #[prost(string, tag = "3")]
-    pub(super) namespace: String,
+    pub(crate) namespace: String,
 }
 
 #[derive(Clone, PartialEq, Message)]
-pub(super) struct PodConfig {
+pub(crate) struct PodConfig {
     #[prost(message, optional, tag = "1")]
-    pub(super) metadata: Option<PodMetadata>,
+    pub(crate) metadata: Option<PodMetadata>,
     #[prost(btree_map = "string, string", tag = "6")]
-    pub(super) labels: BTreeMap<String, String>,
+    pub(crate) labels: BTreeMap<String, String>,
     #[prost(message, optional, tag = "8")]
-    pub(super) linux: Option<LinuxPod>,
+    pub(crate) linux: Option<LinuxPod>,
 }
 
 #[derive(Clone, PartialEq, Message)]
-pub(super) struct LinuxPod {
+pub(crate) struct LinuxPod {
     #[prost(string, tag = "1")]
-    pub(super) cgroup_parent: String,
+    pub(crate) cgroup_parent: String,
     #[prost(message, optional, tag = "2")]
-    pub(super) security: Option<PodSecurity>,
+    pub(crate) security: Option<PodSecurity>,
 }
 
 #[derive(Clone, PartialEq, Message)]
-pub(super) struct PodSecurity {
+pub(crate) struct PodSecurity {
     #[prost(message, optional, tag = "1")]
-    pub(super) namespaces: Option<Namespaces>,
+    pub(crate) namespaces: Option<Namespaces>,
 }
 
 /// 0 is the pod's own, 2 the node's.
 #[derive(Clone, PartialEq, Message)]
-pub(super) struct Namespaces {
+pub(crate) struct Namespaces {
     #[prost(int32, tag = "1")]
-    pub(super) network: i32,
+    pub(crate) network: i32,
 }
 
 #[derive(Clone, PartialEq, Message)]
-pub(super) struct RunPod {
+pub(crate) struct RunPod {
     #[prost(message, optional, tag = "1")]
-    pub(super) config: Option<PodConfig>,
+    pub(crate) config: Option<PodConfig>,
 }
 
 #[derive(Clone, PartialEq, Message)]
-pub(super) struct CreateContainer {
+pub(crate) struct CreateContainer {
     #[prost(string, tag = "1")]
-    pub(super) pod: String,
+    pub(crate) pod: String,
     #[prost(message, optional, tag = "2")]
-    pub(super) config: Option<ContainerConfig>,
+    pub(crate) config: Option<ContainerConfig>,
     #[prost(message, optional, tag = "3")]
-    pub(super) pod_config: Option<PodConfig>,
+    pub(crate) pod_config: Option<PodConfig>,
 }
 
 #[derive(Clone, PartialEq, Message)]
-pub(super) struct ContainerMetadata {
+pub(crate) struct ContainerMetadata {
     #[prost(string, tag = "1")]
-    pub(super) name: String,
+    pub(crate) name: String,
     #[prost(uint32, tag = "2")]
-    pub(super) attempt: u32,
+    pub(crate) attempt: u32,
 }
 
 #[derive(Clone, PartialEq, Message)]
-pub(super) struct ContainerConfig {
+pub(crate) struct ContainerConfig {
     #[prost(message, optional, tag = "1")]
-    pub(super) metadata: Option<ContainerMetadata>,
+    pub(crate) metadata: Option<ContainerMetadata>,
     #[prost(message, optional, tag = "2")]
-    pub(super) image: Option<Id>,
+    pub(crate) image: Option<Id>,
     #[prost(string, repeated, tag = "3")]
-    pub(super) command: Vec<String>,
+    pub(crate) command: Vec<String>,
     #[prost(btree_map = "string, string", tag = "9")]
-    pub(super) labels: BTreeMap<String, String>,
+    pub(crate) labels: BTreeMap<String, String>,
     #[prost(message, optional, tag = "15")]
-    pub(super) linux: Option<LinuxContainer>,
+    pub(crate) linux: Option<LinuxContainer>,
 }
 
 #[derive(Clone, PartialEq, Message)]
-pub(super) struct LinuxContainer {
+pub(crate) struct LinuxContainer {
     #[prost(message, optional, tag = "1")]
-    pub(super) resources: Option<Resources>,
+    pub(crate) resources: Option<Resources>,
     #[prost(message, optional, tag = "2")]
-    pub(super) security: Option<ContainerSecurity>,
+    pub(crate) security: Option<ContainerSecurity>,
 }
 
 /// What the kubelet makes of a container's requests and limits.
@@ -120,21 +120,21 @@ pub struct Resources {
 }
 
 #[derive(Clone, PartialEq, Message)]
-pub(super) struct ContainerSecurity {
+pub(crate) struct ContainerSecurity {
     #[prost(message, optional, tag = "3")]
-    pub(super) namespaces: Option<Namespaces>,
+    pub(crate) namespaces: Option<Namespaces>,
 }
 
 #[derive(Clone, PartialEq, Message)]
-pub(super) struct StopContainer {
+pub(crate) struct StopContainer {
     #[prost(string, tag = "1")]
-    pub(super) id: String,
+    pub(crate) id: String,
     #[prost(int64, tag = "2")]
-    pub(super) seconds: i64,
+    pub(crate) seconds: i64,
 }
 
 #[derive(Clone, PartialEq, Message)]
-pub(super) struct Pods {
+pub(crate) struct Pods {
     #[prost(message, repeated, tag = "1")]
-    pub(super) items: Vec<Id>,
+    pub(crate) items: Vec<Id>,
 }

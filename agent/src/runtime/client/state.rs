@@ -101,8 +101,23 @@ impl Shared {
         all.map(|socket| socket.status.clone()).collect()
     }
 
-    /// Tells what a runtime says, the system's or a user's.
+    /// Tells what a runtime says by itself, the system's or a user's, and remembers it for who asks later.
     pub(super) fn tell(&self, user: Option<u32>, updates: impl IntoIterator<Item = Update>) {
+        self.put(user, updates, News::put);
+    }
+
+    /// Tells what a runtime answered to a question.
+    pub(super) fn tell_answer(&self, user: Option<u32>, answer: Metadata) {
+        let answer = Update::Described(Arc::new(answer));
+        self.put(user, [answer], News::put_answer);
+    }
+
+    fn put(
+        &self,
+        user: Option<u32>,
+        updates: impl IntoIterator<Item = Update>,
+        put: fn(&mut News, Update) -> bool,
+    ) {
         let mut state = self.lock();
         let news = match user {
             None => &mut state.system,
@@ -111,7 +126,7 @@ impl Shared {
         let mut dropped = 0;
         for update in updates {
             // No other can be of a container.
-            if is_id(update.id()) && !news.put(marked(update, user)) {
+            if is_id(update.id()) && !put(news, marked(update, user)) {
                 dropped += 1;
             }
         }
@@ -260,9 +275,26 @@ impl State {
 impl News {
     /// Remembers and tells an update; whether there was room for it.
     fn put(&mut self, mut update: Update) -> bool {
-        let mut bytes = size_of::<Update>();
         if let Update::Described(metadata) = &mut update {
             self.remembered.put(metadata);
+        }
+        self.push(update)
+    }
+
+    /// Tells an answer; whether there was room for it. Who is asked for once more is looked up once more, so
+    /// it is remembered only with what was told before: thousands that came and went would take megabytes.
+    fn put_answer(&mut self, mut update: Update) -> bool {
+        if let Update::Described(metadata) = &mut update
+            && self.remembered.knows(metadata)
+        {
+            self.remembered.put(metadata);
+        }
+        self.push(update)
+    }
+
+    fn push(&mut self, update: Update) -> bool {
+        let mut bytes = size_of::<Update>();
+        if let Update::Described(metadata) = &update {
             bytes += metadata.bytes();
         }
         let has_room = self.updates.len() < MOST_UPDATES
@@ -276,6 +308,11 @@ impl News {
 }
 
 impl Remembered {
+    fn knows(&self, metadata: &Metadata) -> bool {
+        let key = (metadata.user, metadata.id.clone());
+        self.by_id.contains_key(&key)
+    }
+
     /// Remembers what is said of a container. Events and lists say nothing of its limits: what is known
     /// of them stays, and is put into what is told.
     fn put(&mut self, metadata: &mut Arc<Metadata>) {
@@ -336,6 +373,21 @@ mod tests {
         remembered.put(&mut renamed);
         assert_eq!(renamed.resources, limits);
         assert_eq!(remembered.by_id[&(None, "0a".to_owned())], renamed);
+    }
+
+    #[test]
+    fn an_answer_is_told_and_remembered_only_with_what_was_told_before() {
+        let shared = Shared::new(Box::new(|| {}));
+        let answer = |id: &str| Metadata {
+            resources: Some(Resources::default()),
+            ..of(id)
+        };
+        shared.tell_answer(None, answer("0a"));
+        assert_eq!(shared.remembered("0a", None), None);
+        shared.tell(None, [described(of("0b"))]);
+        shared.tell_answer(None, answer("0b"));
+        assert!(shared.remembered("0b", None).unwrap().resources.is_some());
+        assert_eq!(shared.take().len(), 3);
     }
 
     #[test]

@@ -124,7 +124,7 @@ async fn answer(shared: &Shared, at_once: &Semaphore, Question { id, user }: &Qu
             };
             shared.answered(&path, found.as_ref().err());
             if let Ok(Some(metadata)) = found {
-                shared.tell(by, [Update::Described(Arc::new(metadata))]);
+                shared.tell_answer(by, metadata);
                 return;
             }
         }
