@@ -231,10 +231,7 @@ impl Host {
             "ctrscope_container_context_switches_total",
             "ctrscope_container_block_io_bytes_total",
         ]);
-        assert!(
-            self.metric("ctrscope_container_cpu_periods_total")
-                .is_some()
-        );
+        assert!(self.metric("ctrscope_container_cpu_weight").is_some());
         assert!(
             self.metric("ctrscope_container_memory_working_set_bytes")
                 .is_some()

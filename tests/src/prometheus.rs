@@ -65,6 +65,16 @@ impl Prometheus {
             }
             Ok(listens_at(&server.log()))
         })?;
+        // It listens before its storage is open, and refuses queries until then.
+        wait_until(START_PATIENCE, "prometheus to be ready", || {
+            if let Some(status) = server.child.try_wait()? {
+                bail!("prometheus ended at its start: {status}: {}", server.log());
+            }
+            let answer = http::get(server.address, "/-/ready", REQUEST_PATIENCE);
+            Ok(answer
+                .is_ok_and(|answer| answer.status == 200)
+                .then_some(()))
+        })?;
         Ok(Some(server))
     }
 
@@ -83,7 +93,8 @@ impl Prometheus {
         let encoded: String = query.bytes().map(|byte| format!("%{byte:02x}")).collect();
         let path = format!("/api/v1/query?query={encoded}");
         let answer = http::get(self.address, &path, REQUEST_PATIENCE)?;
-        let json: Value = serde_json::from_slice(&answer.body)?;
+        let json: Value = serde_json::from_slice(&answer.body)
+            .with_context(|| format!("{query}: {} {}", answer.status, answer.text()))?;
         if json["status"] != "success" {
             bail!("{query}: {json}");
         }

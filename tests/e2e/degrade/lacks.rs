@@ -63,7 +63,7 @@ fn without_a_cpu_controller_time_is_the_kernels_own_account() {
     }
     host.assert_absent(&[
         "ctrscope_container_run_queue_seconds_total",
-        "ctrscope_container_cpu_periods_total",
+        "ctrscope_container_cpu_weight",
     ]);
     host.assert_check("cgroups", "warn", "without cpu");
     host.assert_lacks("profile", "degraded", &["without a cpu controller"]);
