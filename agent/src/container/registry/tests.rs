@@ -3,6 +3,7 @@ mod whose;
 mod workloads;
 
 use super::*;
+use crate::snapshot::Counters;
 
 const CPU: u32 = 1;
 const BLKIO: u32 = 7;

@@ -7,7 +7,7 @@ use proptest::prelude::*;
 use super::*;
 use crate::{
     runtime::Metadata,
-    snapshot::{Container, Counters, Throttling, Total, Totals, WorkloadIdentity, WorkloadKind},
+    snapshot::{Container, Throttling, Total, Totals, WorkloadIdentity, WorkloadKind},
 };
 
 /// A registry with what the engine has around it: counters of slots, and cgroup files.
