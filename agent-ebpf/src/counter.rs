@@ -31,7 +31,7 @@ counters! {
     SLOT_TABLE_FULL = "slot_table_full" "lost",
     /// An event found the ring buffer full.
     EVENT_RING_FULL = "event_ring_full" "lost",
-    /// A request found the table of requests in flight full.
+    /// A request found its place in the table of requests in flight taken: its queue time is not counted.
     REQUESTS_FULL = "block_requests_full" "lost",
     /// A request completed before it was issued, by clocks of two CPUs.
     BLOCK_NEGATIVE = "block_latency_negative" "discarded",

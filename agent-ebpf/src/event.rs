@@ -1,4 +1,4 @@
-//! Events that cross one by one: a cgroup made or removed, a css seen for the first time.
+//! Events that cross one by one: a cgroup made, emptied or removed, a css seen for the first time.
 
 /// A css ran or did I/O for the first time, or under a reused id.
 pub const CSS_SEEN: u32 = 1;
@@ -6,6 +6,8 @@ pub const CSS_SEEN: u32 = 1;
 pub const CGROUP_MADE: u32 = 2;
 /// A cgroup was removed.
 pub const CGROUP_REMOVED: u32 = 3;
+/// The last task of a cgroup and of all below it has ended, or was moved elsewhere.
+pub const CGROUP_EMPTIED: u32 = 4;
 
 /// Most bytes of a cgroup path that an event carries, its terminating zero included. Longer paths
 /// are cut; user space then looks the cgroup up by its id.
@@ -49,7 +51,7 @@ shared! {
 }
 
 shared! {
-    /// [`CGROUP_MADE`] and [`CGROUP_REMOVED`].
+    /// [`CGROUP_MADE`], [`CGROUP_REMOVED`] and [`CGROUP_EMPTIED`].
     pub struct CgroupEvent [576] {
         /// The common part.
         pub event: Event,

@@ -8,7 +8,7 @@
 shared! {
     /// Byte offsets of kernel struct fields, from the running kernel's BTF, and the agent's own
     /// load-time parameters. Offsets of fields that the kernel lacks are 0.
-    pub struct Layout [192] {
+    pub struct Layout [256] {
         /// `task_struct.pid`
         pub task_pid: u32,
         /// `task_struct.tgid`
@@ -93,7 +93,23 @@ shared! {
         pub task_sum_exec: u32,
         /// Profile sessions: 1 if threads are told apart.
         pub profile_threads: u32,
+        /// Byte of `task_struct.in_iowait`, a bitfield.
+        pub task_in_iowait: u32,
+        /// Its bit in that byte; 0 where the kernel lacks it.
+        pub task_in_iowait_mask: u32,
+        /// `task_struct.se.prev_sum_exec_runtime`
+        pub task_prev_sum_exec: u32,
+        /// `task_struct.signal`
+        pub task_signal: u32,
+        /// `signal_struct.flags`
+        pub signal_flags: u32,
+        /// `signal_struct.group_exec_task`, before 5.17 `group_exit_task`; 0 where the kernel lacks it.
+        pub signal_exec_task: u32,
+        /// `bio.bi_io_vec`
+        pub bio_io_vec: u32,
+        /// `rq.curr`; 0 where the kernel lacks it.
+        pub rq_curr: u32,
         /// Room for what is to come; zero.
-        pub reserved: [u32; 6],
+        pub reserved: [u32; 14],
     }
 }

@@ -9,7 +9,7 @@ use aya_ebpf::{
     maps::{Array, HashMap, PerCpuArray, RingBuf},
 };
 use ctrscope_ebpf::{
-    block::{BlockSlot, InFlight},
+    block::{BlockSlot, InFlight, REQUESTS_ENTRIES},
     counter,
     profile::{SampleKey, Stack},
     sched::{CpuState, SchedSlot, TaskState},
@@ -51,11 +51,17 @@ pub static TASKS: Array<TaskState> = Array::with_max_entries(1, 0);
 #[map]
 pub static BLOCK: Array<BlockSlot> = Array::with_max_entries(1, BPF_F_MMAPABLE);
 
-/// Request address → request at the device. A request that finds it full is not counted, but in
-/// `REQUESTS_FULL`. An entry whose completion was never seen is counted, without latency, when its
-/// address is used again, and in `COMPLETION_UNSEEN`.
+/// Place of a request's number → request at the device. One that finds its place taken is counted at its
+/// completion as if it had never waited in a queue, and in `REQUESTS_FULL`. An entry whose completion was never
+/// seen is counted, without latency, when its place is used again, and in `COMPLETION_UNSEEN`. An array and
+/// no hash: that costs twice as much (ARCHITECTURE.md).
 #[map]
-pub static REQUESTS: HashMap<u64, InFlight> = HashMap::with_max_entries(16_384, 0);
+pub static REQUESTS: Array<InFlight> = Array::with_max_entries(REQUESTS_ENTRIES, 0);
+
+/// Slot → how often it was given away, which user space counts. A request that was issued under another
+/// number is counted in slot 0: whose it was has gone.
+#[map]
+pub static GENERATIONS: Array<u64> = Array::with_max_entries(1, BPF_F_MMAPABLE);
 
 /// Events for user space. One that finds it full is counted in `EVENT_RING_FULL`; user space then
 /// walks the cgroup tree.

@@ -28,8 +28,10 @@ shared_counters! {
         pub on_cpu_ns: u64,
         /// Time switched out and not runnable, interruptible.
         pub off_cpu_sleep_ns: u64,
-        /// Time switched out and not runnable, uninterruptible.
-        pub off_cpu_disk_ns: u64,
+        /// Time switched out and not runnable, as the kernel says for I/O (`task_struct.in_iowait`).
+        pub off_cpu_io_ns: u64,
+        /// Time switched out and not runnable, uninterruptible for another reason.
+        pub off_cpu_uninterruptible_ns: u64,
         /// Run queue latency that followed a preemption, by who preempted.
         pub preempted_wait_ns: [u64; BY_COUNT],
         /// Preemptions, by who preempted.
@@ -38,10 +40,10 @@ shared_counters! {
         pub voluntary: u32,
         /// Context switches in which the task was still runnable.
         pub involuntary: u32,
-        /// Processes whose first thread ended.
+        /// Processes that ended.
         pub process_exits: u32,
         /// Room for what is to come; zero.
-        pub reserved: [u32; 7],
+        pub reserved: [u32; 5],
     }
 }
 
@@ -56,7 +58,8 @@ shared! {
         /// the low half, the number of switches in the high half, in one word so that user space
         /// can replace an owner by compare-and-exchange without meeting the next task.
         pub running: u64,
-        /// `rq->clock_task` when the running task was dispatched; 0 before the first switch seen.
+        /// `rq->clock_task` when the running task was dispatched ([`since`]); 0 before the first switch
+        /// seen.
         pub on_cpu_since: u64,
         /// Address of this CPU's `struct rq`, for [`clock`](Self::clock)'s reader.
         pub rq: u64,
@@ -66,11 +69,43 @@ shared! {
         pub sum_exec_ns: u64,
         /// The kernel's pid of the running task; 0 is the idle task.
         pub pid: u32,
-        /// Zero.
-        pub reserved: u32,
-        /// Room for what is to come; zero.
-        pub reserved2: [u64; 2],
+        /// Owner of the running task's cgroup, where `read_clock` found it moved since its dispatch; 0
+        /// otherwise.
+        pub moved_to: u32,
+        /// Address of the `task_group` of the running task when it was dispatched.
+        pub group: u64,
+        /// With `moved_to`: what the task had run of its slice when it was moved, nanoseconds.
+        pub moved_after_ns: u64,
     }
+}
+
+/// Bits of [`CpuState::on_cpu_since`] that are not of the clock.
+const TAG: u64 = 0xff;
+
+/// The clock, to 256 ns below, tagged with the number of the switch. The reader cannot take two words at
+/// once: by the tag it knows that this one and [`CpuState::running`] are of the same switch, in whatever
+/// order they were stored.
+#[inline(always)]
+pub const fn since(clock: u64, switches: u32) -> u64 {
+    (clock & !TAG) | (switches as u64 & TAG)
+}
+
+/// The clock in [`since`]: at most 256 ns early.
+#[inline(always)]
+pub const fn since_at_least(since: u64) -> u64 {
+    since & !TAG
+}
+
+/// The clock in [`since`]: at most 256 ns late.
+#[inline(always)]
+pub const fn since_at_most(since: u64) -> u64 {
+    since | TAG
+}
+
+/// Whether [`CpuState::running`] is of the switch that [`since`] was stored at.
+#[inline(always)]
+pub const fn is_same_switch(since: u64, running: u64) -> bool {
+    (running >> 32) & TAG == since & TAG
 }
 
 /// A departure that says nothing: never seen, or spent.
@@ -78,7 +113,9 @@ pub const DEPARTED_NOT: u32 = 0;
 /// The task left blocked, interruptible.
 pub const DEPARTED_SLEEP: u32 = 1;
 /// The task left blocked, uninterruptible.
-pub const DEPARTED_DISK: u32 = 2;
+pub const DEPARTED_UNINTERRUPTIBLE: u32 = 2;
+/// The task left blocked for I/O.
+pub const DEPARTED_IO: u32 = 3;
 /// The task left runnable; `BY_*` is added.
 pub const DEPARTED_PREEMPTED: u32 = 4;
 
@@ -96,5 +133,23 @@ shared! {
         pub departure: u32,
         /// Scheduler clock when `run_delay_ns` was noted.
         pub noted_at: u64,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_start_of_a_slice_is_told_from_that_of_another() {
+        let clock = 0x1234_5678_9abc;
+        for switches in [0, 1, 0xff, 0x100, u32::MAX] {
+            let word = since(clock, switches);
+            assert!(since_at_least(word) <= clock && since_at_most(word) >= clock);
+            assert!(since_at_most(word) - since_at_least(word) < 256);
+            let running = u64::from(switches) << 32 | 7;
+            assert!(is_same_switch(word, running));
+            assert!(!is_same_switch(word, running.wrapping_add(1 << 32)));
+        }
     }
 }

@@ -1,21 +1,21 @@
 //! Block I/O against the kernel's account of the cgroup.
 
 use std::{
-    fs::File,
+    fs::{self, File},
     io::Write as _,
     path::{Path, PathBuf},
+    process::{Command, Stdio},
     time::Duration,
 };
 
 use anyhow::Result;
 use ctrscope::snapshot::{BlockStats, Operation};
 use ctrscope_tests::{
-    Agent, Container, ContainerSpec, accounts::BlockAccounts, bpf, skip, wait_until,
+    Agent, Container, ContainerSpec, accounts::BlockAccounts, binaries, bpf, skip, wait_until,
 };
-use serde_json::Value;
 use tempfile::TempDir;
 
-use crate::observe::{group, snapshot, wait_seen};
+use crate::observe::{entry, group, snapshot, wait_seen};
 
 pub(crate) const PATIENCE: Duration = Duration::from_secs(60);
 /// From the end of the work until both have counted all of it. Where completions are not traced it may
@@ -66,15 +66,15 @@ fn unseen_completions(agent: &Agent) -> u64 {
 /// Requests that the agent still holds as issued, of the whole host. One whose completion no
 /// tracepoint showed is counted when its memory is used again, and until then it is among these.
 fn requests_held(agent: &Agent) -> u64 {
-    fn keys(value: &Value) -> u64 {
-        match value {
-            Value::Array(list) => list.iter().map(keys).sum(),
-            Value::Object(entry) if entry.contains_key("key") => 1,
-            Value::Object(entry) => entry.values().map(keys).sum(),
-            _ => 0,
-        }
-    }
-    keys(&bpf::dump(agent.pid(), "REQUESTS").unwrap())
+    let dumped = bpf::dump(agent.pid(), "REQUESTS").unwrap();
+    let entries = dumped.as_array().expect("an array of entries");
+    assert!(!entries.is_empty());
+    // The number of a request is the first field; it is 0 where there is none.
+    let is_held = |entry: &&serde_json::Value| {
+        let value = entry["value"].as_array().expect("the bytes of an entry");
+        value.iter().take(8).any(|byte| byte != "0x00")
+    };
+    entries.iter().filter(is_held).count() as u64
 }
 
 /// Both views of a container, once neither moves: what it reads of its program at its start is over.
@@ -231,4 +231,121 @@ fn a_neighbour_without_io_is_charged_nothing() {
         Ok((said.0 == said.1).then_some(()))
     })
     .unwrap_or_else(|_| panic!("read and written: agent {:?}, kernel {:?}", said.0, said.1));
+}
+
+/// A disk made of a file, with a cache that wants flushes. It goes with its handle.
+struct LoopDevice {
+    device: PathBuf,
+    _file: TempDir,
+}
+
+impl LoopDevice {
+    /// `None` where the kernel has none.
+    fn new(bytes: u64) -> Option<Self> {
+        let directory = data();
+        let file = directory.path().join("disk");
+        File::create(&file).unwrap().set_len(bytes).unwrap();
+        let output = Command::new("losetup")
+            .args(["--find", "--show"])
+            .arg(&file)
+            .output()
+            .ok()?;
+        let device = String::from_utf8(output.stdout).ok()?;
+        let device = device.trim();
+        if !output.status.success() || device.is_empty() {
+            return None;
+        }
+        Some(Self {
+            device: device.into(),
+            _file: directory,
+        })
+    }
+
+    fn sys(&self, file: &str) -> String {
+        let name = self.device.file_name().unwrap();
+        let path = Path::new("/sys/block").join(name).join(file);
+        fs::read_to_string(path).unwrap()
+    }
+
+    /// Flushes that it has completed, by the kernel's own account.
+    fn flushes(&self) -> u64 {
+        let stat = self.sys("stat");
+        // `Documentation/block/stat.rst`: since 5.5.
+        stat.split_whitespace().nth(15).unwrap().parse().unwrap()
+    }
+}
+
+impl Drop for LoopDevice {
+    fn drop(&mut self) {
+        let _ = Command::new("losetup")
+            .arg("--detach")
+            .arg(&self.device)
+            .status();
+    }
+}
+
+/// A flush that an `fsync` waits for is charged to whoever called it, with the time until the device had
+/// flushed.
+#[test]
+fn a_flush_is_charged_to_who_waits_for_it() {
+    const SYNCS: u64 = 50;
+    let Some(disk) = LoopDevice::new(4 << 20) else {
+        skip("no loop device");
+        return;
+    };
+    if disk.sys("queue/write_cache").trim() != "write back" {
+        skip("loop devices have no cache here");
+        return;
+    }
+    let agent = Agent::start(&[]).unwrap();
+    let group = group();
+    let directories = group.make("syncer").unwrap();
+    let cgroup = format!("{}/syncer", group.path());
+    let flushes_before = disk.flushes();
+    let bytes = (SYNCS * BLOCK).to_string();
+    let mut syncer = Command::new("sh")
+        .args(["-c", "read -r _ && exec \"$@\"", "sh"])
+        .arg(binaries::workload().unwrap())
+        .args(["write-buffered", "--size", &bytes, "--bytes", &bytes])
+        .args(["--block", "4096", "--fsync-every", "1", "--file"])
+        .arg(&disk.device)
+        .stdin(Stdio::piped())
+        .stdout(Stdio::null())
+        .spawn()
+        .unwrap();
+    for directory in &directories {
+        fs::write(directory.join("cgroup.procs"), syncer.id().to_string()).unwrap();
+    }
+    let counted = || {
+        let snapshot = snapshot(&agent);
+        let of = |cgroup: &str| entry(&snapshot, cgroup)?.counters.block.clone();
+        let flushes = |stats: BlockStats| stats.operations[Operation::Flush as usize].clone();
+        of(&cgroup).map(flushes)
+    };
+    syncer.stdin.take().unwrap().write_all(b"\n").unwrap();
+    // Whoever has done all may be waiting for a signal.
+    let mut seen = None;
+    wait_until(PATIENCE, "all flushes are counted", || {
+        seen = counted();
+        Ok(seen.as_ref().filter(|one| one.count >= SYNCS).map(|_| ()))
+    })
+    .unwrap_or_else(|error| {
+        panic!(
+            "{error:#}: {seen:?}, the disk has {}",
+            disk.flushes() - flushes_before
+        )
+    });
+    let _ = syncer.kill();
+    let _ = syncer.wait();
+    let flushes = seen.unwrap();
+    let of_disk = disk.flushes() - flushes_before;
+    println!(
+        "{} flushes of the container, {of_disk} of the disk",
+        flushes.count
+    );
+    // Whoever closes the device flushes it once more.
+    assert!(flushes.count.abs_diff(of_disk) <= 2);
+    assert_eq!((flushes.bytes, flushes.errors), (0, 0));
+    assert_eq!(flushes.latency.count(), flushes.count);
+    assert!(flushes.latency.sum_ns() > 0);
 }

@@ -1,6 +1,6 @@
 //! Containers come and go.
 
-use std::time::Duration;
+use std::{fs, time::Duration};
 
 use ctrscope_tests::{Agent, Container, ContainerSpec, wait_until};
 
@@ -58,4 +58,61 @@ fn a_container_that_was_there_first_is_seen() {
     let seen = wait_seen(&agent, &container);
     assert_eq!(seen.exited_at_unix_ms, None);
     assert!(seen.counters.sched.is_some() && seen.gauges.cpu_weight.is_some());
+}
+
+/// Nobody looks while these live: what the kernel counted of them goes with their cgroups, and has to be read
+/// between the end of the last task and that.
+#[test]
+fn what_happens_last_is_in_the_last_numbers() {
+    let agent = Agent::start(&["--interval", "60s"]).unwrap();
+    let group = group();
+    // Two busy threads under a tenth of a CPU are throttled in each period.
+    let capped = ["burn", "--threads", "2", "--seconds", "0.5"];
+    let capped = ContainerSpec::new("capped", &capped)
+        .quota(10_000, 100_000)
+        .held();
+    let capped = Container::start(&group, &capped).unwrap();
+    let greedy = ["overcommit", "--bytes", "134217728", "--pause-ms", "10"];
+    let greedy = ContainerSpec::new("greedy", &greedy).memory(32 << 20);
+    let greedy = Container::start(&group, &greedy).unwrap();
+    wait_until(PATIENCE, "a child of it is killed", || {
+        Ok((oom_kills(&greedy) > Some(0)).then_some(()))
+    })
+    .unwrap();
+    capped.wait_report(PATIENCE).unwrap();
+    let [capped_cgroup, greedy_cgroup] = [&capped, &greedy].map(|one| one.cgroup().to_owned());
+    let throttled = capped.throttled_periods().unwrap();
+    assert!(throttled > 0);
+    let killed = oom_kills(&greedy).unwrap();
+    capped.stop().unwrap();
+    greedy.stop().unwrap();
+    drop((capped, greedy));
+
+    let last = |cgroup: &str| {
+        wait_until(PATIENCE, "exit seen", || {
+            let seen = entry(&snapshot(&agent), cgroup).cloned();
+            Ok(seen.filter(|seen| seen.exited_at_unix_ms.is_some()))
+        })
+        .unwrap()
+        .counters
+    };
+    let seen = last(&capped_cgroup).cpu.expect("throttling");
+    println!("throttled: kernel {throttled}, agent {seen:?}");
+    // It may be throttled once more on its way out.
+    assert!((throttled..=throttled + 5).contains(&seen.throttled_periods));
+    let seen = last(&greedy_cgroup).memory.expect("memory").oom_kills;
+    println!("killed: kernel {killed} and more, agent {seen:?}");
+    assert!(seen >= Some(killed));
+}
+
+/// Tasks killed for want of memory, by the cgroup's own account; `None` where it has gone.
+fn oom_kills(container: &Container) -> Option<u64> {
+    let directory = container.cgroup_path("memory").ok()?;
+    let files = ["memory.events", "memory.oom_control"];
+    let texts = files
+        .iter()
+        .filter_map(|file| fs::read_to_string(directory.join(file)).ok());
+    let text: String = texts.collect();
+    let kills = text.lines().find_map(|line| line.strip_prefix("oom_kill "));
+    kills?.trim().parse().ok()
 }

@@ -1,11 +1,19 @@
 //! Scheduler numbers against `schedstat`, `status` and the cgroup's CPU account.
 
-use std::{sync::Arc, time::Duration};
+use std::{
+    fs,
+    path::PathBuf,
+    process::{Child, Command},
+    sync::Arc,
+    time::Duration,
+};
 
-use ctrscope_tests::{Agent, Container, ContainerSpec, Group};
+use ctrscope_tests::{
+    Agent, Container, ContainerSpec, Group, binaries, measure::leniency, skip, wait_until,
+};
 use serde_json::Value;
 
-use crate::observe::{Reading, assert_sched_agrees, group};
+use crate::observe::{Reading, assert_sched_agrees, entry, group, snapshot};
 
 /// Work of some seconds, on a CPU that others use too.
 const PATIENCE: Duration = Duration::from_secs(60);
@@ -79,8 +87,140 @@ fn time_asleep_is_no_time_waiting_for_a_disk() {
         assert_sched_agrees(name, before, after);
         let (new, old) = (after.sched(), before.sched());
         let sleep_ns = new.off_cpu_sleep_ns - old.off_cpu_sleep_ns;
-        let disk_ns = new.off_cpu_disk_ns - old.off_cpu_disk_ns;
+        let disk_ns = new.off_cpu_io_ns - old.off_cpu_io_ns;
         println!("{name}: asked to sleep {asked_ns} ns, slept {sleep_ns} ns, disk {disk_ns} ns");
         assert!(sleep_ns >= asked_ns / 2 && disk_ns <= sleep_ns);
     });
+}
+
+/// A parent that waits in `vfork` sleeps uninterruptibly and asks no disk for anything.
+#[test]
+fn a_parent_that_waits_in_vfork_does_not_wait_for_io() {
+    const CHILDREN: u64 = 5;
+    const LIVE_MS: u64 = 200;
+    let agent = Agent::start(&[]).unwrap();
+    let (children, live) = (CHILDREN.to_string(), LIVE_MS.to_string());
+    let work = ["vfork", "--count", &children, "--live-ms", &live];
+    let run = SideBySide::start(&agent, &group(), &[ContainerSpec::new("parent", &work)]);
+    let reports = run.work();
+    assert_eq!(reports[0]["workers"][0]["children"], CHILDREN);
+    let asked_ns = CHILDREN * LIVE_MS * 1_000_000;
+    run.compare(&agent, |name, before, after| {
+        let (new, old) = (after.sched(), before.sched());
+        let waited_ns = new.off_cpu_uninterruptible_ns - old.off_cpu_uninterruptible_ns;
+        let io_ns = new.off_cpu_io_ns - old.off_cpu_io_ns;
+        println!(
+            "{name}: waited {waited_ns} of {asked_ns} ns for its children, for I/O {io_ns} ns"
+        );
+        assert!(waited_ns >= asked_ns);
+        // It may have to read pages of its program again.
+        assert!(io_ns < asked_ns / 2);
+    });
+}
+
+/// What waits for a disk waits for I/O by the kernel's own account of the cgroup. Only one thread does, so
+/// that time of a task is time of the cgroup.
+#[test]
+fn time_for_a_disk_is_what_the_kernel_has_for_io() {
+    let agent = Agent::start(&[]).unwrap();
+    let data = tempfile::TempDir::new_in("/var/tmp").unwrap();
+    let mut work = vec!["read-write-direct", "--file", "/data/file", "--random"];
+    work.extend(["--size", "8388608", "--bytes", "8388608", "--block", "4096"]);
+    let group = group();
+    let spec = ContainerSpec::new("disk", &work).data(data.path());
+    let run = SideBySide::start(&agent, &group, &[spec]);
+    let pressure_ns = || {
+        let path = run.containers[0].cgroup().trim_start_matches('/');
+        let hierarchies = ctrscope_tests::cgroup::hierarchies().unwrap();
+        let unified = hierarchies.iter().find(|one| one.controllers.is_none())?;
+        let text = fs::read_to_string(unified.mount.join(path).join("io.pressure")).ok()?;
+        let total = text.lines().next()?.split("total=").nth(1)?;
+        Some(total.trim().parse::<u64>().unwrap() * 1_000)
+    };
+    let before_ns = pressure_ns();
+    run.work();
+    run.compare(&agent, |name, before, after| {
+        let (new, old) = (after.sched(), before.sched());
+        let io_ns = new.off_cpu_io_ns - old.off_cpu_io_ns;
+        assert!(io_ns > 0);
+        let Some((now_ns, before_ns)) = pressure_ns().zip(before_ns) else {
+            skip("this kernel keeps no pressure for the cgroup");
+            return;
+        };
+        let kernel_ns = now_ns - before_ns;
+        println!("{name}: for I/O {io_ns} ns, by the kernel's pressure {kernel_ns} ns");
+        // Pressure begins with the switch and ends with the wake-up, as the agent's time does, but by another
+        // clock, which also runs while a hypervisor has the CPU.
+        let allowed = leniency() * (kernel_ns / 5 + 20_000_000);
+        assert!(io_ns.abs_diff(kernel_ns) <= allowed, "{io_ns} {kernel_ns}");
+    });
+}
+
+/// A process goes on when another thread than its first calls `exec`, though the first one ends.
+#[test]
+fn a_process_that_another_thread_replaces_ends_once() {
+    const CHILDREN: u64 = 20;
+    let agent = Agent::start(&[]).unwrap();
+    let children = CHILDREN.to_string();
+    let work = ["spawn-replaced", "--count", &children];
+    let run = SideBySide::start(&agent, &group(), &[ContainerSpec::new("parent", &work)]);
+    run.work();
+    run.compare(&agent, |_, before, after| {
+        let exits = after.sched().process_exits - before.sched().process_exits;
+        assert_eq!(exits, CHILDREN);
+    });
+}
+
+/// A busy loop that is moved while it runs is charged to each of its cgroups what the kernel charges that,
+/// also while it goes on without a switch.
+#[test]
+fn what_moves_while_it_runs_is_charged_to_both_cgroups() {
+    const ENOUGH_NS: u64 = 600_000_000;
+    let agent = Agent::start(&[]).unwrap();
+    let group = group();
+    let [from, to] = ["from", "to"].map(|name| group.make(name).unwrap());
+    let mut command = Command::new(binaries::workload().unwrap());
+    let burn = command.args(["burn", "--seconds", "600"]).spawn().unwrap();
+    let burn = Process(burn);
+    let path = |name: &str| format!("{}/{name}", group.path());
+    let kernel_ns = |name: &str| group.cpu_usage_of(&path(name)).unwrap();
+    let enter = |directories: &[PathBuf]| {
+        for directory in directories {
+            fs::write(directory.join("cgroup.procs"), burn.0.id().to_string()).unwrap();
+        }
+    };
+    let agent_ns = |name: &str| {
+        let seen = entry(&snapshot(&agent), &path(name))?.counters.on_cpu_ns();
+        Some(seen.unwrap_or(0))
+    };
+    // The clock of a CPU that nothing else runs on goes on by ticks, of 10 ms at most.
+    let slack_ns = leniency() * 30_000_000;
+    let mut left = None;
+    for (name, directories) in [("from", &from), ("to", &to)] {
+        enter(directories);
+        wait_until(PATIENCE, "enough of it runs there", || {
+            Ok((kernel_ns(name) >= ENOUGH_NS).then_some(()))
+        })
+        .unwrap();
+        let before_ns = kernel_ns(name);
+        let seen_ns = wait_until(PATIENCE, "it is seen", || Ok(agent_ns(name))).unwrap();
+        let after_ns = kernel_ns(name);
+        println!("{name}: kernel {before_ns} to {after_ns} ns, agent {seen_ns} ns");
+        assert!(seen_ns + slack_ns >= before_ns && seen_ns <= after_ns + slack_ns);
+        if let Some(left) = left.replace(name) {
+            let (kernel_ns, agent_ns) = (kernel_ns(left), agent_ns(left).unwrap());
+            println!("{left}, which it left: kernel {kernel_ns} ns, agent {agent_ns} ns");
+            assert!(agent_ns.abs_diff(kernel_ns) <= slack_ns);
+        }
+    }
+}
+
+/// A process that goes with its handle.
+struct Process(Child);
+
+impl Drop for Process {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
 }

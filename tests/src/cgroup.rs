@@ -130,6 +130,16 @@ impl Group {
         usage_ns(directory("cpuacct"), directory("cpu")).unwrap_or(0)
     }
 
+    /// CPU time of what ran in a cgroup (path from the root), nanoseconds.
+    ///
+    /// # Errors
+    ///
+    /// The cgroup is not there, or no hierarchy has the cpu controller.
+    pub fn cpu_usage_of(&self, cgroup: &str) -> Result<u64> {
+        let directory = |controller| self.directory(controller, cgroup);
+        usage_ns(directory("cpuacct"), directory("cpu"))
+    }
+
     /// Makes a cgroup (path from the group's own, without a slash at its beginning) in each hierarchy that
     /// counts something. Gives its directories.
     ///

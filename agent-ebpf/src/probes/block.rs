@@ -1,27 +1,41 @@
 //! Block I/O: from a request's start through its issue to its completion.
 //!
 //! A request is charged to the blkcg of its first bio, read at issue: the block layer merges no two
-//! bios of different blkcgs (`blk_cgroup_mergeable`, `block/blk-merge.c`), and at completion the bio
-//! is gone. Never to the current task, which is often a kernel worker or whoever was interrupted.
+//! bios of different blkcgs (`blk_cgroup_mergeable`, `block/blk-merge.c`). Never to the current task,
+//! which is often a kernel worker or whoever was interrupted.
+//!
+//! What is completed and was not seen to be issued has its bio still (`blk_update_request`,
+//! `block/blk-mq.c`, traces before it takes the bios off), so all is known of it but the queue time.
+//!
+//! # Flushes
+//!
+//! Whoever asks for a flush (`fsync`) has a request of his own, which is never issued: it waits until a flush
+//! that the block layer makes up, and that serves all who wait, has come back from the device
+//! (`block/blk-flush.c`). The one that is asked for is counted, with the time until then. The one that is made
+//! up has no bio, belongs to nobody and is not.
 
 use aya_ebpf::{helpers::bpf_ktime_get_ns, macros::btf_tracepoint, programs::BtfTracePointContext};
 use ctrscope_ebpf::{
-    block::{BlockSlot, DISCARD, FAILED, FLUSH, InFlight, OPERATIONS, READ, WRITE},
+    block::{
+        self, BlockSlot, DISCARD, FAILED, FLUSH, HOLDS_PLACE_NS, InFlight, OPERATIONS, READ, WRITE,
+        issued_again,
+    },
     counter, histogram, slot,
 };
 
 use crate::{
     atomic::{add_u32, add_u64},
-    kernel::{self, Kernel, layout, load},
-    maps::{BLOCK, BLOCK_SLOTS, REQUESTS, count},
+    kernel::{self, Kernel, LAYOUT, layout, load},
+    maps::{BLOCK, BLOCK_SLOTS, GENERATIONS, REQUESTS, count},
     probes::sched::bounded,
 };
 
 /// `REQ_OP_MASK`, `include/linux/blk_types.h`.
 const REQ_OP_MASK: u32 = 0xff;
 
-/// The operation of a request; `None` for passthrough and zone management. Reads, writes, flushes
-/// and discards have had the numbers 0 to 3 since 4.8; the others' come from BTF.
+/// The operation of a request; `None` for passthrough, zone management, and the flush that the block layer
+/// makes up. Reads, writes, flushes and discards have had the numbers 0 to 3 since 4.8; the others' come from
+/// BTF.
 #[inline(always)]
 fn operation(cmd_flags: u32) -> Option<usize> {
     let op = cmd_flags & REQ_OP_MASK;
@@ -29,8 +43,6 @@ fn operation(cmd_flags: u32) -> Option<usize> {
         Some(READ)
     } else if op == 1 || op == layout!(op_write_zeroes) || op == layout!(op_zone_append) {
         Some(WRITE)
-    } else if op == 2 {
-        Some(FLUSH)
     } else if op == 3 || op == layout!(op_secure_erase) {
         Some(DISCARD)
     } else {
@@ -52,6 +64,46 @@ pub fn block_rq_issue(ctx: BtfTracePointContext) -> i32 {
     0
 }
 
+/// A number for a request: its address less that of a constant of this object. The verifier allows no
+/// arithmetic on a pointer but the difference of two (`adjust_reg_min_max_vals`, `kernel/bpf/verifier.c`).
+#[inline(always)]
+fn number(request: Kernel) -> u64 {
+    let mut number = request as u64;
+    // SAFETY: one register operation.
+    unsafe {
+        core::arch::asm!("{0} -= {1}", inout(reg) number, in(reg) &raw const LAYOUT, options(pure, nomem, nostack));
+    }
+    number
+}
+
+/// The place of a request in the table.
+#[inline(always)]
+fn entry(number: u64) -> Option<*mut InFlight> {
+    REQUESTS.get_ptr_mut(block::place(number))
+}
+
+/// Owner of a bio.
+#[inline(always)]
+fn owner(bio: Kernel) -> u32 {
+    if layout!(block_has_blkcg) != 0 && !bio.is_null() {
+        let css = kernel::bio_css(bio);
+        if !css.is_null() {
+            return kernel::owner(&BLOCK_SLOTS, slot::SUBSYSTEM_BLOCK, css, 0);
+        }
+    }
+    slot::owner(slot::OTHER, slot::KIND_UNKNOWN)
+}
+
+/// How often a slot has been given away.
+#[inline(always)]
+fn generation(owner: u32) -> u32 {
+    match GENERATIONS.get_ptr(slot::slot(owner)) {
+        // SAFETY: the pointer comes from the map; one aligned word.
+        Some(generation) => unsafe { core::ptr::read_volatile(generation) as u32 },
+        None => 0,
+    }
+}
+
 #[inline(always)]
 fn try_block_rq_issue(ctx: &BtfTracePointContext) -> Option<()> {
     let request: Kernel = if layout!(issue_request_argument) != 0 {
@@ -59,23 +111,24 @@ fn try_block_rq_issue(ctx: &BtfTracePointContext) -> Option<()> {
     } else {
         ctx.arg(0)
     };
+    let number = number(request);
+    let found = entry(number)?;
+    // SAFETY: the pointer comes from the map; a request is at one place at a time, and two that share one
+    // are told apart by their numbers.
+    let earlier = unsafe { *found };
     let Some(operation) = operation(load(request, layout!(request_cmd_flags))) else {
-        close_unseen(request);
+        if earlier.number == number {
+            close_unseen(found, &earlier);
+        }
         return None;
     };
     let issued_at = unsafe { bpf_ktime_get_ns() };
     let started_at: u64 = load(request, layout!(request_start_time));
     // The start may be of another CPU's clock, but no request is issued before it.
     let issued_at = issued_at.max(started_at);
-    let bio: Kernel = load(request, layout!(request_bio));
-    let mut owner = slot::owner(slot::OTHER, slot::KIND_UNKNOWN);
-    if layout!(block_has_blkcg) != 0 && !bio.is_null() {
-        let css = kernel::bio_css(bio);
-        if !css.is_null() {
-            owner = kernel::owner(&BLOCK_SLOTS, slot::SUBSYSTEM_BLOCK, css, 0);
-        }
-    }
+    let owner = owner(load(request, layout!(request_bio)));
     let mut in_flight = InFlight {
+        number,
         // 0 where the queue keeps no I/O statistics: then queue time is unknown and counts as none.
         started_at: if started_at != 0 {
             started_at
@@ -87,25 +140,29 @@ fn try_block_rq_issue(ctx: &BtfTracePointContext) -> Option<()> {
         operation: operation as u32,
         bytes: load(request, layout!(request_data_len)),
         completed_bytes: 0,
+        generation: generation(owner),
+        reserved: 0,
     };
-    if let Some(found) = REQUESTS.get_ptr_mut(request as u64) {
-        // SAFETY: the pointer comes from the map; a request is at one place at a time.
-        let earlier = unsafe { *found };
+    if earlier.number == number {
         if is_another(started_at, &earlier) {
             completion_unseen(&earlier);
-        } else if in_flight.bytes.wrapping_add(earlier.completed_bytes) == earlier.bytes {
+        } else {
             // The driver gave it back, for want of room or with a part done, and the rest is issued.
-            in_flight.completed_bytes = earlier.completed_bytes;
-            in_flight.bytes = earlier.bytes;
+            let (completed, bytes) =
+                issued_again(earlier.bytes, earlier.completed_bytes, in_flight.bytes);
+            in_flight.completed_bytes = completed;
+            in_flight.bytes = bytes;
             in_flight.operation = earlier.operation;
         }
-        // SAFETY: as above.
-        unsafe { *found = in_flight };
-        return Some(());
+    } else if earlier.number != 0 {
+        if issued_at.wrapping_sub(earlier.issued_at) < HOLDS_PLACE_NS {
+            count(counter::REQUESTS_FULL);
+            return Some(());
+        }
+        completion_unseen(&earlier);
     }
-    if REQUESTS.insert(request as u64, in_flight, 0).is_err() {
-        count(counter::REQUESTS_FULL);
-    }
+    // SAFETY: as above.
+    unsafe { *found = in_flight };
     Some(())
 }
 
@@ -117,18 +174,12 @@ fn is_another(started_at: u64, earlier: &InFlight) -> bool {
     started_at > earlier.issued_at
 }
 
-/// Closes what stands at the address of a request that is not kept: the request that was there before
-/// has completed unseen.
+/// Closes an entry whose request is not there any more: it has completed unseen.
 #[inline(always)]
-fn close_unseen(request: Kernel) {
-    let key = request as u64;
-    let Some(found) = REQUESTS.get_ptr_mut(key) else {
-        return;
-    };
-    // SAFETY: the pointer comes from the map; a request is at one place at a time.
-    let earlier = unsafe { *found };
-    let _ = REQUESTS.remove(key);
-    completion_unseen(&earlier);
+fn close_unseen(found: *mut InFlight, earlier: &InFlight) {
+    // SAFETY: the pointer comes from the map.
+    unsafe { (*found).number = 0 };
+    completion_unseen(earlier);
 }
 
 /// Counts a request that has completed unseen: no tracepoint fires for an interrupt that comes while
@@ -153,7 +204,12 @@ fn completion_unseen(request: &InFlight) {
 /// Where a request is counted in `BLOCK`.
 #[inline(always)]
 fn place(request: &InFlight) -> u32 {
-    slot::slot(request.owner) * OPERATIONS as u32 + (request.operation & !FAILED)
+    let owner = if request.generation == generation(request.owner) {
+        request.owner
+    } else {
+        slot::owner(slot::OTHER, slot::KIND_UNKNOWN)
+    };
+    slot::slot(owner) * OPERATIONS as u32 + (request.operation & !FAILED)
 }
 
 #[btf_tracepoint(function = "block_rq_complete")]
@@ -165,66 +221,127 @@ pub fn block_rq_complete(ctx: BtfTracePointContext) -> i32 {
 #[inline(always)]
 fn try_block_rq_complete(ctx: &BtfTracePointContext) -> Option<()> {
     let request: Kernel = ctx.arg(0);
-    let key = request as u64;
     let error = ctx.arg::<u64>(1) as u32;
     let bytes = u64::from(ctx.arg::<u64>(2) as u32);
-    let found = REQUESTS.get_ptr_mut(key)?;
+    let number = number(request);
+    let found = entry(number)?;
     let started_at = load(request, layout!(request_start_time));
-    // SAFETY: the pointer comes from the map; a request completes on one CPU at a time.
-    if is_another(started_at, unsafe { &*found }) {
-        // One that is never issued: a flush without data, which completes when the device's own flush
-        // has (`blk_flush_complete_seq`, `block/blk-flush.c`).
-        close_unseen(request);
-        return Some(());
-    }
     // A request may complete in parts, some of which may fail; `__data_len` is what remained before this
     // one, and while it is more than that the request goes on (`blk_update_request`, `block/blk-mq.c`).
     let remaining = u64::from(load::<u32>(request, layout!(request_data_len)));
-    // SAFETY: as above.
-    let in_flight = unsafe {
-        if bytes < remaining {
-            (*found).completed_bytes += bytes as u32;
+    // SAFETY: the pointer comes from the map; a request completes on one CPU at a time.
+    let in_flight = unsafe { *found };
+    if in_flight.number != number {
+        return complete_unissued(request, error, bytes, remaining, started_at);
+    }
+    if is_another(started_at, &in_flight) {
+        close_unseen(found, &in_flight);
+        return complete_unissued(request, error, bytes, remaining, started_at);
+    }
+    if bytes < remaining {
+        // SAFETY: as above.
+        unsafe {
+            (*found).completed_bytes = in_flight.completed_bytes.wrapping_add(bytes as u32);
             if error != 0 && bytes != 0 {
                 (*found).operation |= FAILED;
             }
-            return Some(());
         }
-        *found
-    };
-    let _ = REQUESTS.remove(key);
-    let mut done = u64::from(in_flight.completed_bytes) + bytes;
-    if bytes == 0 && error == 0 && done < u64::from(in_flight.bytes) {
-        if load::<Kernel>(request, layout!(request_bio)).is_null() {
+        return Some(());
+    }
+    // SAFETY: as above.
+    unsafe { (*found).number = 0 };
+    let done = if error != 0 {
+        u64::from(in_flight.completed_bytes) + bytes
+    } else {
+        if bytes == 0
+            && in_flight.completed_bytes < in_flight.bytes
+            && load::<Kernel>(request, layout!(request_bio)).is_null()
+        {
             // Its bios were taken for another path of the device, and are issued there
             // (`nvme_failover_req`, `drivers/nvme/host/multipath.c`).
             return Some(());
         }
-        // The completion of its data was unseen, and this is that of the flush after it
-        // (`blk_flush_restore_request`, `block/blk-flush.c`).
-        done = u64::from(in_flight.bytes);
-    }
+        // All of it, also where a part of it, or the completion of its data before that of the flush after it
+        // (`blk_flush_restore_request`, `block/blk-flush.c`), was unseen.
+        u64::from(in_flight.bytes)
+    };
     let now = unsafe { bpf_ktime_get_ns() };
     if now < in_flight.issued_at {
         count(counter::BLOCK_NEGATIVE);
         return None;
     }
-    let latency = now - in_flight.started_at;
+    let failed = error != 0 || in_flight.operation & FAILED != 0;
     let stats = BLOCK.get_ptr_mut(place(&in_flight))?;
+    let latency = now - in_flight.started_at;
+    add_one(stats, latency, done, failed);
+    // SAFETY: as in `add_one`.
+    unsafe {
+        add_u64(
+            field!(stats, queue_ns),
+            in_flight.issued_at - in_flight.started_at,
+        );
+    }
+    Some(())
+}
+
+/// Counts what was not seen to be issued, or never is.
+#[inline(always)]
+fn complete_unissued(
+    request: Kernel,
+    error: u32,
+    bytes: u64,
+    remaining: u64,
+    started_at: u64,
+) -> Option<()> {
+    let mut operation = operation(load(request, layout!(request_cmd_flags)))?;
+    let bio: Kernel = load(request, layout!(request_bio));
+    if bio.is_null() {
+        return None;
+    }
+    if bytes == 0 {
+        // The second completion of a request with data, after which there was a flush, has its bio again, but
+        // not the one that none of its data is in (`blk_flush_restore_request`, `block/blk-flush.c`).
+        if remaining != 0 || !load::<Kernel>(bio, layout!(bio_io_vec)).is_null() {
+            return None;
+        }
+        operation = FLUSH;
+    }
+    let owner = owner(bio);
+    let stats = BLOCK.get_ptr_mut(slot::slot(owner) * OPERATIONS as u32 + operation as u32)?;
+    if bytes < remaining {
+        // SAFETY: as in `add_one`.
+        unsafe { add_u64(field!(stats, bytes), bytes) };
+        return Some(());
+    }
+    let now = unsafe { bpf_ktime_get_ns() };
+    if started_at == 0 || now < started_at {
+        // SAFETY: as in `add_one`.
+        unsafe {
+            add_u64(field!(stats, operations), 1);
+            add_u64(field!(stats, bytes), bytes);
+            if error != 0 {
+                add_u32(&raw mut (*stats).errors, 1);
+            }
+        }
+        return Some(());
+    }
+    add_one(stats, now - started_at, bytes, error != 0);
+    Some(())
+}
+
+/// Counts a request.
+#[inline(always)]
+fn add_one(stats: *mut BlockSlot, latency: u64, bytes: u64, failed: bool) {
     let bucket = bounded(histogram::bucket(latency));
     // SAFETY: all of it lies inside the map's value; other CPUs write too, hence the atomics.
     unsafe {
         let buckets = (&raw mut (*stats).latency_buckets).cast::<u32>();
         add_u32(buckets.add(bucket), 1);
         add_u64(field!(stats, latency_ns), latency);
-        add_u64(
-            field!(stats, queue_ns),
-            in_flight.issued_at - in_flight.started_at,
-        );
         add_u64(field!(stats, operations), 1);
-        add_u64(field!(stats, bytes), done);
-        if error != 0 || in_flight.operation & FAILED != 0 {
+        add_u64(field!(stats, bytes), bytes);
+        if failed {
             add_u32(&raw mut (*stats).errors, 1);
         }
     }
-    Some(())
 }

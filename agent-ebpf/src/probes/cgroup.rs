@@ -1,4 +1,5 @@
-//! Cgroups made and removed, so that a container is known before its first task runs in it.
+//! Cgroups made and removed, so that a container is known before its first task runs in it; and emptied, so that
+//! the kernel's accounts of it can be read once more before they go with it.
 
 use aya_ebpf::{
     helpers::{bpf_get_smp_processor_id, generated::bpf_probe_read_kernel_str},
@@ -24,6 +25,15 @@ pub fn cgroup_mkdir(ctx: BtfTracePointContext) -> i32 {
 #[btf_tracepoint(function = "cgroup_rmdir")]
 pub fn cgroup_rmdir(ctx: BtfTracePointContext) -> i32 {
     report(&ctx, event::CGROUP_REMOVED);
+    0
+}
+
+/// Fires for each cgroup that the first task comes to or the last one leaves, those above it included.
+#[btf_tracepoint(function = "cgroup_notify_populated")]
+pub fn cgroup_notify_populated(ctx: BtfTracePointContext) -> i32 {
+    if ctx.arg::<u64>(2) as u32 == 0 {
+        report(&ctx, event::CGROUP_EMPTIED);
+    }
     0
 }
 

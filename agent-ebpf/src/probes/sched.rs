@@ -16,8 +16,9 @@ use aya_ebpf::{
 use ctrscope_ebpf::{
     counter, histogram,
     sched::{
-        BUCKET_MASK, BY_CONTAINER, BY_KERNEL, BY_SELF, BY_SYSTEM, DEPARTED_DISK, DEPARTED_NOT,
-        DEPARTED_PREEMPTED, DEPARTED_SLEEP, SchedSlot,
+        BUCKET_MASK, BY_CONTAINER, BY_KERNEL, BY_SELF, BY_SYSTEM, CpuState, DEPARTED_IO,
+        DEPARTED_NOT, DEPARTED_PREEMPTED, DEPARTED_SLEEP, DEPARTED_UNINTERRUPTIBLE, SchedSlot,
+        since, since_at_least,
     },
     slot,
 };
@@ -31,6 +32,9 @@ use crate::{
 /// threads that wait for work uninterruptibly, which is sleep.
 const TASK_UNINTERRUPTIBLE: u32 = 0x2;
 const TASK_NOLOAD: u32 = 0x400;
+
+/// `SIGNAL_GROUP_EXIT` and `SIGNAL_GROUP_COREDUMP`, `include/linux/sched/signal.h`: all threads end.
+const SIGNAL_GROUP_ENDS: u32 = 0x4 | 0x8;
 
 /// Keeps a bucket index inside the value, in a way that LLVM cannot see through: it knows that the
 /// index is small, drops an ordinary mask, and the verifier, which does not know, then reports
@@ -105,12 +109,13 @@ fn try_sched_switch(ctx: &BtfTracePointContext) -> Option<()> {
     let prev_pid = kernel::task_pid(prev);
     let next_pid = kernel::task_pid(next);
     // SAFETY: `state` points into the map, and only this CPU writes this element.
-    let (running, on_cpu_since, sum_exec_ns, seen_pid) = unsafe {
+    let (running, on_cpu_since, sum_exec_ns, seen_pid, seen_group) = unsafe {
         (
             (*state).running,
             (*state).on_cpu_since,
             (*state).sum_exec_ns,
             (*state).pid,
+            (*state).group,
         )
     };
     let switches = ((running >> 32) as u32).wrapping_add(1);
@@ -128,10 +133,11 @@ fn try_sched_switch(ctx: &BtfTracePointContext) -> Option<()> {
     // SAFETY: as above.
     unsafe {
         (*state).running = u64::from(switches) << 32 | u64::from(next_owner);
-        (*state).on_cpu_since = on_cpu_now;
+        (*state).on_cpu_since = since(on_cpu_now, switches);
         (*state).sum_exec_ns = load(next, layout!(task_sum_exec));
         (*state).pid = next_pid;
         (*state).rq = rq as u64;
+        (*state).group = load(next, layout!(task_sched_task_group));
     }
 
     // The slice that was running when the programs were attached has no known start: skip it.
@@ -142,8 +148,12 @@ fn try_sched_switch(ctx: &BtfTracePointContext) -> Option<()> {
         if !is_seen {
             count(counter::SWITCH_UNSEEN);
         }
+        // It may have been moved to another cgroup while it ran, which no switch shows
+        // (`sched_move_task`, `kernel/sched/core.c`).
+        let is_moved = is_seen && load::<u64>(prev, layout!(task_sched_task_group)) != seen_group;
+        let dispatched_owner = prev_owner;
         // Or it may have been dispatched before its cgroup was known.
-        if !is_seen || slot::kind(prev_owner) == slot::KIND_UNKNOWN {
+        if !is_seen || is_moved || slot::kind(prev_owner) == slot::KIND_UNKNOWN {
             prev_owner = kernel::owner(
                 &CPU_SLOTS,
                 slot::SUBSYSTEM_CPU,
@@ -161,13 +171,23 @@ fn try_sched_switch(ctx: &BtfTracePointContext) -> Option<()> {
         // What the scheduler charged it with, which is what `cpuacct.usage` adds up. The clock may
         // have gone on since: a CPU that is about to go idle first looks for work elsewhere
         // (`sched_balance_newidle`), in nobody's time. So the clock is only the bound.
-        let on_cpu = if is_seen {
-            let elapsed = on_cpu_now.saturating_sub(on_cpu_since);
+        let mut on_cpu = if is_seen {
+            let elapsed = on_cpu_now.saturating_sub(since_at_least(on_cpu_since));
             let charged = load::<u64>(prev, layout!(task_sum_exec)).wrapping_sub(sum_exec_ns);
             charged.min(elapsed)
         } else {
             now.saturating_sub(load(prev, layout!(task_last_arrival)))
         };
+        if is_moved {
+            // What it had run by then, the kernel notes when it makes it the one that runs again
+            // (`set_next_entity`, `kernel/sched/fair.c`).
+            let before = load::<u64>(prev, layout!(task_prev_sum_exec)).wrapping_sub(sum_exec_ns);
+            if before <= on_cpu {
+                on_cpu -= before;
+                let former = sched_slot(first_slot, dispatched_owner)?;
+                add!(former, on_cpu_ns, before);
+            }
+        }
         add!(stats, on_cpu_ns, on_cpu);
         // Argument 0 is `preempt`: the kernel counts such a switch as involuntary whatever the
         // state says (`switch_count`, `__schedule`). `TASK_REPORT_MAX`, which the text event shows
@@ -184,8 +204,12 @@ fn try_sched_switch(ctx: &BtfTracePointContext) -> Option<()> {
             DEPARTED_PREEMPTED + by as u32
         } else {
             add_one!(stats, voluntary);
-            if state & TASK_UNINTERRUPTIBLE != 0 && state & TASK_NOLOAD == 0 {
-                DEPARTED_DISK
+            // As the kernel's own accounts of waiting for I/O take it, whatever the state
+            // (`try_to_block_task`, `kernel/sched/core.c`; `psi_task_switch`, `kernel/sched/psi.c`).
+            if is_in_iowait(prev) {
+                DEPARTED_IO
+            } else if state & TASK_UNINTERRUPTIBLE != 0 && state & TASK_NOLOAD == 0 {
+                DEPARTED_UNINTERRUPTIBLE
             } else {
                 DEPARTED_SLEEP
             }
@@ -215,6 +239,13 @@ fn try_sched_switch(ctx: &BtfTracePointContext) -> Option<()> {
         dispatch(first_slot, next, next_pid, next_owner, now)?;
     }
     Some(())
+}
+
+/// Whether a task blocks for I/O; `false` where the kernel does not say.
+#[inline(always)]
+fn is_in_iowait(task: Kernel) -> bool {
+    let mask = layout!(task_in_iowait_mask);
+    mask != 0 && u32::from(load::<u8>(task, layout!(task_in_iowait))) & mask != 0
 }
 
 /// Counts the wait and the absence of a task that gets the CPU.
@@ -256,8 +287,10 @@ fn dispatch(first_slot: u32, next: Kernel, pid: u32, owner: u32, now: u64) -> Op
                 *sum = (*sum).wrapping_add(wait);
             } else if departure != DEPARTED_NOT {
                 if away >= wait && away <= absence {
-                    let sum = if departure == DEPARTED_DISK {
-                        &raw mut (*stats).off_cpu_disk_ns
+                    let sum = if departure == DEPARTED_IO {
+                        &raw mut (*stats).off_cpu_io_ns
+                    } else if departure == DEPARTED_UNINTERRUPTIBLE {
+                        &raw mut (*stats).off_cpu_uninterruptible_ns
                     } else {
                         &raw mut (*stats).off_cpu_sleep_ns
                     };
@@ -314,16 +347,20 @@ fn try_sched_process_exit(ctx: &BtfTracePointContext) -> Option<()> {
         }
     }
     let tgid: u32 = load(task, layout!(task_tgid));
-    if pid != tgid || kernel::is_kernel_thread(task) {
+    if pid != tgid || kernel::is_kernel_thread(task) || is_replaced(task) {
         return Some(());
     }
     let cpu = unsafe { bpf_get_smp_processor_id() };
     let state = CPUS.get_ptr(cpu)?;
+    // Its own cgroup, and not what the state says to run here: where a switch was not traced that is another.
     // SAFETY: the pointer comes from the map.
-    let owner = unsafe { (*state).running } as u32;
-    if slot::slot(owner) == slot::IDLE {
-        return Some(());
-    }
+    let switches = unsafe { (*state).running >> 32 } as u32;
+    let owner = kernel::owner(
+        &CPU_SLOTS,
+        slot::SUBSYSTEM_CPU,
+        kernel::task_css(task),
+        switches,
+    );
     // Preemption may be on here and another task's switch come between load and store: that can
     // lose one count.
     let stats = sched_slot(cpu * layout!(slots), owner)?;
@@ -331,7 +368,21 @@ fn try_sched_process_exit(ctx: &BtfTracePointContext) -> Option<()> {
     Some(())
 }
 
-/// Reads the clock of the CPU whose number is its argument into that CPU's state.
+/// Whether a process goes on without its first thread: another one has called `exec`, takes the first
+/// one's place and number, and waits until all others have ended (`de_thread`, `fs/exec.c`).
+#[inline(always)]
+fn is_replaced(task: Kernel) -> bool {
+    if layout!(signal_exec_task) == 0 {
+        return false;
+    }
+    let signal: Kernel = load(task, layout!(task_signal));
+    // Before 5.17 a process that dumps its core has such a thread as well.
+    load::<u64>(signal, layout!(signal_exec_task)) != 0
+        && load::<u32>(signal, layout!(signal_flags)) & SIGNAL_GROUP_ENDS == 0
+}
+
+/// Reads the clock of the CPU whose number is its argument into that CPU's state, and whether what runs
+/// there has been moved to another cgroup since it began to.
 ///
 /// User space runs it for each CPU just before it reads the counters, to add the slices that are
 /// still running. `rq->clock_task` is brought up to date by each tick, so the slice is short by at
@@ -343,18 +394,58 @@ pub fn read_clock(ctx: RawTracePointContext) -> i32 {
     let Some(state) = CPUS.get_ptr_mut(cpu as u32) else {
         return 1;
     };
-    // SAFETY: the pointer comes from the map; `rq` is the address of that CPU's run queue, which
-    // lives as long as the kernel, or 0, which `bpf_probe_read_kernel` refuses.
+    // SAFETY: the pointer comes from the map.
     unsafe {
+        (*state).moved_to = 0;
         let rq = (*state).rq;
-        if rq == 0 {
+        // The address of that CPU's run queue, which lives as long as the kernel.
+        let Some(clock) = read_at::<u64>(rq, layout!(rq_clock_task)) else {
             return 1;
-        }
-        let clock = (rq + u64::from(layout!(rq_clock_task))) as *const u64;
-        match bpf_probe_read_kernel(clock) {
-            Ok(clock) => (*state).clock = clock,
-            Err(_) => return 1,
+        };
+        (*state).clock = clock;
+        if layout!(rq_curr) != 0
+            && let Some((owner, after_ns)) = moved(&*state)
+        {
+            (*state).moved_after_ns = after_ns;
+            (*state).moved_to = owner;
         }
     }
     0
+}
+
+/// The owner of what runs on a CPU, if that was moved since it was dispatched, and how long it had run
+/// by then.
+#[inline(always)]
+fn moved(state: &CpuState) -> Option<(u32, u64)> {
+    // The task may go at any time, and its memory be another's. Its number must be the right one still,
+    // and the serial that of a cgroup that is known.
+    let task: u64 = read_at(state.rq, layout!(rq_curr))?;
+    let group: u64 = read_at(task, layout!(task_sched_task_group))?;
+    if group == state.group || read_at::<u32>(task, layout!(task_pid))? != state.pid {
+        return None;
+    }
+    let css = group.wrapping_add(u64::from(layout!(task_group_css)));
+    let id: u32 = read_at(css, layout!(css_id))?;
+    let serial: u64 = read_at(css, layout!(css_serial))?;
+    let entry = CPU_SLOTS.get_ptr(id)?;
+    // SAFETY: the pointer comes from the map; one aligned word, which both sides replace whole.
+    let known = unsafe { core::ptr::read_volatile(entry) };
+    if slot::entry_serial(known) != serial {
+        return None;
+    }
+    let run_by_then: u64 = read_at(task, layout!(task_prev_sum_exec))?;
+    Some((
+        slot::entry_owner(known),
+        run_by_then.wrapping_sub(state.sum_exec_ns),
+    ))
+}
+
+/// Reads from an address of the kernel's; none where there is nothing.
+#[inline(always)]
+fn read_at<T>(base: u64, offset: u32) -> Option<T> {
+    if base == 0 {
+        return None;
+    }
+    // SAFETY: the helper refuses what cannot be read.
+    unsafe { bpf_probe_read_kernel(base.wrapping_add(u64::from(offset)) as *const T).ok() }
 }

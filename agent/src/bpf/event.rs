@@ -55,6 +55,13 @@ pub(crate) enum KernelEvent {
         cpu: Option<CssId>,
         block: Option<CssId>,
     },
+    /// The last task of a cgroup and of all below it has ended, or was moved elsewhere.
+    CgroupEmptied {
+        hierarchy_id: u32,
+        cgroup_id: u64,
+        /// `None` if it was cut or could not be read.
+        path: Option<String>,
+    },
     /// A cgroup was removed.
     CgroupRemoved { hierarchy_id: u32, cgroup_id: u64 },
 }
@@ -86,6 +93,14 @@ impl KernelEvent {
                     path: path(&whole),
                     cpu: css(event.css),
                     block: css(event.second),
+                })
+            }
+            event::CGROUP_EMPTIED => {
+                let whole: CgroupEvent = read_prefix(record)?;
+                Some(Self::CgroupEmptied {
+                    hierarchy_id: event.argument,
+                    cgroup_id: event.cgroup_id,
+                    path: path(&whole),
                 })
             }
             event::CGROUP_REMOVED => Some(Self::CgroupRemoved {
@@ -150,6 +165,13 @@ mod tests {
             path: Some("/a/b".into()),
             cpu: Some(CssId { id: 4, serial: 9 }),
             block: None,
+        };
+        assert_eq!(KernelEvent::decode(&bytes(&record)), Some(expected));
+        record.event.kind = event::CGROUP_EMPTIED;
+        let expected = KernelEvent::CgroupEmptied {
+            hierarchy_id: 3,
+            cgroup_id: 77,
+            path: Some("/a/b".into()),
         };
         assert_eq!(KernelEvent::decode(&bytes(&record)), Some(expected));
     }

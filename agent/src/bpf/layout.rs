@@ -62,6 +62,7 @@ pub struct Subjects {
     pub sched_process_exit: Verdict,
     pub cgroup_mkdir: Verdict,
     pub cgroup_rmdir: Verdict,
+    pub cgroup_notify_populated: Verdict,
     pub block_rq_issue: Verdict,
     pub block_rq_complete: Verdict,
     pub profile: Verdict,
@@ -70,12 +71,13 @@ pub struct Subjects {
 impl Subjects {
     /// The verdicts with the names of their programs.
     #[must_use]
-    pub fn all(&self) -> [(&'static str, &Verdict); 7] {
+    pub fn all(&self) -> [(&'static str, &Verdict); 8] {
         [
             ("sched_switch", &self.sched_switch),
             ("sched_process_exit", &self.sched_process_exit),
             ("cgroup_mkdir", &self.cgroup_mkdir),
             ("cgroup_rmdir", &self.cgroup_rmdir),
+            ("cgroup_notify_populated", &self.cgroup_notify_populated),
             ("block_rq_issue", &self.block_rq_issue),
             ("block_rq_complete", &self.block_rq_complete),
             ("profile", &self.profile),
@@ -144,6 +146,7 @@ pub fn resolve(btf: &Btf) -> Resolved {
     let exit = kernel.tracepoint("sched_process_exit");
     let mkdir = kernel.tracepoint("cgroup_mkdir");
     let rmdir = kernel.tracepoint("cgroup_rmdir");
+    let populated = kernel.tracepoint("cgroup_notify_populated");
     let issue = kernel.tracepoint("block_rq_issue");
     let complete = kernel.tracepoint("block_rq_complete");
 
@@ -166,11 +169,25 @@ pub fn resolve(btf: &Btf) -> Resolved {
     let run_delay = kernel.field(&task, "sched_info.run_delay", Load::Long);
     let last_arrival = kernel.field(&task, "sched_info.last_arrival", Load::Long);
     let last_queued = kernel.field(&task, "sched_info.last_queued", Load::Long);
+    let prev_sum_exec = kernel.field(&task, "se.prev_sum_exec_runtime", Load::Long);
+    let in_iowait = kernel.field(&task, "in_iowait", Load::Bit);
+    let task_signal = kernel.field(&task, "signal", Load::Pointer);
+    let signal = kernel.follow("signal_struct", &task_signal);
+    let signal_flags = kernel.field(&signal, "flags", Load::Word);
+    // Renamed in 5.17, when a core dump came to use another one.
+    let mut exec_task = kernel.field(&signal, "group_exec_task", Load::Pointer);
+    if exec_task.lack.is_some() {
+        let old = kernel.field(&signal, "group_exit_task", Load::Pointer);
+        if old.lack.is_none() {
+            exec_task = old;
+        }
+    }
     let cfs_rq = kernel.follow("cfs_rq", &se_cfs_rq);
     let cfs_rq_rq = kernel.field(&cfs_rq, "rq", Load::Pointer);
     let rq = kernel.follow("rq", &cfs_rq_rq);
     let clock = kernel.field(&rq, "clock", Load::Long);
     let clock_task = kernel.field(&rq, "clock_task", Load::Long);
+    let rq_curr = kernel.field(&rq, "curr", Load::Pointer);
     let task_group = kernel.follow("task_group", &sched_task_group);
     let task_group_css = kernel.field(&task_group, "css", Load::Struct);
 
@@ -211,6 +228,7 @@ pub fn resolve(btf: &Btf) -> Resolved {
     let start_time = kernel.field(&request, "start_time_ns", Load::Long);
     let bio = kernel.follow("bio", &request_bio);
     let bio_blkg = kernel.field(&bio, "bi_blkg", Load::Pointer);
+    let bio_io_vec = kernel.field(&bio, "bi_io_vec", Load::Pointer);
     let blkcg_gq = kernel.follow("blkcg_gq", &bio_blkg);
     let blkg_blkcg = kernel.field(&blkcg_gq, "blkcg", Load::Pointer);
     let blkcg = kernel.follow("blkcg", &blkg_blkcg);
@@ -229,12 +247,24 @@ pub fn resolve(btf: &Btf) -> Resolved {
     layout.task_sched_task_group = sched_task_group.offset;
     layout.task_cfs_rq = se_cfs_rq.offset;
     layout.task_sum_exec = sum_exec.offset;
+    layout.task_prev_sum_exec = prev_sum_exec.offset;
+    layout.task_in_iowait = in_iowait.offset;
+    layout.task_in_iowait_mask = in_iowait.mask;
     layout.task_run_delay = run_delay.offset;
     layout.task_last_arrival = last_arrival.offset;
     layout.task_last_queued = last_queued.offset;
     layout.cfs_rq_rq = cfs_rq_rq.offset;
     layout.rq_clock = clock.offset;
     layout.rq_clock_task = clock_task.offset;
+    layout.rq_curr = rq_curr.offset;
+    let exec_is_told = [&task_signal, &signal_flags, &exec_task]
+        .iter()
+        .all(|found| found.lack.is_none());
+    if exec_is_told {
+        layout.task_signal = task_signal.offset;
+        layout.signal_flags = signal_flags.offset;
+        layout.signal_exec_task = exec_task.offset;
+    }
     layout.task_group_css = task_group_css.offset;
     layout.css_id = css_id.offset;
     layout.css_serial = css_serial.offset;
@@ -251,6 +281,7 @@ pub fn resolve(btf: &Btf) -> Resolved {
     layout.request_data_len = data_len.offset;
     layout.request_start_time = start_time.offset;
     layout.bio_blkg = bio_blkg.offset;
+    layout.bio_io_vec = bio_io_vec.offset;
     layout.blkg_blkcg = blkg_blkcg.offset;
     layout.blkcg_css = blkcg_css.offset;
     layout.op_write_zeroes = operation("REQ_OP_WRITE_ZEROES").unwrap_or(NO_OPERATION);
@@ -270,6 +301,7 @@ pub fn resolve(btf: &Btf) -> Resolved {
     let blkcg_path = [
         &request_bio,
         &bio_blkg,
+        &bio_io_vec,
         &blkg_blkcg,
         &blkcg_css,
         &css_id,
@@ -288,18 +320,32 @@ pub fn resolve(btf: &Btf) -> Resolved {
     verdict.require(&cgroup_identity);
     verdict.require(&[&se_cfs_rq, &cfs_rq_rq, &clock, &clock_task]);
     verdict.require(&[&sum_exec, &run_delay, &last_arrival, &last_queued]);
+    verdict.require(&[&prev_sum_exec]);
+    verdict.prefer(&[&in_iowait]);
 
     let verdict = &mut subjects.sched_process_exit;
     verdict.require(&[&exit.check(btf, &[TASK]), &pid, &tgid]);
+    verdict.prefer(&[&task_signal, &signal_flags, &exec_task]);
     verdict.require(&owner);
     verdict.prefer(&seen);
     verdict.prefer(&cgroup_identity);
 
-    for (tracepoint, verdict) in [
-        (&mkdir, &mut subjects.cgroup_mkdir),
-        (&rmdir, &mut subjects.cgroup_rmdir),
+    let cgroup_and_path: &[&[&str]] = &[&["struct cgroup *"], &["char *"]];
+    for (shape, verdict) in [
+        (
+            mkdir.check(btf, cgroup_and_path),
+            &mut subjects.cgroup_mkdir,
+        ),
+        (
+            rmdir.check(btf, cgroup_and_path),
+            &mut subjects.cgroup_rmdir,
+        ),
+        (
+            populated.check(btf, &[cgroup_and_path[0], cgroup_and_path[1], &["int"]]),
+            &mut subjects.cgroup_notify_populated,
+        ),
     ] {
-        verdict.require(&[&tracepoint.check(btf, &[&["struct cgroup *"], &["char *"]])]);
+        verdict.require(&[&shape]);
         verdict.require(&cgroup_identity);
         verdict.require(&[&cgroup_root, &hierarchy_id, &css_id, &css_serial]);
         verdict.prefer(&[&cpu_css, &block_css]);
@@ -352,12 +398,17 @@ enum Load {
     Pointer,
     /// Its address only.
     Struct,
+    /// The byte that a bitfield of one bit is in.
+    Bit,
 }
 
 /// A field, looked for.
+#[derive(Default)]
 struct Found {
     /// 0 where it was not found.
     offset: u32,
+    /// The bit in the byte at the offset, for a bitfield; else 0.
+    mask: u32,
     /// The struct that it points to or is.
     target: Option<TypeId>,
     /// Its name and what is wrong, where it cannot be used.
@@ -404,9 +455,8 @@ impl Tracepoint {
             }
         };
         Found {
-            offset: 0,
-            target: None,
             lack,
+            ..Found::default()
         }
     }
 }
@@ -447,16 +497,11 @@ impl Kernel<'_> {
     fn field(&self, start: &Start, path: &str, load: Load) -> Found {
         let name = || format!("{}.{path}", start.name);
         let lacking = |lack| Found {
-            offset: 0,
-            target: None,
             lack: Some(lack),
+            ..Found::default()
         };
         match self.checked(start, path, load) {
-            Ok(Some((offset, target))) => Found {
-                offset,
-                target,
-                lack: None,
-            },
+            Ok(Some(found)) => found,
             Ok(None) => lacking(name()),
             Err(Problem::Type(described)) => lacking(format!("{} (is {described})", name())),
             Err(Problem::Malformed(error)) => lacking(format!("{} ({error})", name())),
@@ -468,19 +513,13 @@ impl Kernel<'_> {
         match self.btf.enum_value("cgroup_subsys_id", enumerator) {
             Some(number) => self.field(cgroup, &format!("subsys[{number}]"), Load::Pointer),
             None => Found {
-                offset: 0,
-                target: None,
                 lack: Some(format!("cgroup.subsys[{enumerator}]")),
+                ..Found::default()
             },
         }
     }
 
-    fn checked(
-        &self,
-        start: &Start,
-        path: &str,
-        load: Load,
-    ) -> Result<Option<(u32, Option<TypeId>)>, Problem> {
+    fn checked(&self, start: &Start, path: &str, load: Load) -> Result<Option<Found>, Problem> {
         let Some(id) = start.id else { return Ok(None) };
         let Some(field) = self.btf.field(id, path)? else {
             return Ok(None);
@@ -490,7 +529,11 @@ impl Kernel<'_> {
         let kind = self.btf.kind(stripped);
         let number = matches!(kind, Kind::Int | Kind::Enum | Kind::Enum64);
         let mut target = None;
+        let is_bitfield = field.bits != 0;
         let fits = match load {
+            Load::Bit => number && field.bits == 1,
+            // The others load whole words.
+            _ if is_bitfield => false,
             Load::Word => number && size == Some(4),
             Load::LowWord => {
                 number && (size == Some(4) || size == Some(8) && cfg!(target_endian = "little"))
@@ -506,15 +549,19 @@ impl Kernel<'_> {
                 self.is_struct(stripped)
             }
         };
-        // The programs load whole words, so a bitfield is none.
-        if !fits || field.bits != 0 {
+        if !fits {
             let described = self.btf.describe(field.type_id);
             return Err(Problem::Type(match size {
                 Some(size) => format!("{described} of {size} bytes"),
                 None => described,
             }));
         }
-        Ok(Some((field.offset_bytes, target)))
+        Ok(Some(Found {
+            offset: field.offset_bytes,
+            mask: u32::from(is_bitfield) << field.offset_bits,
+            target,
+            lack: None,
+        }))
     }
 }
 

@@ -3,9 +3,10 @@
 
 use std::{
     collections::BTreeMap,
+    mem::offset_of,
     os::fd::{AsFd as _, BorrowedFd},
     path::Path,
-    sync::Arc,
+    sync::{Arc, atomic::Ordering},
 };
 
 use aya::{
@@ -39,6 +40,10 @@ const ENTRIES: &[Entry] = &[
     },
     Entry {
         name: "cgroup_rmdir",
+        collector: "cgroup",
+    },
+    Entry {
+        name: "cgroup_notify_populated",
         collector: "cgroup",
     },
     Entry {
@@ -92,6 +97,7 @@ pub(crate) struct KernelSide {
     sched: MappedArray<SchedSlot>,
     cpus: MappedArray<CpuState>,
     block: MappedArray<BlockSlot>,
+    generations: MappedArray<u64>,
     cpu_slots: Arc<MappedArray<u64>>,
     block_slots: MappedArray<u64>,
     events: RingBuf<MapData>,
@@ -166,6 +172,7 @@ impl KernelSide {
             .map_max_entries("CPUS", sizes.cpus)
             .map_max_entries("TASKS", sizes.tasks())
             .map_max_entries("BLOCK", sizes.slots * OPERATIONS as u32)
+            .map_max_entries("GENERATIONS", sizes.slots)
             .load(object::bytes())
             .map_err(|source| BpfError::Load {
                 source: Box::new(source),
@@ -175,6 +182,7 @@ impl KernelSide {
         let sched = MappedArray::new("SCHED", take("SCHED")?, sizes.slots * sizes.cpus)?;
         let cpus = MappedArray::new("CPUS", take("CPUS")?, sizes.cpus)?;
         let block = MappedArray::new("BLOCK", take("BLOCK")?, sizes.slots * OPERATIONS as u32)?;
+        let generations = MappedArray::new("GENERATIONS", take("GENERATIONS")?, sizes.slots)?;
         let cpu_slots = MappedArray::new("CPU_SLOTS", take("CPU_SLOTS")?, slot::TABLE_ENTRIES)?;
         let block_slots =
             MappedArray::new("BLOCK_SLOTS", take("BLOCK_SLOTS")?, slot::TABLE_ENTRIES)?;
@@ -193,6 +201,7 @@ impl KernelSide {
             sched,
             cpus,
             block,
+            generations,
             cpu_slots: Arc::new(cpu_slots),
             block_slots,
             events,
@@ -298,6 +307,34 @@ impl KernelSide {
         &self.sched
     }
 
+    /// A number that changes whenever anything else does in a slot on a CPU, 8 words apart from it: the sum of
+    /// what only goes up with each slice and each wait. Modulo its width, so that sums of such are the same.
+    pub(crate) fn sched_mark(&self, index: usize) -> u64 {
+        const WORDS: [usize; 4] = [
+            offset_of!(SchedSlot, run_queue_ns) / 8,
+            offset_of!(SchedSlot, on_cpu_ns) / 8,
+            // Two counters of 32 bits each.
+            offset_of!(SchedSlot, voluntary) / 8,
+            offset_of!(SchedSlot, process_exits) / 8,
+        ];
+        const { assert!(offset_of!(SchedSlot, voluntary).is_multiple_of(8)) };
+        const { assert!(offset_of!(SchedSlot, process_exits).is_multiple_of(8)) };
+        let word = |word| self.sched.word(index, word);
+        let words = WORDS.into_iter().filter_map(word);
+        words.fold(0, |sum: u64, word| {
+            sum.wrapping_add(word.load(Ordering::Relaxed))
+        })
+    }
+
+    /// CPUs on which a switch has been seen: hosts have many more than are ever there.
+    pub(crate) fn used_cpus(&self) -> impl Iterator<Item = u32> {
+        const RUNNING: usize = offset_of!(CpuState, running) / 8;
+        (0..self.sizes.cpus).filter(|&cpu| {
+            let running = self.cpus.word(cpu as usize, RUNNING);
+            running.is_some_and(|running| running.load(Ordering::Relaxed) != 0)
+        })
+    }
+
     /// State of the CPUs.
     pub(crate) fn cpus(&self) -> &MappedArray<CpuState> {
         &self.cpus
@@ -306,6 +343,11 @@ impl KernelSide {
     /// Block counters of slots.
     pub(crate) fn block(&self) -> &MappedArray<BlockSlot> {
         &self.block
+    }
+
+    /// How often each slot was given away.
+    pub(crate) fn generations(&self) -> &MappedArray<u64> {
+        &self.generations
     }
 
     /// The cpu controller's slot table.
@@ -357,6 +399,7 @@ impl KernelSide {
         add("SCHED", self.sched.map());
         add("CPUS", self.cpus.map());
         add("BLOCK", self.block.map());
+        add("GENERATIONS", self.generations.map());
         add("CPU_SLOTS", self.cpu_slots.map());
         add("BLOCK_SLOTS", self.block_slots.map());
         for (name, map) in self.ebpf.maps() {

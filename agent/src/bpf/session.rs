@@ -99,6 +99,7 @@ impl ProfileSession {
             .override_global("LAYOUT", &layout, true)
             .map_max_entries("BLOCK_SLOTS", 1)
             .map_max_entries("REQUESTS", 1)
+            .map_max_entries("GENERATIONS", 1)
             .map_max_entries("EVENTS", 4096)
             .map_max_entries("STACKS", STACKS)
             .map_max_entries("SAMPLES", SAMPLES)

@@ -1,25 +1,28 @@
 //! CPU bandwidth control, weight and time of a cgroup.
 //!
 //! v2: `cpu.stat`, `cpu.max`, `cpu.weight`. v1: `cpu.stat`, `cpu.cfs_quota_us`, `cpu.cfs_period_us`,
-//! `cpu.shares`, `cpuacct.usage`. Without `CONFIG_CFS_BANDWIDTH` or the controller there are no periods,
-//! and [`read_cpu`] gives `None`.
+//! `cpu.shares`, `cpuacct.usage`. Without `CONFIG_CFS_BANDWIDTH` or the controller there are no periods.
 
 use super::{
     error::CgroupError,
-    file::{CgroupFiles, FileReader, keyed_number},
-    hierarchy::Hierarchies,
+    file::{CgroupFiles, keyed_number},
     mount::Version,
 };
 
-/// CPU bandwidth control and weight of a cgroup.
-#[derive(Clone, Copy, Debug, Default, PartialEq)]
-pub struct CpuControl {
+/// What bandwidth control has done to a cgroup. It only goes up.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Periods {
     /// Enforcement periods that elapsed.
     pub periods: u64,
     /// Periods in which it was throttled.
     pub throttled_periods: u64,
     /// Time throttled, summed over CPUs, nanoseconds.
     pub throttled_ns: u64,
+}
+
+/// What a cgroup is given of the CPUs.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub struct CpuLimits {
     /// Quota in cores; `None` where it has none.
     pub quota_cores: Option<f64>,
     /// Weight on the v2 scale (100 is the default); v1 shares are converted.
@@ -81,27 +84,12 @@ fn cores(quota_usec: i64, period_usec: i64) -> Option<f64> {
     (quota_usec > 0 && period_usec > 0).then(|| quota_usec as f64 / period_usec as f64)
 }
 
-/// Reads bandwidth control and weight of a cgroup from the hierarchy of the cpu controller; `None` if it
-/// vanished or has no such control (the root of v2, the controller not enabled). Three file reads on v2,
-/// four on v1.
+/// Reads what bandwidth control has done to a cgroup; `None` if it vanished or has no such control (the root of
+/// v2, the controller not enabled). One file.
 ///
 /// The kernel counts the periods of a cgroup's own quota only: those of a limit on a parent are the
 /// parent's.
-///
-/// # Errors
-///
-/// If a file is there and cannot be read.
-pub fn read_cpu(
-    reader: &mut FileReader,
-    hierarchies: &Hierarchies,
-    cgroup_path: &str,
-) -> Result<Option<CpuControl>, CgroupError> {
-    let Some(mount) = &hierarchies.cpu else {
-        return Ok(None);
-    };
-    let Some(mut files) = CgroupFiles::new(reader, mount, cgroup_path) else {
-        return Ok(None);
-    };
+pub(super) fn periods(files: &mut CgroupFiles<'_>) -> Result<Option<Periods>, CgroupError> {
     let Some(stat) = files.read("cpu.stat")?.map(parse_cpu_stat) else {
         return Ok(None);
     };
@@ -114,51 +102,43 @@ pub fn read_cpu(
     else {
         return Ok(None);
     };
-    let (quota_cores, weight) = match mount.version {
-        Version::V2 => (
-            files.read("cpu.max")?.and_then(parse_cpu_max),
-            files.read_number("cpu.weight")?,
-        ),
+    Ok(Some(Periods {
+        periods,
+        throttled_periods,
+        throttled_ns,
+    }))
+}
+
+/// Reads quota and weight of a cgroup. Two files on v2, three on v1.
+pub(super) fn limits(
+    files: &mut CgroupFiles<'_>,
+    version: Version,
+) -> Result<CpuLimits, CgroupError> {
+    Ok(match version {
+        Version::V2 => CpuLimits {
+            quota_cores: files.read("cpu.max")?.and_then(parse_cpu_max),
+            weight: files.read_number("cpu.weight")?,
+        },
         Version::V1 => {
             let quota = files.read_number::<i64>("cpu.cfs_quota_us")?;
             let period = files.read_number::<i64>("cpu.cfs_period_us")?;
             let shares = files.read_number("cpu.shares")?;
-            (
-                quota
+            CpuLimits {
+                quota_cores: quota
                     .zip(period)
                     .and_then(|(quota, period)| cores(quota, period)),
-                shares.map(weight_of_shares),
-            )
+                weight: shares.map(weight_of_shares),
+            }
         }
-    };
-    Ok(Some(CpuControl {
-        periods,
-        throttled_periods,
-        throttled_ns,
-        quota_cores,
-        weight,
-    }))
+    })
 }
 
-/// Reads the CPU time of a cgroup and its children, nanoseconds; `None` if it vanished. v2 counts in
-/// microseconds; zero there is `None`, too: where v1 is mounted beside it, its cgroup of the same path may
-/// be one that the container's processes are not in.
-///
-/// # Errors
-///
-/// If the file is there and cannot be read.
-pub fn read_cpu_usage_ns(
-    reader: &mut FileReader,
-    hierarchies: &Hierarchies,
-    cgroup_path: &str,
+/// Reads the CPU time of a cgroup and its children, nanoseconds. One file.
+pub(super) fn usage_ns(
+    files: &mut CgroupFiles<'_>,
+    version: Version,
 ) -> Result<Option<u64>, CgroupError> {
-    let Some(mount) = &hierarchies.cpuacct else {
-        return Ok(None);
-    };
-    let Some(mut files) = CgroupFiles::new(reader, mount, cgroup_path) else {
-        return Ok(None);
-    };
-    match mount.version {
+    match version {
         Version::V1 => files.read_number("cpuacct.usage"),
         Version::V2 => Ok(files
             .read("cpu.stat")?
@@ -171,7 +151,6 @@ pub fn read_cpu_usage_ns(
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::cgroup::fake::Tree;
 
     // Kernel 6.18, v2.
     const STAT_V2: &str = "usage_usec 298210471\nuser_usec 218049746\nsystem_usec 80160724\nnice_usec 0\n\
@@ -216,60 +195,5 @@ mod tests {
         for (shares, weight) in cases {
             assert_eq!(weight_of_shares(shares), weight, "{shares}");
         }
-    }
-
-    #[test]
-    fn v2_and_v1_give_the_same_control() {
-        let expected = CpuControl {
-            periods: 120,
-            throttled_periods: 7,
-            throttled_ns: 350_123_000,
-            quota_cores: Some(2.0),
-            weight: Some(100),
-        };
-        let v2 = Tree::v2();
-        v2.write("web/cpu.stat", STAT_V2);
-        v2.write("web/cpu.max", "200000 100000\n");
-        v2.write("web/cpu.weight", "100\n");
-        let mut reader = FileReader::new();
-        let found = read_cpu(&mut reader, &v2.hierarchies, "/web").unwrap();
-        assert_eq!(found, Some(expected));
-
-        let v1 = Tree::v1();
-        v1.write("cpu/web/cpu.stat", &STAT_V1.replace("123456", "123000"));
-        v1.write("cpu/web/cpu.cfs_quota_us", "200000\n");
-        v1.write("cpu/web/cpu.cfs_period_us", "100000\n");
-        v1.write("cpu/web/cpu.shares", "1024\n");
-        v1.write("cpuacct/web/cpuacct.usage", "305062862068\n");
-        assert_eq!(
-            read_cpu(&mut reader, &v1.hierarchies, "/web").unwrap(),
-            Some(expected)
-        );
-        let usage = |reader: &mut FileReader, tree: &Tree| {
-            read_cpu_usage_ns(reader, &tree.hierarchies, "/web").unwrap()
-        };
-        assert_eq!(usage(&mut reader, &v1), Some(305_062_862_068));
-        assert_eq!(usage(&mut reader, &v2), Some(298_210_471_000));
-        v2.write("web/cpu.stat", "usage_usec 0\nuser_usec 0\nsystem_usec 0\n");
-        assert_eq!(usage(&mut reader, &v2), None);
-    }
-
-    #[test]
-    fn a_cgroup_without_the_controller_has_no_control() {
-        let v2 = Tree::v2();
-        v2.write("web/cpu.stat", "usage_usec 5\nuser_usec 3\nsystem_usec 2\n");
-        let mut reader = FileReader::new();
-        assert_eq!(
-            read_cpu(&mut reader, &v2.hierarchies, "/web").unwrap(),
-            None
-        );
-        assert_eq!(
-            read_cpu(&mut reader, &v2.hierarchies, "/gone").unwrap(),
-            None
-        );
-        assert_eq!(
-            read_cpu(&mut reader, &v2.hierarchies, "/../web").unwrap(),
-            None
-        );
     }
 }

@@ -3,12 +3,16 @@
 use std::{
     fs::OpenOptions,
     io::{self, Read},
-    os::unix::fs::OpenOptionsExt,
+    os::{fd::BorrowedFd, unix::fs::OpenOptionsExt},
     path::{Path, PathBuf},
     str::{self, FromStr},
 };
 
-use super::{error::CgroupError, mount::Mount};
+use super::{
+    directory::{Handles, OpenDirectory},
+    error::CgroupError,
+    mount::Mount,
+};
 
 /// Longest file that is read, bytes. The longest in practice, `memory.stat`, has some 2 KiB, `io.stat` some
 /// 100 bytes for each device.
@@ -94,6 +98,68 @@ impl FileReader {
         }
     }
 
+    /// A file of a directory that is open, which is kept open where `keep` says so.
+    #[cfg(test)]
+    pub(super) fn read_kept(
+        &mut self,
+        directory: &mut OpenDirectory,
+        name: &'static str,
+        keep: Option<&Handles>,
+    ) -> io::Result<Option<&str>> {
+        match self.fill_in(directory, name, keep) {
+            Ok(complete) => Ok(Some(self.text(complete))),
+            Err(error) if is_absent(&error) => Ok(None),
+            Err(error) => Err(error),
+        }
+    }
+
+    fn fill_in(
+        &mut self,
+        directory: &mut OpenDirectory,
+        name: &'static str,
+        keep: Option<&Handles>,
+    ) -> io::Result<bool> {
+        let mut opened = 0;
+        let outcome = directory.with_file(name, keep, &mut opened, |file| self.fill_from(file));
+        self.opened += opened;
+        outcome
+    }
+
+    /// Reads a file from its beginning, as [`fill`](Self::fill), in one call where it fits: a file of a cgroup is
+    /// one record of `seq_file`, so what is shorter than the room for it is all of it (`seq_read_iter`,
+    /// `fs/seq_file.c`).
+    fn fill_from(&mut self, file: BorrowedFd<'_>) -> io::Result<bool> {
+        self.used = 0;
+        loop {
+            if self.used == self.buffer.len() && !self.grow() {
+                return Ok(false);
+            }
+            let free = self.buffer.get_mut(self.used..).unwrap_or_default();
+            let room = free.len();
+            match rustix::io::pread(file, free, self.used as u64) {
+                Ok(count) => {
+                    self.used += count;
+                    if count < room {
+                        return Ok(true);
+                    }
+                }
+                Err(rustix::io::Errno::INTR) => {}
+                Err(error) => return Err(error.into()),
+            }
+        }
+    }
+
+    /// Makes room for more; not beyond the limit. Files of kernfs and proc have no size; a page is what most
+    /// of them fit into.
+    fn grow(&mut self) -> bool {
+        if self.used >= self.limit {
+            return false;
+        }
+        let grown = (self.used * 2).max(4096).min(self.limit);
+        self.buffer.resize(grown, 0);
+        true
+    }
+
     /// Reads as much as the limit allows; returns whether that was all.
     fn fill(&mut self, path: &Path) -> io::Result<bool> {
         self.used = 0;
@@ -103,13 +169,8 @@ impl FileReader {
             .custom_flags(libc::O_NOFOLLOW | libc::O_NONBLOCK)
             .open(path)?;
         loop {
-            // Files of kernfs and proc have no size; a page is what most of them fit into.
-            if self.used == self.buffer.len() {
-                if self.used >= self.limit {
-                    return Ok(false);
-                }
-                let grown = (self.used * 2).max(4096).min(self.limit);
-                self.buffer.resize(grown, 0);
+            if self.used == self.buffer.len() && !self.grow() {
+                return Ok(false);
             }
             let free = self.buffer.get_mut(self.used..).unwrap_or_default();
             match file.read(free) {
@@ -149,7 +210,20 @@ impl FileReader {
 /// One cgroup's directory in one hierarchy, and the reader to read its files with.
 pub(super) struct CgroupFiles<'a> {
     reader: &'a mut FileReader,
-    path: PathBuf,
+    place: Place<'a>,
+}
+
+/// Where the files of a cgroup are.
+enum Place<'a> {
+    /// At a path.
+    Path(PathBuf),
+    /// In a directory that is open; its files are kept open as well where there are handles. The path is for
+    /// errors.
+    Open {
+        directory: &'a mut OpenDirectory,
+        keep: Option<&'a Handles>,
+        path: (&'a Mount, &'a str),
+    },
 }
 
 impl<'a> CgroupFiles<'a> {
@@ -160,25 +234,67 @@ impl<'a> CgroupFiles<'a> {
         cgroup_path: &str,
     ) -> Option<Self> {
         let path = mount.directory(cgroup_path)?;
-        Some(Self { reader, path })
+        Some(Self {
+            reader,
+            place: Place::Path(path),
+        })
+    }
+
+    /// The same through a directory that is open.
+    pub(super) fn through(
+        reader: &'a mut FileReader,
+        directory: &'a mut OpenDirectory,
+        keep: Option<&'a Handles>,
+        path: (&'a Mount, &'a str),
+    ) -> Self {
+        Self {
+            reader,
+            place: Place::Open {
+                directory,
+                keep,
+                path,
+            },
+        }
     }
 
     /// The text of one of its files.
-    pub(super) fn read(&mut self, name: &str) -> Result<Option<&str>, CgroupError> {
-        self.path.push(name);
-        let outcome = self.reader.fill(&self.path);
-        let failed = outcome.as_ref().is_err_and(|error| !is_absent(error));
-        let failed_path = failed.then(|| self.path.clone());
-        self.path.pop();
-        match (outcome, failed_path) {
-            (Ok(complete), _) => Ok(Some(self.reader.text(complete))),
-            (Err(source), Some(path)) => Err(CgroupError::Read { path, source }),
-            (Err(_), None) => Ok(None),
+    pub(super) fn read(&mut self, name: &'static str) -> Result<Option<&str>, CgroupError> {
+        let outcome = match &mut self.place {
+            Place::Path(path) => {
+                path.push(name);
+                let outcome = self.reader.fill(path);
+                path.pop();
+                outcome
+            }
+            Place::Open {
+                directory, keep, ..
+            } => self.reader.fill_in(directory, name, *keep),
+        };
+        match outcome {
+            Ok(complete) => Ok(Some(self.reader.text(complete))),
+            Err(error) if is_absent(&error) => Ok(None),
+            Err(source) => Err(CgroupError::Read {
+                path: self.path().join(name),
+                source,
+            }),
+        }
+    }
+
+    fn path(&self) -> PathBuf {
+        match &self.place {
+            Place::Path(path) => path.clone(),
+            Place::Open {
+                path: (mount, cgroup),
+                ..
+            } => mount.directory(cgroup).unwrap_or_default(),
         }
     }
 
     /// A file that is one number; `None` also where it is no number.
-    pub(super) fn read_number<N: FromStr>(&mut self, name: &str) -> Result<Option<N>, CgroupError> {
+    pub(super) fn read_number<N: FromStr>(
+        &mut self,
+        name: &'static str,
+    ) -> Result<Option<N>, CgroupError> {
         Ok(self.read(name)?.and_then(|text| text.trim().parse().ok()))
     }
 }

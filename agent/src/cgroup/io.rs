@@ -147,7 +147,7 @@ pub fn read_io(
 /// The text of the first of these files that is there.
 fn owned_first(
     files: &mut CgroupFiles<'_>,
-    names: [&str; 2],
+    names: [&'static str; 2],
 ) -> Result<Option<String>, CgroupError> {
     for name in names {
         if let Some(text) = files.read(name)? {

@@ -6,18 +6,15 @@
 
 use super::{
     error::CgroupError,
-    file::{CgroupFiles, FileReader, keyed_number},
-    hierarchy::Hierarchies,
+    file::{CgroupFiles, keyed_number},
     mount::Version,
 };
 
 /// Memory of a cgroup.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Memory {
+pub struct MemoryCounts {
     /// Usage less inactive file pages, bytes.
     pub working_set_bytes: Option<u64>,
-    /// Limit, bytes; `None` where it has none.
-    pub limit_bytes: Option<u64>,
     /// Tasks killed for want of memory.
     pub oom_kills: Option<u64>,
     /// Times the limit was hit and reclaim began.
@@ -49,33 +46,21 @@ pub fn parse_oom_kills(text: &str) -> Option<u64> {
     keyed_number(text, "oom_kill")
 }
 
-/// Reads the memory of a cgroup; `None` if it vanished or is the root of v2, which has no such files. Four
-/// file reads on v2, five on v1.
-///
-/// # Errors
-///
-/// If a file is there and cannot be read.
-pub fn read_memory(
-    reader: &mut FileReader,
-    hierarchies: &Hierarchies,
-    cgroup_path: &str,
-) -> Result<Option<Memory>, CgroupError> {
-    let Some(mount) = &hierarchies.memory else {
-        return Ok(None);
-    };
-    let Some(mut files) = CgroupFiles::new(reader, mount, cgroup_path) else {
-        return Ok(None);
-    };
-    let (usage, limit) = match mount.version {
-        Version::V2 => ("memory.current", "memory.max"),
-        Version::V1 => ("memory.usage_in_bytes", "memory.limit_in_bytes"),
+/// Reads the memory of a cgroup; `None` if it vanished or is the root of v2, which has no such files. Three
+/// files on v2, four on v1.
+pub(super) fn counts(
+    files: &mut CgroupFiles<'_>,
+    version: Version,
+) -> Result<Option<MemoryCounts>, CgroupError> {
+    let usage = match version {
+        Version::V2 => "memory.current",
+        Version::V1 => "memory.usage_in_bytes",
     };
     let Some(usage_bytes) = files.read_number::<u64>(usage)? else {
         return Ok(None);
     };
     let inactive_file_bytes = files.read("memory.stat")?.and_then(parse_inactive_file);
-    let limit_bytes = files.read(limit)?.and_then(parse_memory_limit);
-    let (oom_kills, limit_hits) = match mount.version {
+    let (oom_kills, limit_hits) = match version {
         Version::V2 => files.read("memory.events")?.map_or((None, None), |events| {
             (parse_oom_kills(events), keyed_number(events, "max"))
         }),
@@ -84,19 +69,34 @@ pub fn read_memory(
             files.read_number("memory.failcnt")?,
         ),
     };
-    Ok(Some(Memory {
+    Ok(Some(MemoryCounts {
         // The two files are read one after the other, so the part may exceed the whole.
         working_set_bytes: inactive_file_bytes.map(|inactive| usage_bytes.saturating_sub(inactive)),
-        limit_bytes,
         oom_kills,
         limit_hits,
     }))
 }
 
+/// Reads the limit of a cgroup, bytes; `None` for none. One file.
+pub(super) fn limit(
+    files: &mut CgroupFiles<'_>,
+    version: Version,
+) -> Result<Option<u64>, CgroupError> {
+    let limit = match version {
+        Version::V2 => "memory.max",
+        Version::V1 => "memory.limit_in_bytes",
+    };
+    Ok(files.read(limit)?.and_then(parse_memory_limit))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::cgroup::fake::Tree;
+    use crate::cgroup::{
+        account::{AccountReader, OpenCgroup},
+        directory::Handles,
+        fake::Tree,
+    };
 
     // Kernel 6.18, v1.
     const STAT_V1: &str = "cache 9748480\nrss 10305536\ninactive_file 0\nactive_file 749568\n\
@@ -130,22 +130,29 @@ mod tests {
         assert_eq!(parse_memory_limit("536870912\n"), Some(536_870_912));
     }
 
+    /// What is said of the cgroup `/web`, and its limit.
+    fn read(tree: &Tree) -> Option<(MemoryCounts, Option<u64>)> {
+        let mut accounts = AccountReader::new(tree.hierarchies.clone(), Handles::new(8));
+        let mut web = OpenCgroup::default();
+        let counts = accounts.memory(&mut web, "/web", true).unwrap()?;
+        let limit = accounts.memory_limit(&mut web, "/web").unwrap()?;
+        Some((counts.what, limit.what))
+    }
+
     #[test]
     fn v2_and_v1_give_the_same_memory() {
-        let expected = Memory {
+        let counts = MemoryCounts {
             working_set_bytes: Some(1_000),
-            limit_bytes: Some(536_870_912),
             oom_kills: Some(2),
             limit_hits: Some(42),
         };
+        let expected = Some((counts, Some(536_870_912)));
         let v2 = Tree::v2();
         v2.write("web/memory.current", "2650088424\n");
         v2.write("web/memory.stat", STAT_V2);
         v2.write("web/memory.max", "536870912\n");
         v2.write("web/memory.events", EVENTS_V2);
-        let mut reader = FileReader::new();
-        let found = read_memory(&mut reader, &v2.hierarchies, "/web").unwrap();
-        assert_eq!(found, Some(expected));
+        assert_eq!(read(&v2), expected);
 
         let v1 = Tree::v1();
         v1.write("memory/web/memory.usage_in_bytes", "2650088424\n");
@@ -156,8 +163,7 @@ mod tests {
             "oom_kill_disable 0\nunder_oom 0\noom_kill 2\n",
         );
         v1.write("memory/web/memory.failcnt", "42\n");
-        let found = read_memory(&mut reader, &v1.hierarchies, "/web").unwrap();
-        assert_eq!(found, Some(expected));
+        assert_eq!(read(&v1), expected);
     }
 
     #[test]
@@ -169,14 +175,11 @@ mod tests {
             "memory/web/memory.oom_control",
             "oom_kill_disable 0\nunder_oom 0\n",
         );
-        let found = read_memory(&mut FileReader::new(), &v1.hierarchies, "/web").unwrap();
-        assert_eq!(found, Some(Memory::default()));
+        assert_eq!(read(&v1), Some((MemoryCounts::default(), None)));
     }
 
     #[test]
     fn a_vanished_cgroup_is_none() {
-        let v2 = Tree::v2();
-        let found = read_memory(&mut FileReader::new(), &v2.hierarchies, "/gone").unwrap();
-        assert_eq!(found, None);
+        assert_eq!(read(&Tree::v2()), None);
     }
 }

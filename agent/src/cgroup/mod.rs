@@ -8,9 +8,11 @@
 //! A *cgroup path* is the path of a cgroup below the root of its hierarchy, with a leading slash
 //! (`/system.slice/docker-….scope`), as `/proc/PID/cgroup` shows it to PID 1 of the host.
 
+mod account;
 mod bandwidth;
 mod cpu;
 mod cpuset;
+mod directory;
 mod error;
 mod file;
 #[cfg(any(test, feature = "fuzzing"))]
@@ -31,18 +33,19 @@ mod tree;
 #[cfg(test)]
 pub(crate) mod fake;
 
+pub(crate) use account::{AccountReader, OpenCgroup, Said};
 pub use bandwidth::{Bandwidth, Quota, read_bandwidth};
 pub use cpu::{
-    CpuControl, CpuStat, parse_cfs_quota, parse_cpu_max, parse_cpu_stat, read_cpu,
-    read_cpu_usage_ns, weight_of_shares,
+    CpuLimits, CpuStat, Periods, parse_cfs_quota, parse_cpu_max, parse_cpu_stat, weight_of_shares,
 };
 pub use cpuset::read_cpuset;
+pub(crate) use directory::Handles;
 pub use error::CgroupError;
 pub use file::FileReader;
 pub use hierarchy::{DiscoverOptions, Hierarchies, HierarchyIds, Mode};
 pub use io::{DeviceIo, DeviceNumber, IoByDevice, parse_blkio, parse_io_stat, read_io};
 pub use io_limit::{IoLimit, IoLimits, parse_io_max, parse_throttle_device, read_io_limits};
-pub use memory::{Memory, parse_inactive_file, parse_memory_limit, parse_oom_kills, read_memory};
+pub use memory::{MemoryCounts, parse_inactive_file, parse_memory_limit, parse_oom_kills};
 pub use memory_use::{
     MemoryLimits, MemoryStat, MemoryUse, parse_memory_stat_v1, parse_memory_stat_v2,
     read_memory_limits, read_memory_use,

@@ -69,6 +69,10 @@ pub fn read_pressure(
     let Some(mut files) = CgroupFiles::new(reader, mount, unified_path) else {
         return Ok(None);
     };
+    of_cgroup(&mut files)
+}
+
+pub(super) fn of_cgroup(files: &mut CgroupFiles<'_>) -> Result<Option<Pressure>, CgroupError> {
     let pressure = Pressure {
         cpu: files.read("cpu.pressure")?.and_then(parse_pressure),
         memory: files.read("memory.pressure")?.and_then(parse_pressure),

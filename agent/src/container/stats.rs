@@ -37,7 +37,8 @@ impl RawSched {
             run_queue: histogram(&added.run_queue_buckets, added.run_queue_ns),
             on_cpu_ns: added.on_cpu_ns,
             off_cpu_sleep_ns: added.off_cpu_sleep_ns,
-            off_cpu_disk_ns: added.off_cpu_disk_ns,
+            off_cpu_io_ns: added.off_cpu_io_ns,
+            off_cpu_uninterruptible_ns: added.off_cpu_uninterruptible_ns,
             voluntary: added.voluntary.into(),
             involuntary: added.involuntary.into(),
             preemptions: added.preemptions.map(u64::from),
@@ -74,6 +75,8 @@ fn histogram(buckets: &[u32; BUCKETS], sum_ns: u64) -> Histogram {
 pub(crate) struct Accumulated {
     sched: SchedStats,
     last_sched: RawSched,
+    /// What the kernel side's mark was at the last reading.
+    mark: u64,
     block: BlockStats,
     last_block: [Option<Box<BlockSlot>>; OPERATIONS],
     reported_on_cpu_ns: u64,
@@ -82,6 +85,12 @@ pub(crate) struct Accumulated {
 }
 
 impl Accumulated {
+    /// Whether the slot has counted anything since this was last asked, by a mark that changes with what it
+    /// counts; 0 is that of one that has counted nothing. Then it is to be read.
+    pub(crate) fn has_moved_to(&mut self, mark: u64) -> bool {
+        std::mem::replace(&mut self.mark, mark) != mark
+    }
+
     /// Takes in a reading of the slot, whose counters began at zero when the slot was given.
     pub(crate) fn update_sched(&mut self, now: RawSched) {
         // Most do nothing between two readings.
@@ -131,6 +140,7 @@ impl Accumulated {
     /// The slot is gone: the next reading is of another one, which begins at zero.
     pub(crate) fn detach(&mut self) {
         self.last_sched = RawSched::default();
+        self.mark = 0;
         self.last_block = Default::default();
     }
 
@@ -247,5 +257,15 @@ mod tests {
             (3, 12288, 3)
         );
         stats.update_block(9, &slot);
+    }
+
+    #[test]
+    fn a_slot_that_has_not_moved_need_not_be_read() {
+        let mut stats = Accumulated::default();
+        assert!(!stats.has_moved_to(0) && stats.has_moved_to(7));
+        assert!(!stats.has_moved_to(7) && stats.has_moved_to(8));
+        // Another slot begins at zero.
+        stats.detach();
+        assert!(!stats.has_moved_to(0) && stats.has_moved_to(8));
     }
 }

@@ -84,13 +84,13 @@ fn waits_for_io(view: &View<'_>) -> Asked {
     let disk = &view.container.disk;
     let threshold = view.thresholds.io_pressure_ratio();
     let per_second = |seconds: Option<f64>| view.per_second(seconds?);
-    let blocked = per_second(view.container.cpu.blocked_seconds);
+    let blocked = per_second(view.container.cpu.io_wait_seconds);
     let latency = per_second(disk.latency_seconds);
     let pressure = Evidence::new("io_pressure_ratio", Unit::Ratio, disk.pressure_ratio);
     let blocked = Evidence::new("blocked_tasks", Unit::Count, blocked);
     let in_flight = Evidence::new("requests_in_flight", Unit::Count, latency);
     let stalled = Evidence::new("io_stalled_ratio", Unit::Ratio, disk.stalled_ratio);
-    // Without pressure, time blocked stands for it: that for locks in the kernel is in it too.
+    // Without pressure, time blocked for I/O stands for it.
     let evidence = if disk.pressure_ratio.is_some() {
         vec![
             pressure.is(Relation::AtLeast, threshold),

@@ -57,7 +57,9 @@ pub struct CpuFacts {
     pub waits: Option<u64>,
     /// Blocked, interruptible.
     pub sleep_seconds: Option<f64>,
-    /// Blocked, uninterruptible.
+    /// Blocked for I/O.
+    pub io_wait_seconds: Option<f64>,
+    /// Blocked, uninterruptible for another reason.
     pub blocked_seconds: Option<f64>,
     /// Context switches that left the CPU blocked.
     pub voluntary: Option<u64>,

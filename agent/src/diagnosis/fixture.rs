@@ -103,6 +103,7 @@ pub(crate) fn container(name: &str) -> ContainerFacts {
     cpu.waited_seconds = Some(0.0);
     cpu.waits = Some(0);
     cpu.sleep_seconds = Some(0.0);
+    cpu.io_wait_seconds = Some(0.0);
     cpu.blocked_seconds = Some(0.0);
     cpu.voluntary = Some(0);
     cpu.involuntary = Some(0);
@@ -224,7 +225,7 @@ pub(crate) fn reading(
     let mut container = running(name, 0.1);
     let requests = reads_per_second * SECONDS as u64;
     let bytes = bytes_per_second * SECONDS as u64;
-    container.cpu.blocked_seconds = Some(pressure * SECONDS);
+    container.cpu.io_wait_seconds = Some(pressure * SECONDS);
     let disk = &mut container.disk;
     disk.requests = Some(requests);
     disk.bytes = Some(bytes);

@@ -98,7 +98,7 @@ fn idle_cpus(view: &View<'_>) -> Option<Misleading> {
 fn load_average(view: &View<'_>) -> Option<Misleading> {
     let [load, ..] = view.window.host.load?;
     let cpu = &view.container.cpu;
-    let blocked = cpu.blocked_seconds.unwrap_or(0.0);
+    let blocked = cpu.blocked_seconds.unwrap_or(0.0) + cpu.io_wait_seconds.unwrap_or(0.0);
     let demand = view.per_second(cpu.used_seconds? + cpu.waited_seconds? + blocked)?;
     ((load - demand).abs() > SAME_LOAD && (load > 2.0 * demand || demand > 2.0 * load)).then(|| {
         Misleading {

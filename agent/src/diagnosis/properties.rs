@@ -143,7 +143,7 @@ fn cpu_and_waits() -> impl Strategy<Value = ContainerFacts> {
                 cpu.used_seconds = reals[0];
                 cpu.waited_seconds = reals[1];
                 cpu.sleep_seconds = reals[2];
-                cpu.blocked_seconds = reals[3];
+                cpu.io_wait_seconds = reals[3];
                 cpu.pressure_ratio = reals[4];
                 cpu.waits = counts[0];
                 cpu.voluntary = counts[1];
@@ -404,7 +404,7 @@ proptest! {
             1 => container.memory = Default::default(),
             2 => {
                 container.disk = Default::default();
-                container.cpu.blocked_seconds = None;
+                container.cpu.io_wait_seconds = None;
             }
             _ => container.network = None,
         }

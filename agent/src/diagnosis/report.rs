@@ -140,6 +140,7 @@ fn container(context: &Context<'_>, facts: &ContainerFacts) -> ContainerDiagnosi
         time: TimeUse {
             on_cpu_seconds: cpu.used_seconds,
             run_queue_seconds: cpu.waited_seconds,
+            io_wait_seconds: cpu.io_wait_seconds,
             blocked_seconds: cpu.blocked_seconds,
             sleep_seconds: cpu.sleep_seconds,
         },

@@ -237,7 +237,9 @@ pub struct TimeUse {
     pub on_cpu_seconds: Option<f64>,
     /// Runnable, waiting for a CPU; the time in which a quota kept it off is in it.
     pub run_queue_seconds: Option<f64>,
-    /// Blocked, uninterruptible: disks, mostly.
+    /// Blocked for I/O.
+    pub io_wait_seconds: Option<f64>,
+    /// Blocked, uninterruptible for another reason: locks of the kernel, `vfork`.
     pub blocked_seconds: Option<f64>,
     /// Blocked, interruptible: timers, locks, network, nothing to do.
     pub sleep_seconds: Option<f64>,

@@ -4,6 +4,7 @@ mod collect;
 mod health;
 mod kernel;
 mod names;
+mod sandbox;
 
 use std::{
     collections::HashMap,
@@ -22,11 +23,11 @@ use tokio::sync::watch;
 
 pub(super) use kernel::ProfileParts;
 
-use self::names::Names;
+use self::{health::Measured, names::Names, sandbox::Sandboxes};
 use super::{
     EngineError, EngineOptions,
     facts::{FactCollector, Sources},
-    files::{FileCollector, FileSample},
+    files::FileThread,
     tree::Tree,
 };
 use crate::{
@@ -76,10 +77,10 @@ pub(super) struct Engine {
     block_charges: BlockCharges,
     tree: Tree,
     names: Names,
-    files: FileCollector,
-    file_samples: HashMap<String, FileSample>,
+    files: FileThread,
     facts: FactCollector,
-    sandbox_looks: HashMap<String, u8>,
+    sandboxes: Sandboxes,
+    measured: Measured,
     options: EngineOptions,
     profile_losses: ProfileLossTotals,
     host: Host,
@@ -110,16 +111,17 @@ impl Engine {
         for warning in &features.warnings {
             tracing::warn!(kernel = features.kernel_release, "{warning}");
         }
-        let possible = features.cpus_possible.clone().unwrap_or_else(|| vec![0]);
+        // Without the list nothing is known of how many there can be: then no program is loaded.
+        let possible = features.cpus_possible.as_deref().unwrap_or_default();
         let online = features
             .cpus_online
             .clone()
-            .unwrap_or_else(|| possible.clone());
+            .unwrap_or_else(|| possible.to_vec());
         // Room for slots that rest, so that churn at the limit still finds one.
         let spare = (options.max_containers / 8).max(128);
         let sizes = Sizes {
             slots: (options.max_containers + spare + 1).min(slot::MAX_SLOTS),
-            cpus: possible.iter().max().map_or(1, |highest| highest + 1),
+            cpus: possible.iter().max().map_or(0, |highest| highest + 1),
         };
         let sampled_cpu = online.first().copied().unwrap_or(0);
         let mountinfo = options.proc_root.join("self/mountinfo");
@@ -149,6 +151,11 @@ impl Engine {
         let registry = Registry::new(limits, tree.primary(), options.selection.clone());
         let names = Names::start(options.runtimes.clone(), wake);
         let started = Instant::now();
+        let tells_each = tree.tells_cpu()
+            && loaded
+                .programs
+                .iter()
+                .any(|program| program.name == "sched_switch" && program.attached);
         let has_pressure = !matches!(features.psi, Psi::Absent | Psi::Disabled);
         let mut engine = Self {
             kernel: loaded.side,
@@ -165,9 +172,10 @@ impl Engine {
                 options.proc_root.clone(),
                 options.interval,
             ),
-            files: FileCollector::new(hierarchies, has_pressure, started),
-            file_samples: HashMap::new(),
-            sandbox_looks: HashMap::new(),
+            files: FileThread::start(hierarchies, has_pressure, !tells_each, started)
+                .map_err(EngineError::Thread)?,
+            sandboxes: Sandboxes::default(),
+            measured: Measured::default(),
             host: Host {
                 name: read_trimmed(&options, "sys/kernel/hostname"),
                 kernel: features.kernel_release.clone().unwrap_or_default(),
@@ -228,6 +236,13 @@ impl Engine {
     pub(super) fn pump(&mut self) {
         while let Some(event) = self.kernel.as_mut().and_then(KernelSide::next_event) {
             let now = self.now();
+            if let Some((key, path)) = self.tree.emptied(&event) {
+                let owner = self.registry.owner_of(key, path);
+                if let Some(entity) = owner.filter(|owner| owner.has_files()) {
+                    self.files.ended(&entity.owner_path);
+                }
+                continue;
+            }
             let owner = self.tree.handle(&event, &mut self.registry, now);
             self.apply_writes();
             self.ask_names();

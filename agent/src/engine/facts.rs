@@ -27,6 +27,7 @@ use crate::{
         read_memory_use, read_pressure,
     },
     diagnosis::facts::{ControllerMount, ControllerMounts, WindowFacts},
+    engine::cost::thread_cpu_time,
     reading::{
         ContainerReading, GroupReading, History, Reading, RequestReading, TICK, TaskReading,
     },
@@ -35,7 +36,7 @@ use crate::{
 
 /// Shortest time between two readings.
 const SHORTEST_INTERVAL: Duration = Duration::from_secs(1);
-/// The time between two readings is at least this many times the time that one takes.
+/// The time between two readings is at least this many times the CPU time that one takes.
 const COST_FACTOR: u32 = 50;
 /// How long the files of a container that does nothing stand.
 const IDLE_INTERVAL: Duration = Duration::from_secs(60);
@@ -140,7 +141,7 @@ impl FactCollector {
 
     /// Takes a reading.
     pub(super) fn read(&mut self, sources: &Sources<'_>) {
-        let began = Instant::now();
+        let (began, cpu_began) = (Instant::now(), thread_cpu_time());
         self.last = Some(began);
         let snapshot = sources.snapshot;
         // A snapshot may be given out twice.
@@ -184,7 +185,8 @@ impl FactCollector {
             above,
             networks,
         });
-        self.next = began + (began.elapsed() * COST_FACTOR).max(SHORTEST_INTERVAL);
+        let cost = thread_cpu_time().saturating_sub(cpu_began);
+        self.next = began + (cost * COST_FACTOR).max(SHORTEST_INTERVAL);
     }
 
     /// The reading of a container: a new one where it did something, else the last.

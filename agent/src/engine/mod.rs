@@ -3,6 +3,7 @@
 //! One thread owns an [`Engine`]; everybody else talks to it through an [`Agent`].
 
 mod core;
+mod cost;
 mod error;
 mod facts;
 mod files;

@@ -174,6 +174,8 @@ impl Tree {
                 }
                 None
             }
+            // Of the accounts, not of who is there.
+            KernelEvent::CgroupEmptied { .. } => None,
             KernelEvent::CgroupRemoved {
                 hierarchy_id,
                 cgroup_id,
@@ -185,6 +187,33 @@ impl Tree {
                 registry.cgroup_removed(key, now);
                 None
             }
+        }
+    }
+
+    /// The cgroup, with its path, that an event says to be empty now, if it is in the hierarchy that decides whether
+    /// a container lives.
+    pub(super) fn emptied<'e>(&mut self, event: &'e KernelEvent) -> Option<(CgroupKey, &'e str)> {
+        let KernelEvent::CgroupEmptied {
+            hierarchy_id,
+            cgroup_id,
+            path: Some(path),
+        } = event
+        else {
+            return None;
+        };
+        let watched = &mut self.primary;
+        if *hierarchy_id != watched.id {
+            return None;
+        }
+        match watched.above.place(&watched.mount, *cgroup_id, path) {
+            Place::Inside(path) => {
+                let key = CgroupKey {
+                    hierarchy: watched.id,
+                    id: *cgroup_id,
+                };
+                Some((key, path))
+            }
+            Place::Outside | Place::Unknown => None,
         }
     }
 

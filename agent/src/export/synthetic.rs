@@ -44,6 +44,7 @@ pub fn idle_snapshot(count: usize) -> Snapshot {
         if let Some(sched) = &mut counters.sched {
             sched.preemptions = [0; 4];
             sched.preempted_wait_ns = [0; 4];
+            sched.off_cpu_io_ns = 0;
         }
         counters.pressure = Some(Pressure {
             cpu: Some(PressureTimes::default()),
@@ -130,7 +131,8 @@ fn container(index: usize, random: &mut Random) -> Container {
                 run_queue: random.histogram(),
                 on_cpu_ns: random.below(100_000_000_000_000),
                 off_cpu_sleep_ns: random.below(100_000_000_000_000),
-                off_cpu_disk_ns: random.below(1_000_000_000_000),
+                off_cpu_io_ns: random.below(1_000_000_000_000),
+                off_cpu_uninterruptible_ns: 0,
                 voluntary: random.below(100_000_000),
                 involuntary: random.below(10_000_000),
                 preemptions: random.four(10_000_000),
@@ -237,6 +239,7 @@ fn agent(slots_used: u32) -> AgentHealth {
             other: [1 << 20, 1 << 40, 0, 1 << 33],
         }),
         collection_ns: 20_000_000,
+        oldest_files_ns: Some(900_000_000),
         files_read: 120_000,
     }
 }

@@ -96,6 +96,7 @@ impl Pair<'_> {
             waited_seconds: task(|of| of.waited_ns).map(seconds_of),
             waits: task(|of| of.waits),
             sleep_seconds: task(|of| of.sleep_ns).map(seconds_of),
+            io_wait_seconds: task(|of| of.io_wait_ns).map(seconds_of),
             blocked_seconds: task(|of| of.blocked_ns).map(seconds_of),
             voluntary: task(|of| of.voluntary),
             involuntary: task(|of| of.involuntary),

@@ -94,6 +94,7 @@ pub(crate) struct TaskReading {
     pub(crate) waited_ns: u64,
     pub(crate) waits: u64,
     pub(crate) sleep_ns: u64,
+    pub(crate) io_wait_ns: u64,
     pub(crate) blocked_ns: u64,
     pub(crate) voluntary: u64,
     pub(crate) involuntary: u64,
@@ -143,7 +144,8 @@ impl TaskReading {
             waited_ns: sched.run_queue.sum_ns(),
             waits: sched.run_queue.count(),
             sleep_ns: sched.off_cpu_sleep_ns,
-            blocked_ns: sched.off_cpu_disk_ns,
+            io_wait_ns: sched.off_cpu_io_ns,
+            blocked_ns: sched.off_cpu_uninterruptible_ns,
             voluntary: sched.voluntary,
             involuntary: sched.involuntary,
         })

@@ -73,8 +73,10 @@ counters! {
         pub on_cpu_ns: u64,
         /// Time blocked, interruptible, nanoseconds.
         pub off_cpu_sleep_ns: u64,
-        /// Time blocked, uninterruptible, nanoseconds.
-        pub off_cpu_disk_ns: u64,
+        /// Time blocked for I/O, by the kernel's own word, nanoseconds.
+        pub off_cpu_io_ns: u64,
+        /// Time blocked, uninterruptible for another reason (locks, `vfork`), nanoseconds.
+        pub off_cpu_uninterruptible_ns: u64,
         /// Context switches that left the CPU blocked.
         pub voluntary: u64,
         /// Context switches that left the CPU still runnable.

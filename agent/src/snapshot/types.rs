@@ -256,8 +256,12 @@ pub struct AgentHealth {
     /// Bytes of all block requests; `None` where the block collector does not run.
     #[serde(default)]
     pub charged_bytes: Option<ChargedBytes>,
-    /// How long this snapshot took to collect, nanoseconds.
+    /// CPU time that collecting this snapshot took, nanoseconds.
     pub collection_ns: u64,
+    /// Age of the oldest numbers of cgroup files in this snapshot, nanoseconds; those of a container that did
+    /// nothing since they were read are of now. `None` where no container has files.
+    #[serde(default)]
+    pub oldest_files_ns: Option<u64>,
     /// Files that were opened for the numbers of containers since the start: most of what collecting them
     /// costs.
     #[serde(default)]

@@ -117,7 +117,7 @@ pub struct EvictedWorkloads {
 pub struct Total(usize);
 
 /// Numbers that are no block operation's.
-const SINGLE: usize = 13;
+const SINGLE: usize = 14;
 /// Numbers of each block operation.
 const PER_OPERATION: usize = 3;
 /// Numbers of [`Totals`].
@@ -130,7 +130,8 @@ const NAMES: [&str; COUNT] = [
     "cpu_ns",
     "run_queue_ns",
     "off_cpu_sleep_ns",
-    "off_cpu_disk_ns",
+    "off_cpu_io_ns",
+    "off_cpu_uninterruptible_ns",
     "voluntary",
     "involuntary",
     "throttled_ns",
@@ -172,22 +173,24 @@ impl Total {
     pub const RUN_QUEUE: Self = Self(3);
     /// Time blocked, interruptible, nanoseconds.
     pub const OFF_CPU_SLEEP: Self = Self(4);
-    /// Time blocked, uninterruptible, nanoseconds.
-    pub const OFF_CPU_DISK: Self = Self(5);
+    /// Time blocked for I/O, nanoseconds.
+    pub const OFF_CPU_IO: Self = Self(5);
+    /// Time blocked, uninterruptible for another reason, nanoseconds.
+    pub const OFF_CPU_UNINTERRUPTIBLE: Self = Self(6);
     /// Context switches that left the CPU blocked.
-    pub const VOLUNTARY: Self = Self(6);
+    pub const VOLUNTARY: Self = Self(7);
     /// Context switches that left the CPU still runnable.
-    pub const INVOLUNTARY: Self = Self(7);
+    pub const INVOLUNTARY: Self = Self(8);
     /// Time throttled, nanoseconds.
-    pub const THROTTLED: Self = Self(8);
+    pub const THROTTLED: Self = Self(9);
     /// Tasks killed for want of memory.
-    pub const OOM_KILLS: Self = Self(9);
+    pub const OOM_KILLS: Self = Self(10);
     /// Time in which at least one task of a container waited for a CPU, microseconds.
-    pub const CPU_WAITING: Self = Self(10);
+    pub const CPU_WAITING: Self = Self(11);
     /// The same for memory.
-    pub const MEMORY_WAITING: Self = Self(11);
+    pub const MEMORY_WAITING: Self = Self(12);
     /// The same for I/O.
-    pub const IO_WAITING: Self = Self(12);
+    pub const IO_WAITING: Self = Self(13);
 
     const fn bit(self) -> u32 {
         1 << self.0
@@ -259,7 +262,11 @@ impl Totals {
         if let Some(sched) = &counters.sched {
             totals.set(Total::RUN_QUEUE, sched.run_queue.sum_ns());
             totals.set(Total::OFF_CPU_SLEEP, sched.off_cpu_sleep_ns);
-            totals.set(Total::OFF_CPU_DISK, sched.off_cpu_disk_ns);
+            totals.set(Total::OFF_CPU_IO, sched.off_cpu_io_ns);
+            totals.set(
+                Total::OFF_CPU_UNINTERRUPTIBLE,
+                sched.off_cpu_uninterruptible_ns,
+            );
             totals.set(Total::VOLUNTARY, sched.voluntary);
             totals.set(Total::INVOLUNTARY, sched.involuntary);
         }

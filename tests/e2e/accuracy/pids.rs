@@ -50,7 +50,8 @@ fn use_pids_again(trial: &Trial) {
     let states = forked.run_queue.sum_ns()
         + forked.on_cpu_ns
         + forked.off_cpu_sleep_ns
-        + forked.off_cpu_disk_ns;
+        + forked.off_cpu_io_ns
+        + forked.off_cpu_uninterruptible_ns;
     println!(
         "forker: {:.1} task-seconds in all states",
         states as f64 / 1e9

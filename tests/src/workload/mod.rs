@@ -120,6 +120,23 @@ pub enum Work {
         #[arg(long)]
         count: u64,
     },
+    /// Start children, one after the other, and wait for each as `vfork` does: uninterruptible, until it ends
+    Vfork {
+        /// How many
+        #[arg(long)]
+        count: u64,
+        /// How long each lives
+        #[arg(long, default_value_t = 100)]
+        live_ms: u64,
+    },
+    /// Start children, one after the other, in which another thread than the first calls `exec`
+    SpawnReplaced {
+        /// How many
+        #[arg(long)]
+        count: u64,
+    },
+    /// Become a short `burn`, by an `exec` of another thread than the first
+    Replaced,
     /// Run code that was made at run time and is named in /tmp/perf-<own pid>.map
     Jit(ThreadOptions),
     /// Busy loops in two functions with mangled names: one of C++, one of Rust
@@ -283,6 +300,11 @@ fn prepare(work: &Work) -> Result<(Option<f64>, Vec<Worker>)> {
             ),
         ),
         Work::Fork { count } => (None, spawn::fork(count)),
+        Work::Vfork { count, live_ms } => {
+            (None, spawn::vfork(count, Duration::from_millis(live_ms)))
+        }
+        Work::SpawnReplaced { count } => (None, spawn::spawn_replaced(count)),
+        Work::Replaced => (None, spawn::replaced()),
         Work::Jit(options) => (options.seconds, jit::jit(&options)?),
         Work::Mangled(options) => (options.seconds, mangled::mangled(&options)),
         Work::ManyThreads(options) => (

@@ -71,10 +71,10 @@ pub(super) const MUTATIONS: &[Mutation] = &[
         long_run: Some(&["accuracy::sched::migrated"]),
     },
     Mutation {
-        name: "swapped: sleep and disk in off-CPU time",
+        name: "swapped: sleep and other blocked time in off-CPU time",
         file: SCHED,
-        sound: "                DEPARTED_DISK\n            } else {\n                DEPARTED_SLEEP\n",
-        defect: "                DEPARTED_SLEEP\n            } else {\n                DEPARTED_DISK\n",
+        sound: "                DEPARTED_UNINTERRUPTIBLE\n            } else {\n                DEPARTED_SLEEP\n",
+        defect: "                DEPARTED_SLEEP\n            } else {\n                DEPARTED_UNINTERRUPTIBLE\n",
         long_run: None,
     },
     Mutation {
@@ -87,8 +87,8 @@ pub(super) const MUTATIONS: &[Mutation] = &[
     Mutation {
         name: "charged to the wrong one: a request without its cgroup",
         file: BLOCK,
-        sound: "            owner = kernel::owner(&BLOCK_SLOTS, slot::SUBSYSTEM_BLOCK, css, 0);\n",
-        defect: "            let _ = kernel::owner(&BLOCK_SLOTS, slot::SUBSYSTEM_BLOCK, css, 0);\n            owner = slot::owner(slot::OTHER, slot::KIND_UNKNOWN);\n",
+        sound: "            return kernel::owner(&BLOCK_SLOTS, slot::SUBSYSTEM_BLOCK, css, 0);\n",
+        defect: "            let _ = kernel::owner(&BLOCK_SLOTS, slot::SUBSYSTEM_BLOCK, css, 0);\n",
         long_run: None,
     },
     Mutation {

@@ -1,7 +1,10 @@
 use std::path::Path;
 
 use super::{
-    super::btf::{self, builder::Builder},
+    super::btf::{
+        self,
+        builder::{Builder, FLAG},
+    },
     *,
 };
 
@@ -68,14 +71,25 @@ fn kernel(shape: &Shape) -> Btf {
     ids.retain(|(name, _)| !shape.without.contains(name));
     b.enumeration(0, "cgroup_subsys_id", &ids);
 
-    let rq = composite(&mut b, "rq", &[("clock", long), ("clock_task", long)]);
+    // Known by counting, too: the task refers to the run queue, and that to the task.
+    let other_task = composite(&mut b, "task_struct", &[]);
+    let curr = b.ptr(other_task);
+    let rq = composite(
+        &mut b,
+        "rq",
+        &[("clock", long), ("clock_task", long), ("curr", curr)],
+    );
     let rq = b.ptr(rq);
     let cfs_rq = composite(&mut b, "cfs_rq", &[("rq", rq)]);
     let cfs_rq = b.ptr(cfs_rq);
     let entity = composite(
         &mut b,
         "sched_entity",
-        &[("sum_exec_runtime", long), ("cfs_rq", cfs_rq)],
+        &[
+            ("sum_exec_runtime", long),
+            ("cfs_rq", cfs_rq),
+            ("prev_sum_exec_runtime", long),
+        ],
     );
     let info = composite(
         &mut b,
@@ -95,6 +109,17 @@ fn kernel(shape: &Shape) -> Btf {
     } else {
         ("__state", uint)
     };
+    let exec_task = if shape.old {
+        "group_exit_task"
+    } else {
+        "group_exec_task"
+    };
+    let signal = composite(
+        &mut b,
+        "signal_struct",
+        &[(exec_task, curr), ("flags", uint)],
+    );
+    let signal = b.ptr(signal);
     // Embedded structs are large, so this one is laid out by hand.
     let mut members = vec![
         (state.0, state.1, 64),
@@ -102,6 +127,9 @@ fn kernel(shape: &Shape) -> Btf {
         ("pid", int, 192),
         ("tgid", int, 224),
         ("sched_task_group", group, 256),
+        ("signal", signal, 320),
+        // A bit, the fourth of its byte.
+        ("in_iowait", uint, 1 << 24 | (384 + 3)),
         ("se", entity, 512),
         ("sched_info", info, 4096),
     ];
@@ -110,14 +138,16 @@ fn kernel(shape: &Shape) -> Btf {
             .without
             .contains(&format!("task_struct.{name}").as_str())
     });
-    let task = b.composite(Kind::Struct, "task_struct", 4096, &members);
+    let task = b.composite_with(FLAG, Kind::Struct, "task_struct", 4096, &members);
     let task = b.ptr(task);
 
     let blkcg = composite(&mut b, "blkcg", &[("css", css)]);
     let blkcg = b.ptr(blkcg);
     let blkg = composite(&mut b, "blkcg_gq", &[("blkcg", blkcg)]);
     let blkg = b.ptr(blkg);
-    let bio = composite(&mut b, "bio", &[("bi_blkg", blkg)]);
+    let vec = composite(&mut b, "bio_vec", &[]);
+    let vec = b.ptr(vec);
+    let bio = composite(&mut b, "bio", &[("bi_blkg", blkg), ("bi_io_vec", vec)]);
     let bio = b.ptr(bio);
     let queue = composite(&mut b, "request_queue", &[]);
     let queue = b.ptr(queue);
@@ -151,6 +181,7 @@ fn kernel(shape: &Shape) -> Btf {
         ("sched_process_exit", vec![task]),
         ("cgroup_mkdir", vec![cgroup, path]),
         ("cgroup_rmdir", vec![cgroup, path]),
+        ("cgroup_notify_populated", vec![cgroup, path, int]),
         ("block_rq_issue", vec![queue, request]),
         ("block_rq_complete", vec![request, error, uint]),
     ] {
@@ -189,6 +220,8 @@ fn a_new_kernel_runs_everything() {
         (64 + 16, 512 + 24)
     );
     assert_eq!(layout.task_sum_exec, 64 + 8);
+    assert_eq!((layout.task_in_iowait, layout.task_in_iowait_mask), (48, 8));
+    assert_eq!((layout.signal_exec_task, layout.signal_flags), (8, 16));
     assert_eq!((layout.css_cgroup, layout.css_id), (8, 16));
     assert_eq!(
         (layout.cgroup_cpu_css, layout.cgroup_block_css),
@@ -226,6 +259,7 @@ fn an_old_kernel_runs_everything() {
     assert_eq!(layout.switch_has_prev_state, 0);
     assert_eq!(layout.issue_request_argument, 1);
     assert_eq!(layout.op_write_zeroes, 9);
+    assert_eq!(layout.signal_exec_task, 8);
     // Not read as REQ_OP_READ.
     assert_eq!(layout.op_zone_append, NO_OPERATION);
 }
@@ -263,6 +297,20 @@ fn without_sched_info_the_scheduler_alone_is_off() {
         ]
     );
     assert!(subjects.profile.is_ok() && subjects.block_rq_issue.is_ok());
+}
+
+#[test]
+fn without_a_word_on_io_and_exec_the_scheduler_runs_with_less() {
+    let resolved = resolved(false, &["task_struct.in_iowait", "task_struct.signal"]);
+    let subjects = &resolved.subjects;
+    assert_eq!(subjects.sched_switch.reduced, ["task_struct.in_iowait"]);
+    assert_eq!(subjects.sched_process_exit.reduced, ["task_struct.signal"]);
+    assert!(subjects.sched_switch.is_ok() && subjects.sched_process_exit.is_ok());
+    let layout = resolved.layout;
+    assert_eq!(
+        (layout.task_in_iowait_mask, layout.signal_exec_task),
+        (0, 0)
+    );
 }
 
 #[test]

@@ -212,6 +212,7 @@ fn time(time: &TimeUse, text: &mut Paragraphs) {
     let parts = [
         ("on CPUs", time.on_cpu_seconds),
         ("waiting for a CPU", time.run_queue_seconds),
+        ("blocked for I/O", time.io_wait_seconds),
         ("blocked uninterruptibly", time.blocked_seconds),
         ("sleeping", time.sleep_seconds),
     ];

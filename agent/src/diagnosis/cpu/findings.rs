@@ -26,10 +26,8 @@ pub(super) fn not_cpu_bound(view: &View<'_>) -> Draft {
         ("running", cpu.used_seconds),
         ("waiting for CPUs", cpu.waited_seconds),
         ("sleeping", cpu.sleep_seconds),
-        (
-            "blocked uninterruptibly, on disks mostly",
-            cpu.blocked_seconds,
-        ),
+        ("blocked for I/O", cpu.io_wait_seconds),
+        ("blocked uninterruptibly", cpu.blocked_seconds),
     ];
     let all: f64 = parts.iter().filter_map(|(_, seconds)| *seconds).sum();
     let mut shares: Vec<(f64, &str)> = parts
@@ -51,7 +49,7 @@ pub(super) fn not_cpu_bound(view: &View<'_>) -> Draft {
         ));
     }
     let mut remedies = Vec::new();
-    if cpu.blocked_seconds.unwrap_or(0.0) > cpu.used_seconds.unwrap_or(0.0) {
+    if cpu.io_wait_seconds.unwrap_or(0.0) > cpu.used_seconds.unwrap_or(0.0) {
         remedies
             .push("more CPU does not help: the disk's verdict says what it waits for".to_owned());
     }

@@ -18,7 +18,7 @@ const MAX_SIBLINGS: usize = 5;
 fn severity(view: &View<'_>) -> f64 {
     let disk = &view.container.disk;
     let blocked = || {
-        let blocked = view.container.cpu.blocked_seconds?;
+        let blocked = view.container.cpu.io_wait_seconds?;
         view.per_second(blocked)
     };
     disk.pressure_ratio.or_else(blocked).unwrap_or(0.0)
@@ -31,7 +31,7 @@ fn waited_words(view: &View<'_>) -> String {
             percent(pressure)
         ),
         None => format!(
-            "its tasks were blocked uninterruptibly for {} a second",
+            "its tasks were blocked for I/O for {} a second",
             seconds(severity(view))
         ),
     }

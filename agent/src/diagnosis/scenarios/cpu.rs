@@ -255,7 +255,7 @@ fn a_reader_of_disks_is_not_cpu_bound() {
         &expected(&[NotCpuBound], &[("waits", No)], &[], &[]),
     );
     let finding = &diagnosis.resources[0].findings[0];
-    assert!(finding.summary.contains("blocked uninterruptibly"));
+    assert!(finding.summary.contains("blocked for I/O"));
     assert!(finding.remedies[0].contains("more CPU does not help"));
     assert_eq!(
         bottleneck(&diagnosis).map(|(resource, _)| resource),

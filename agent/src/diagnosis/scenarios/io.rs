@@ -188,7 +188,7 @@ fn a_full_queue_or_large_requests_make_no_device_slow() {
 #[test]
 fn a_writer_that_fills_the_page_cache() {
     let mut writer = running("writer", 0.5);
-    writer.cpu.blocked_seconds = Some(40.0);
+    writer.cpu.io_wait_seconds = Some(40.0);
     writer.disk.pressure_ratio = Some(0.7);
     writer.disk.dirty_bytes = Some(3 * GIB);
     let mut facts = window(4, 0.8, vec![writer]);

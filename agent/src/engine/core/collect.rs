@@ -3,31 +3,38 @@
 use std::{
     collections::{HashMap, HashSet},
     sync::{Arc, atomic::Ordering},
-    time::Instant,
+    time::{Duration, Instant},
 };
 
-use ctrscope_ebpf::{block::OPERATIONS, counter, slot};
+use ctrscope_ebpf::{
+    block::OPERATIONS,
+    counter,
+    sched::{CpuState, is_same_switch, since_at_most},
+    slot,
+};
 
 use super::{Engine, Published};
 use crate::{
     bpf::KernelSide,
-    cgroup::{is_pause, processes},
     container::{Accumulated, Now, OperationBytes, RawSched},
-    engine::{
-        EngineOptions,
-        files::{FileCollector, FileSample},
-    },
+    engine::cost::thread_cpu_time,
     snapshot::{
         Container, Counters, Identity, Kind, LossCounter, OTHER_NAME, Snapshot, WorkloadKind,
     },
 };
 
-/// How often a pod's container is looked at to see whether it is the sandbox.
-const SANDBOX_LOOKS: u8 = 3;
+/// How long a collection waits for the files that it asked for. What is not read by then is as it was.
+const FILE_PATIENCE: Duration = Duration::from_millis(10);
+/// The same of the first one, which has nothing else to show.
+const FIRST_FILE_PATIENCE: Duration = Duration::from_secs(2);
+/// How long a container is not shown because its files have not been read yet.
+const READ_WITHIN_NS: u64 = 1_000_000_000;
 
 /// What one collection found beside the registry's own numbers.
 struct Gathered {
     began: Instant,
+    /// CPU time of this thread when it began.
+    cpu_began: Duration,
     now: Now,
     losses: Vec<LossCounter>,
     /// Nanoseconds that the slices now running have lasted, by slot.
@@ -52,9 +59,16 @@ impl Engine {
         let (now, began) = (gathered.now, gathered.began);
         let rows = self.rows(&gathered);
         self.recycle(now);
-        let (containers, slots) = rows.into_iter().unzip();
+        let (containers, slots): (Vec<Container>, _) = rows.into_iter().unzip();
         self.last_slots = slots;
-        let agent = self.health(gathered.losses, began);
+        let cost = thread_cpu_time().saturating_sub(gathered.cpu_began);
+        let oldest_files_ns = containers
+            .iter()
+            .filter(|container| container.exited_at_unix_ms.is_none())
+            .filter_map(|container| container.as_of.files_ns)
+            .map(|read_ns| now.ns.saturating_sub(read_ns))
+            .max();
+        let agent = self.health(gathered.losses, cost, oldest_files_ns);
         self.log_states(&agent.collectors);
         let snapshot = Arc::new(Snapshot {
             taken_at_unix_ms: now.unix_ms,
@@ -74,7 +88,7 @@ impl Engine {
 
     /// Takes in the counters, what runs, and the files.
     fn gather(&mut self) -> Gathered {
-        let began = Instant::now();
+        let (began, cpu_began) = (Instant::now(), thread_cpu_time());
         if !self.events_tell_all() {
             self.tree.want_walk();
         }
@@ -116,10 +130,10 @@ impl Engine {
             sched_each: sched_runs && self.tree.tells_cpu(),
             block_each: block_runs && self.block_is_told(),
         };
-        self.note_activity(&running, told, now);
-        self.read_files(told, began);
+        self.read_files(&running, told, now);
         Gathered {
             began,
+            cpu_began,
             now,
             losses,
             running,
@@ -127,9 +141,28 @@ impl Engine {
         }
     }
 
-    /// Notes who did something since the last collection. What is inside of a container is a part of it
+    /// Has the files read of those whose turn it is.
+    fn read_files(&mut self, running: &HashMap<u32, u64>, told: Told, now: Now) {
+        let active = self.active(running, told, now);
+        let with_files = self.registry.entities().filter(|entity| entity.has_files());
+        let containers = with_files.map(|entity| {
+            let path = entity.owner_path.as_str();
+            (path, entity.exited.is_none(), active.contains(path))
+        });
+        self.files.note(containers, now.ns);
+        let is_first = self.published.borrow().is_none();
+        self.files.round(if is_first {
+            FIRST_FILE_PATIENCE
+        } else {
+            FILE_PATIENCE
+        });
+        self.sandboxes
+            .look(&mut self.registry, &self.files, &self.options.proc_root);
+    }
+
+    /// Who did something since the last collection. What is inside of a container is a part of it
     /// in the kernel's files, also where it is a container itself.
-    fn note_activity(&mut self, running: &HashMap<u32, u64>, told: Told, now: Now) {
+    fn active(&mut self, running: &HashMap<u32, u64>, told: Told, now: Now) -> HashSet<String> {
         let mut active: HashSet<String> = HashSet::new();
         for entity in self.registry.entities_mut() {
             let runs = entity.slot.is_some_and(|slot| running.contains_key(&slot));
@@ -148,59 +181,7 @@ impl Engine {
             }
             active.insert(entity.owner_path.clone());
         }
-        for entity in self.registry.entities().filter(|entity| entity.has_files()) {
-            let is_active = active.contains(&entity.owner_path);
-            match self.file_samples.get_mut(&entity.owner_path) {
-                Some(sample) => sample.note_activity(is_active, now.ns),
-                None => {
-                    let mut sample = FileSample::default();
-                    sample.note_activity(is_active, now.ns);
-                    self.file_samples.insert(entity.owner_path.clone(), sample);
-                }
-            }
-        }
-    }
-
-    /// Reads the files of those whose turn it is, and forgets what was read of those that are gone.
-    fn read_files(&mut self, told: Told, began: Instant) {
-        let with_files = || self.registry.entities().filter(|entity| entity.has_files());
-        let mut quiet: Vec<u64> = with_files()
-            .filter(|entity| entity.exited.is_none())
-            .filter_map(|entity| self.file_samples.get(&entity.owner_path)?.quiet_since())
-            .collect();
-        let kept = with_files().count();
-        if self.file_samples.len() > kept || self.sandbox_looks.len() > kept {
-            let paths: HashSet<&str> = with_files().map(|one| one.owner_path.as_str()).collect();
-            self.file_samples
-                .retain(|path, _| paths.contains(path.as_str()));
-            self.sandbox_looks
-                .retain(|path, _| paths.contains(path.as_str()));
-        }
-        let round = self.files.round(began, &mut quiet);
-        for entity in self.registry.entities_mut() {
-            if !entity.has_files() || entity.exited.is_some() {
-                continue;
-            }
-            let Some(sample) = self.file_samples.get_mut(&entity.owner_path) else {
-                continue;
-            };
-            if !told.sched_each {
-                self.files.read_usage(&entity.owner_path, sample);
-            }
-            if round.reads(sample) {
-                self.files.read(&entity.owner_path, sample);
-                // The runtime's word is better.
-                if entity.metadata.is_none() {
-                    look_for_sandbox(
-                        &mut self.files,
-                        &self.options,
-                        &mut self.sandbox_looks,
-                        &mut entity.identity,
-                    );
-                }
-            }
-        }
-        self.files.finish_round(round, began);
+        active
     }
 
     /// A row for each container that is shown, by name, with its slot; the others' last.
@@ -215,8 +196,16 @@ impl Engine {
             if !entity.is_shown(*now, answer) {
                 continue;
             }
+            let files = self.files.said(&entity.owner_path);
+            // All its series are there from its first sight.
+            let is_read = files.as_ref().is_some_and(|files| files.number > 0);
+            let age_ns = now.ns.saturating_sub(entity.first_seen.ns);
+            if entity.has_files() && entity.exited.is_none() && !is_read && age_ns < READ_WITHIN_NS
+            {
+                continue;
+            }
             let running_ns = entity.slot.and_then(|slot| running.get(&slot)).copied();
-            let files = self.file_samples.get(&entity.owner_path);
+            let files = files.unwrap_or_default();
             // Without a slot it is counted elsewhere, and nothing is known of it that is not old.
             let counted = entity.slot.is_some() || entity.stats.was_active();
             let row = Container {
@@ -235,10 +224,10 @@ impl Engine {
                     sched: (told.sched_each && counted)
                         .then(|| entity.stats.sched(running_ns.unwrap_or(0))),
                     block: (told.block_each && counted).then(|| entity.stats.block().clone()),
-                    ..files.map_or_else(Counters::default, |files| files.counters.clone())
+                    ..files.counters
                 },
-                gauges: files.map(|files| files.gauges).unwrap_or_default(),
-                as_of: files.map(FileSample::as_of).unwrap_or_default(),
+                gauges: files.gauges,
+                as_of: files.as_of,
                 is_counted_elsewhere: false,
             };
             entity.settle(workloads, &row, *now);
@@ -303,12 +292,12 @@ impl Engine {
                 continue;
             };
             let switched = cpus.word(cpu, 0).map(|word| word.load(Ordering::Relaxed));
-            let slot = slot::slot(state.running as u32);
-            // A switch between the two readings has ended the slice; it is in the counters then.
-            if switched != Some(state.running) || slot == slot::IDLE || state.on_cpu_since == 0 {
-                continue;
+            for (slot, ns) in slices(&state) {
+                // A switch between the two readings has ended the slice; it is in the counters then.
+                if switched == Some(state.running) {
+                    *running.entry(slot).or_default() += ns;
+                }
             }
-            *running.entry(slot).or_default() += state.clock.saturating_sub(state.on_cpu_since);
         }
         running
     }
@@ -324,8 +313,32 @@ fn name_key(identity: &Identity) -> (bool, &str, &str, &str, &str) {
     )
 }
 
+/// What runs on a CPU, by slot: one slice, or two parts of it where the task has been moved to another cgroup
+/// meanwhile. Never more than the counters will have of them.
+fn slices(state: &CpuState) -> Vec<(u32, u64)> {
+    let is_known = state.on_cpu_since != 0 && is_same_switch(state.on_cpu_since, state.running);
+    let slot = slot::slot(state.running as u32);
+    if !is_known || slot == slot::IDLE {
+        return Vec::new();
+    }
+    let ns = state
+        .clock
+        .saturating_sub(since_at_most(state.on_cpu_since));
+    if state.moved_to == 0 || state.moved_after_ns > ns {
+        return vec![(slot, ns)];
+    }
+    vec![
+        (slot, state.moved_after_ns),
+        (slot::slot(state.moved_to), ns - state.moved_after_ns),
+    ]
+}
+
 fn clear_slot(kernel: &KernelSide, slot: u32) {
     let sizes = kernel.sizes();
+    // First, so that no request that is under way is counted in it any more.
+    if let Some(generation) = kernel.generations().word(slot as usize, 0) {
+        generation.fetch_add(1, Ordering::Release);
+    }
     for cpu in 0..sizes.cpus {
         kernel.sched().zero((cpu * sizes.slots + slot) as usize);
     }
@@ -345,13 +358,22 @@ pub(super) fn block_bytes(kernel: &KernelSide, slot: u32) -> OperationBytes {
 /// Has a slot's numbers taken in; gives the bytes of its block requests.
 pub(super) fn read_slot(kernel: &KernelSide, slot: u32, stats: &mut Accumulated) -> OperationBytes {
     let sizes = kernel.sizes();
-    let mut sum = RawSched::default();
-    for cpu in 0..sizes.cpus {
-        if let Some(counted) = kernel.sched().read((cpu * sizes.slots + slot) as usize) {
+    let of_cpus = || {
+        kernel
+            .used_cpus()
+            .map(|cpu| (cpu * sizes.slots + slot) as usize)
+    };
+    // One that has not moved is read by a few of its words.
+    let mark = of_cpus().fold(0, |mark: u64, index| {
+        mark.wrapping_add(kernel.sched_mark(index))
+    });
+    if stats.has_moved_to(mark) {
+        let mut sum = RawSched::default();
+        for counted in of_cpus().filter_map(|index| kernel.sched().read(index)) {
             sum.add(&counted);
         }
+        stats.update_sched(sum);
     }
-    stats.update_sched(sum);
     let mut bytes = [0; OPERATIONS];
     for (operation, bytes) in bytes.iter_mut().enumerate() {
         if let Some(counted) = kernel.block().read(slot as usize * OPERATIONS + operation) {
@@ -360,34 +382,4 @@ pub(super) fn read_slot(kernel: &KernelSide, slot: u32, stats: &mut Accumulated)
         }
     }
     bytes
-}
-
-/// A pod's sandbox runs nothing but `pause`. A container is looked at a few times after it appeared:
-/// at first its only process may still be the runtime's.
-fn look_for_sandbox(
-    files: &mut FileCollector,
-    options: &EngineOptions,
-    looks: &mut HashMap<String, u8>,
-    identity: &mut Arc<Identity>,
-) {
-    if identity.kind != Kind::Container || identity.pod_uid.is_empty() {
-        return;
-    }
-    let taken = looks.entry(identity.cgroup.clone()).or_default();
-    if *taken >= SANDBOX_LOOKS {
-        return;
-    }
-    *taken += 1;
-    let mount = files
-        .hierarchies()
-        .cpu
-        .clone()
-        .or_else(|| files.hierarchies().unified.clone());
-    let Some(directory) = mount.and_then(|mount| mount.directory(&identity.cgroup)) else {
-        return;
-    };
-    let pids = processes(files.reader(), &directory, 2).unwrap_or_default();
-    if is_pause(files.reader(), &options.proc_root, &pids) {
-        Arc::make_mut(identity).kind = Kind::Sandbox;
-    }
 }

@@ -1,14 +1,17 @@
 //! What the agent says of itself.
 
-use std::{sync::atomic::Ordering, time::Instant};
+use std::{
+    sync::atomic::Ordering,
+    time::{Duration, Instant},
+};
 
 use super::Engine;
 use crate::{
-    bpf::{
-        KernelSide,
-        features::{Psi, profile_lacks},
+    bpf::features::{Psi, profile_lacks},
+    snapshot::{
+        AgentHealth, CollectorState, CollectorStatus, InOther, KernelMap, KernelProgram,
+        LossCounter,
     },
-    snapshot::{AgentHealth, CollectorState, CollectorStatus, InOther, KernelProgram, LossCounter},
 };
 
 /// Programs without which there are no numbers of the scheduler.
@@ -16,10 +19,28 @@ const SCHED_PROGRAMS: [&str; 1] = ["sched_switch"];
 /// Programs without which there are no numbers of block requests.
 const BLOCK_PROGRAMS: [&str; 2] = ["block_rq_issue", "block_rq_complete"];
 
+/// Time between two looks at the runs of programs and the memory of maps: a system call and a file each, for
+/// numbers that hardly change.
+const MEASURE_INTERVAL: Duration = Duration::from_secs(10);
+
+/// What was found at the last look.
+#[derive(Debug, Default)]
+pub(super) struct Measured {
+    at: Option<Instant>,
+    maps: Vec<KernelMap>,
+}
+
 impl Engine {
-    pub(super) fn health(&self, losses: Vec<LossCounter>, began: Instant) -> AgentHealth {
-        let programs = self.programs();
+    pub(super) fn health(
+        &mut self,
+        losses: Vec<LossCounter>,
+        cost: Duration,
+        oldest_files_ns: Option<u64>,
+    ) -> AgentHealth {
+        self.measure();
+        let programs = self.programs.clone();
         let collectors = self.collectors(&programs);
+        let files = self.files.health();
         let mut losses = losses;
         // Sessions count on their own; these are the sums of those that have ended.
         for (loss, ended) in losses.iter_mut().zip(self.profile_losses.iter()) {
@@ -41,8 +62,9 @@ impl Engine {
             (
                 "lost",
                 "cgroup_file_unreadable",
-                self.files.failures() + self.facts.failures(),
+                files.failures + self.facts.failures(),
             ),
+            ("lost", "cgroup_end_unread", files.ends_missed),
             (
                 "lost",
                 "cgroup_tree_truncated",
@@ -65,28 +87,34 @@ impl Engine {
             },
             collectors,
             programs,
-            maps: self.kernel.as_ref().map_or_else(Vec::new, KernelSide::maps),
+            maps: self.measured.maps.clone(),
             losses,
             slots_used: slots.map_or(0, |_| self.registry.slots_used()),
             slots: slots.unwrap_or(0),
             charged_bytes: self.block_runs().then(|| self.block_charges.sums()),
-            collection_ns: u64::try_from(began.elapsed().as_nanos()).unwrap_or(u64::MAX),
-            files_read: self.files.files_read(),
+            collection_ns: u64::try_from(cost.as_nanos()).unwrap_or(u64::MAX),
+            files_read: files.files_read,
+            oldest_files_ns,
         }
     }
 
-    /// The programs, with their runs as they are now.
-    fn programs(&self) -> Vec<KernelProgram> {
-        let mut programs = self.programs.clone();
-        let now = self
-            .kernel
-            .as_ref()
-            .map_or_else(Vec::new, KernelSide::programs);
-        for (program, now) in programs.iter_mut().zip(now) {
+    /// Looks at the programs and maps again, if that is due.
+    fn measure(&mut self) {
+        let Some(kernel) = &self.kernel else {
+            return;
+        };
+        let is_young = |at: Instant| at.elapsed() < MEASURE_INTERVAL;
+        if self.measured.at.is_some_and(is_young) {
+            return;
+        }
+        for (program, now) in self.programs.iter_mut().zip(kernel.programs()) {
             program.runs = now.runs;
             program.run_ns = now.run_ns;
         }
-        programs
+        self.measured = Measured {
+            at: Some(Instant::now()),
+            maps: kernel.maps(),
+        };
     }
 
     fn collectors(&self, programs: &[KernelProgram]) -> Vec<CollectorStatus> {

@@ -78,6 +78,12 @@ pub(super) fn load(
              CAP_PERFMON",
         ));
     }
+    if sizes.cpus == 0 {
+        return Ok(Loaded::nothing(
+            "the list of CPUs that there can be, /sys/devices/system/cpu/possible, cannot be read: mount \
+             sysfs at /sys",
+        ));
+    }
     let side = match KernelSide::load(path, &resolved, sizes) {
         Ok(side) => side,
         Err(error) => {

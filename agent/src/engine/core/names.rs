@@ -13,7 +13,7 @@ use std::{
 
 use super::Engine;
 use crate::{
-    engine::files::FileSample,
+    engine::files::FileReading,
     runtime::{RuntimeOptions, RuntimeStatus, Runtimes, SocketState, Update},
     snapshot::{CollectorState, Counters, RuntimeHealth},
 };
@@ -145,9 +145,9 @@ impl Engine {
             let now = self.now();
             match update {
                 Update::Described(metadata) => {
-                    let files = &self.file_samples;
+                    let files = &self.files;
                     self.registry.described(&metadata, now, |entity| {
-                        counters(files.get(&entity.owner_path))
+                        counters(files.said(&entity.owner_path))
                     });
                 }
                 Update::Exited {
@@ -186,15 +186,15 @@ impl Engine {
 
     /// Leaves what entities counted that were removed to those of their names.
     pub(super) fn bury_departed(&mut self) {
-        let (files, looks) = (&mut self.file_samples, &mut self.sandbox_looks);
+        let (files, sandboxes) = (&self.files, &mut self.sandboxes);
         self.registry.bury_departed(|entity| {
-            looks.remove(&entity.owner_path);
-            counters(files.remove(&entity.owner_path).as_ref())
+            sandboxes.forget(&entity.owner_path);
+            counters(files.remove(&entity.owner_path))
         });
     }
 }
 
 /// Counters of the kernel's own files.
-fn counters(files: Option<&FileSample>) -> Counters {
-    files.map_or_else(Counters::default, |files| files.counters.clone())
+fn counters(files: Option<FileReading>) -> Counters {
+    files.map_or_else(Counters::default, |files| files.counters)
 }

@@ -241,6 +241,26 @@ fn part(count: u64) -> Option<u64> {
     (count > 0).then_some(count)
 }
 
+/// Blocked time by [`STATES`]. Other states than sleep are absent until there was some.
+fn blocked(sched: &SchedStats, index: usize) -> Option<u64> {
+    match index {
+        0 => Some(sched.off_cpu_sleep_ns),
+        1 => part(sched.off_cpu_io_ns),
+        _ => part(sched.off_cpu_uninterruptible_ns),
+    }
+}
+
+/// The same of a workload.
+fn blocked_total(workload: &Workload, index: usize) -> Option<u64> {
+    let total = [
+        Total::OFF_CPU_SLEEP,
+        Total::OFF_CPU_IO,
+        Total::OFF_CPU_UNINTERRUPTIBLE,
+    ];
+    let value = workload.totals.get(*total.get(index)?)?;
+    if index == 0 { Some(value) } else { part(value) }
+}
+
 /// A number of an operation of a workload. As for a container, flushes and discards are absent until there
 /// was one.
 fn block_total(workload: &Workload, index: usize, total: fn(Operation) -> Total) -> Option<u64> {
@@ -284,7 +304,7 @@ macro_rules! metrics {
     (@values $values:ident) => { $values };
 }
 
-const STATES: &[&str] = &["sleep", "disk"];
+const STATES: &[&str] = &["sleep", "io", "uninterruptible"];
 const KINDS: &[&str] = &["voluntary", "involuntary"];
 
 metrics! {
@@ -298,8 +318,8 @@ metrics! {
         "Time on CPUs, slices that still run included."
         "`sched_switch`; without it `cpuacct.usage` or `cpu.stat` `usage_usec`, since the cgroup was made" Read::Number(|c, _| c.on_cpu_ns().map(Value::Nanoseconds));
     "ctrscope_container_off_cpu_seconds_total" Counter ["state"] = STATES
-        "Blocked time: the part of off-CPU time that is not run queue latency, interruptible (sleep) or uninterruptible (disk)."
-        "`sched_switch`" Read::Number(|c, i| sched(&c.counters, |s| Value::Nanoseconds(if i == 0 { s.off_cpu_sleep_ns } else { s.off_cpu_disk_ns })));
+        "Blocked time: the part of off-CPU time that is not run queue latency, for I/O as the kernel's own accounts take it (io), otherwise interruptible (sleep) or not (uninterruptible: locks of the kernel, vfork)."
+        "`sched_switch`" Read::Number(|c, i| blocked(c.counters.sched.as_ref()?, i).map(Value::Nanoseconds));
     "ctrscope_container_context_switches_total" Counter ["kind"] = KINDS
         "Context switches that left the CPU blocked (voluntary) or still runnable (involuntary)."
         "`sched_switch`" Read::Number(|c, i| sched(&c.counters, |s| Value::Count(if i == 0 { s.voluntary } else { s.involuntary })));
@@ -401,8 +421,8 @@ metrics! {
         "Sum of the run queue latency."
         "as of the containers" Read::Workload(|w, _| w.totals.get(Total::RUN_QUEUE).map(Value::Nanoseconds));
     "ctrscope_workload_off_cpu_seconds_total" Counter ["state"] = STATES
-        "Blocked time, interruptible (sleep) or uninterruptible (disk)."
-        "as of the containers" Read::Workload(|w, i| w.totals.get(if i == 0 { Total::OFF_CPU_SLEEP } else { Total::OFF_CPU_DISK }).map(Value::Nanoseconds));
+        "Blocked time: for I/O, otherwise interruptible (sleep) or not (uninterruptible)."
+        "as of the containers" Read::Workload(|w, i| blocked_total(w, i).map(Value::Nanoseconds));
     "ctrscope_workload_context_switches_total" Counter ["kind"] = KINDS
         "Context switches that left the CPU blocked (voluntary) or still runnable (involuntary)."
         "as of the containers" Read::Workload(|w, i| w.totals.get(if i == 0 { Total::VOLUNTARY } else { Total::INVOLUNTARY }).map(Value::Count));
@@ -480,8 +500,11 @@ metrics! {
         "Containers that have a slot of their own in the kernel maps."
         "agent" Read::Agent(|a, rows| agent::slots(a, a.health.slots_used, rows));
     "ctrscope_collection_seconds" Gauge
-        "How long the snapshot behind this exposition took to collect."
+        "CPU time that collecting the snapshot behind this exposition took."
         "agent" Read::Agent(|a, rows| rows.push((vec![], Value::Nanoseconds(a.health.collection_ns))));
+    "ctrscope_cgroup_files_age_seconds" Gauge
+        "Age of the oldest numbers of cgroup files in this exposition; those of a container that did nothing since they were read are of now."
+        "agent" Read::Agent(|a, rows| rows.extend(a.health.oldest_files_ns.map(|age| (vec![], Value::Nanoseconds(age)))));
     "ctrscope_cgroup_file_reads_total" Counter
         "Files that the agent opened for the numbers of containers: most of what collecting them costs."
         "agent" Read::Agent(|a, rows| rows.push((vec![], Value::Count(a.health.files_read))));

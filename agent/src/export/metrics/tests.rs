@@ -408,6 +408,9 @@ fn the_most_series_of_a_container_and_a_workload_are_what_the_table_says() {
     for operation in &mut container.counters.block.get_or_insert_default().operations {
         operation.count = 1;
     }
+    if let Some(sched) = &mut container.counters.sched {
+        sched.off_cpu_uninterruptible_ns = 1;
+    }
     let live = count_series(&snapshot, Scope::Container);
     // The time and the code of the exit, which one that never ended has not.
     assert_eq!(live + 2, most_series(Scope::Container));

@@ -1,0 +1,358 @@
+//! Whose files are read when, and what they said last.
+
+use std::{
+    collections::{HashMap, HashSet},
+    time::{Duration, Instant},
+};
+
+use super::sample::FileSample;
+use crate::snapshot::{AsOf, Counters, Gauges};
+
+/// Longest time between two readings of a container that does nothing, and one round more.
+pub(super) const QUIET_INTERVAL: Duration = Duration::from_secs(60);
+
+/// What the files of a container say.
+#[derive(Clone, Debug, Default)]
+pub(in crate::engine) struct FileReading {
+    /// What is counted.
+    pub(in crate::engine) counters: Counters,
+    /// What goes up and down.
+    pub(in crate::engine) gauges: Gauges,
+    /// As of when it is true, nanoseconds since the engine's start; none before the first reading.
+    pub(in crate::engine) as_of: AsOf,
+    /// The number of the reading, of all that were made; 0 before the first.
+    pub(in crate::engine) number: u64,
+}
+
+/// A container.
+#[derive(Debug, Default)]
+struct Entry {
+    said: FileReading,
+    /// `None` while it is being read.
+    sample: Option<Box<FileSample>>,
+    is_live: bool,
+    /// It did something since its last reading began.
+    is_active: bool,
+    /// Its last reading was of a time in which it was not active, and found no counter changed.
+    is_settled: bool,
+}
+
+impl Entry {
+    /// The number of its last reading, if nothing new is expected of another one.
+    fn quiet_since(&self) -> Option<u64> {
+        let is_quiet = self.said.number > 0 && self.is_settled && !self.is_active;
+        is_quiet.then_some(self.said.number)
+    }
+}
+
+/// One that is to be read now.
+#[derive(Debug)]
+pub(super) struct Turn {
+    pub(super) path: String,
+    pub(super) sample: Box<FileSample>,
+    /// It was active since it was last read.
+    pub(super) was_active: bool,
+}
+
+/// The containers whose files are read.
+#[derive(Debug, Default)]
+pub(super) struct Readings {
+    containers: HashMap<String, Entry>,
+    /// Those whose last task has ended, to be read at once.
+    ended: Vec<String>,
+    last_round: Option<Instant>,
+    readings: u64,
+}
+
+impl Readings {
+    /// Notes that a container is there, and whether it ran or did I/O since the last time, or might have. What
+    /// stood still and was not active is as it was read.
+    pub(super) fn note(&mut self, path: &str, is_live: bool, is_active: bool, now_ns: u64) {
+        let entry = match self.containers.get_mut(path) {
+            Some(entry) => entry,
+            None => self
+                .containers
+                .entry(path.to_owned())
+                .or_insert_with(|| Entry {
+                    sample: Some(Box::default()),
+                    ..Entry::default()
+                }),
+        };
+        entry.is_live = is_live;
+        entry.is_active |= is_active;
+        if entry.quiet_since().is_some() && entry.said.as_of.files_ns.is_some() {
+            entry.said.as_of.files_ns = Some(now_ns);
+        }
+        if !is_live && let Some(sample) = &mut entry.sample {
+            sample.close();
+        }
+    }
+
+    /// How many there are.
+    pub(super) fn len(&self) -> usize {
+        self.containers.len()
+    }
+
+    /// Forgets all but these.
+    pub(super) fn keep(&mut self, paths: &HashSet<&str>) {
+        self.containers
+            .retain(|path, _| paths.contains(path.as_str()));
+    }
+
+    /// Forgets one; what it said last.
+    pub(super) fn remove(&mut self, path: &str) -> Option<FileReading> {
+        self.containers.remove(path).map(|entry| entry.said)
+    }
+
+    /// What one said last.
+    pub(super) fn said(&self, path: &str) -> Option<&FileReading> {
+        self.containers.get(path).map(|entry| &entry.said)
+    }
+
+    /// The last task of one has ended.
+    pub(super) fn ended(&mut self, path: &str) {
+        if !self.ended.iter().any(|known| known == path) {
+            self.ended.push(path.to_owned());
+        }
+    }
+
+    /// One whose last task has ended.
+    pub(super) fn next_ended(&mut self) -> Option<String> {
+        self.ended.pop()
+    }
+
+    /// Who is read now. What is new is read whatever the time: a container's series are all there from its
+    /// first sight. The others only in a round: all that moved, and of the quiet ones those that were read longest
+    /// ago, as many as are due for the time since the last round.
+    pub(super) fn due(&mut self, now: Instant, is_round: bool) -> Vec<String> {
+        let live = || self.containers.iter().filter(|(_, entry)| entry.is_live);
+        if !is_round {
+            let new = live().filter(|(_, entry)| entry.said.number == 0);
+            return new.map(|(path, _)| path.clone()).collect();
+        }
+        let mut quiet: Vec<u64> = live()
+            .filter_map(|(_, entry)| entry.quiet_since())
+            .collect();
+        let since = self
+            .last_round
+            .map_or(Duration::ZERO, |last| now.saturating_duration_since(last));
+        let share = (since.as_secs_f64() / QUIET_INTERVAL.as_secs_f64()).min(1.0);
+        let count = (share * quiet.len() as f64).ceil() as usize;
+        let quiet_until = count
+            .checked_sub(1)
+            .filter(|&index| index < quiet.len())
+            .map(|index| *quiet.select_nth_unstable(index).1);
+        let is_due = |entry: &Entry| match entry.quiet_since() {
+            None => true,
+            Some(since) => quiet_until.is_some_and(|until| since <= until),
+        };
+        let due = live().filter(|(_, entry)| is_due(entry));
+        let due = due.map(|(path, _)| path.clone()).collect();
+        self.last_round = Some(now);
+        due
+    }
+
+    /// Hands one out to be read; `None` if it has gone meanwhile, or is being read.
+    pub(super) fn begin(&mut self, path: String) -> Option<Turn> {
+        let entry = self.containers.get_mut(&path)?;
+        let sample = entry.sample.take()?;
+        Some(Turn {
+            path,
+            sample,
+            was_active: std::mem::take(&mut entry.is_active),
+        })
+    }
+
+    /// Takes one back that has been read; `moved` says whether a counter of it did.
+    pub(super) fn finish(&mut self, turn: Turn, moved: bool) {
+        self.readings += 1;
+        let Some(entry) = self.containers.get_mut(&turn.path) else {
+            return;
+        };
+        entry.is_settled = !turn.was_active && !moved;
+        entry.said = FileReading {
+            counters: turn.sample.counters.clone(),
+            gauges: turn.sample.gauges,
+            as_of: turn.sample.as_of,
+            number: self.readings,
+        };
+        entry.sample = Some(turn.sample);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Containers with one counter each, by index.
+    struct Host {
+        readings: Readings,
+        throttled: Vec<u64>,
+        now: Instant,
+    }
+
+    const INTERVAL: Duration = Duration::from_secs(5);
+
+    impl Host {
+        fn new(containers: usize) -> Self {
+            Self {
+                readings: Readings::default(),
+                throttled: vec![0; containers],
+                now: Instant::now(),
+            }
+        }
+
+        fn note(&mut self, active: &[usize], now_ns: u64) {
+            for index in 0..self.throttled.len() {
+                let is_active = active.contains(&index);
+                self.readings
+                    .note(&index.to_string(), true, is_active, now_ns);
+            }
+        }
+
+        /// A collection some time after the last one; says whom it read.
+        fn collect(&mut self, after: Duration, active: &[usize], is_round: bool) -> Vec<usize> {
+            self.now += after;
+            self.note(active, 0);
+            let mut read = Vec::new();
+            for path in self.readings.due(self.now, is_round) {
+                read.push(path.parse().unwrap());
+                self.read(path);
+            }
+            read.sort_unstable();
+            read
+        }
+
+        fn read(&mut self, path: String) {
+            let index: usize = path.parse().unwrap();
+            let mut turn = self.readings.begin(path).unwrap();
+            let throttling = turn.sample.counters.cpu.get_or_insert_default();
+            let moved = throttling.throttled_periods != self.throttled[index];
+            throttling.throttled_periods = self.throttled[index];
+            turn.sample.as_of.files_ns = Some(1);
+            self.readings.finish(turn, moved);
+        }
+
+        fn round(&mut self, active: &[usize]) -> Vec<usize> {
+            self.collect(INTERVAL, active, true)
+        }
+
+        fn seen(&self, index: usize) -> u64 {
+            let said = self.readings.said(&index.to_string()).unwrap();
+            said.counters.cpu.as_ref().unwrap().throttled_periods
+        }
+    }
+
+    #[test]
+    fn what_is_active_is_read_at_each_round_and_once_more_when_it_has_stopped() {
+        let mut host = Host::new(2);
+        assert_eq!(host.round(&[0, 1]), [0, 1]);
+        host.round(&[1]);
+        for throttled in 1..4 {
+            host.throttled[1] = throttled;
+            assert!(host.round(&[1]).contains(&1));
+            assert_eq!(host.seen(1), throttled);
+        }
+        // The kernel closes a period after the last task of it has gone to sleep.
+        host.throttled[1] = 4;
+        assert!(host.round(&[]).contains(&1));
+        assert_eq!(host.seen(1), 4);
+        // That it moved is a reason to look again, that it did not is none.
+        assert!(host.round(&[]).contains(&1));
+        let read: Vec<_> = (0..2).map(|_| host.round(&[])).collect();
+        assert!(read.iter().any(|read| !read.contains(&1)), "{read:?}");
+    }
+
+    #[test]
+    fn what_waits_without_running_goes_on_being_read() {
+        let mut host = Host::new(1);
+        host.round(&[0]);
+        for waited in 1..20 {
+            host.throttled[0] = waited;
+            assert_eq!(host.round(&[]), [0], "{waited}");
+        }
+    }
+
+    #[test]
+    fn what_stands_still_is_true_until_it_moves_again() {
+        let mut host = Host::new(1);
+        let as_of = |host: &Host| host.readings.said("0").unwrap().as_of.files_ns.unwrap();
+        host.round(&[0]);
+        host.round(&[]);
+        host.note(&[], 30);
+        assert_eq!(as_of(&host), 30);
+        // It moves, and was not read since.
+        host.note(&[0], 40);
+        host.note(&[], 50);
+        assert_eq!(as_of(&host), 30);
+    }
+
+    #[test]
+    fn a_thousand_quiet_ones_are_read_once_a_minute_evenly() {
+        const QUIET: usize = 1_000;
+        let busy: Vec<usize> = (QUIET..QUIET + 20).collect();
+        let everybody: Vec<usize> = (0..QUIET + 20).collect();
+        let mut host = Host::new(QUIET + 20);
+        assert_eq!(host.round(&everybody).len(), QUIET + 20);
+        assert_eq!(host.round(&busy).len(), QUIET + 20);
+        let mut last_read = vec![host.now; QUIET];
+        let (mut most, mut readings) = (0, 0);
+        for _ in 0..36 {
+            let read = host.round(&busy);
+            most = most.max(read.len());
+            readings += read.len();
+            assert!(busy.iter().all(|index| read.contains(index)));
+            for &index in read.iter().filter(|&&index| index < QUIET) {
+                let age = host.now - last_read[index];
+                assert!(age <= QUIET_INTERVAL + INTERVAL, "{index}: {age:?}");
+                last_read[index] = host.now;
+            }
+        }
+        for last in last_read {
+            assert!(host.now - last <= QUIET_INTERVAL + INTERVAL);
+        }
+        // A twelfth of them at each round, three minutes long.
+        assert_eq!(most, 84 + 20);
+        assert_eq!(readings, 36 * (84 + 20));
+    }
+
+    #[test]
+    fn between_rounds_only_what_is_new_is_read() {
+        let mut host = Host::new(2);
+        host.round(&[0, 1]);
+        host.throttled.push(0);
+        let soon = Duration::from_millis(200);
+        assert_eq!(host.collect(soon, &[0, 1, 2], false), [2]);
+        assert_eq!(host.collect(soon, &[0, 1, 2], false), [0_usize; 0]);
+        assert_eq!(host.round(&[0, 1, 2]), [0, 1, 2]);
+    }
+
+    #[test]
+    fn what_moves_while_it_is_read_is_read_again() {
+        let mut host = Host::new(1);
+        host.round(&[0]);
+        host.round(&[]);
+        let turn = host.readings.begin("0".to_owned()).unwrap();
+        // What it said before is there meanwhile, and nobody else reads it.
+        assert!(host.readings.said("0").is_some());
+        assert!(host.readings.begin("0".to_owned()).is_none());
+        host.note(&[0], 9);
+        host.readings.finish(turn, false);
+        assert_eq!(host.round(&[]), [0]);
+    }
+
+    #[test]
+    fn what_has_gone_is_not_read_and_keeps_what_it_said() {
+        let mut host = Host::new(2);
+        host.throttled = vec![7, 7];
+        host.round(&[0, 1]);
+        host.readings.note("0", false, true, 0);
+        let due = host.readings.due(host.now + INTERVAL, true);
+        assert_eq!(due, ["1"]);
+        assert_eq!(host.seen(0), 7);
+        host.readings.keep(&HashSet::from(["1"]));
+        assert!(host.readings.said("0").is_none() && host.readings.len() == 1);
+        let last = host.readings.remove("1").unwrap();
+        assert_eq!(last.counters.cpu.unwrap().throttled_periods, 7);
+    }
+}

@@ -1,0 +1,368 @@
+//! The thread that reads, and what it may cost.
+
+use std::{
+    collections::HashSet,
+    sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError},
+    thread::JoinHandle,
+    time::{Duration, Instant},
+};
+
+use super::{
+    readings::{FileReading, Readings},
+    sample::{FileCollector, How},
+};
+use crate::{cgroup::Hierarchies, engine::cost::thread_cpu_time};
+
+/// Shortest time between two rounds.
+const SHORTEST_INTERVAL: Duration = Duration::from_millis(900);
+/// The time between two rounds is at least this many times the CPU time that one takes.
+const COST_FACTOR: u32 = 50;
+/// What may be spent at once on containers that have ended, CPU time; it grows again by a fiftieth of the time.
+const MOST_CREDIT: Duration = Duration::from_millis(250);
+
+/// How much of the files was read.
+#[derive(Clone, Copy, Debug, Default)]
+pub(in crate::engine) struct FileHealth {
+    /// Files that were opened.
+    pub(in crate::engine) files_read: u64,
+    /// Readings that failed for another reason than the cgroup having gone.
+    pub(in crate::engine) failures: u64,
+    /// Containers that were not read at their end: too many ended at once.
+    pub(in crate::engine) ends_missed: u64,
+}
+
+#[derive(Debug, Default)]
+struct State {
+    readings: Readings,
+    /// Rounds that were asked for, and the last one that has been answered.
+    asked: u64,
+    answered: u64,
+    health: FileHealth,
+    is_over: bool,
+}
+
+#[derive(Debug, Default)]
+struct Shared {
+    state: Mutex<State>,
+    /// There is something to do.
+    work: Condvar,
+    /// A round has been answered.
+    done: Condvar,
+}
+
+impl Shared {
+    fn lock(&self) -> MutexGuard<'_, State> {
+        // Each change is whole before anything can panic.
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Reads files on a thread of its own. Dropping it ends the thread.
+#[derive(Debug)]
+pub(in crate::engine) struct FileThread {
+    shared: Arc<Shared>,
+    thread: Option<JoinHandle<()>>,
+    hierarchies: Hierarchies,
+}
+
+impl FileThread {
+    /// Starts it. `has_pressure` says whether the kernel keeps pressure at all, `reads_usage` whether CPU time is
+    /// to be read. Times of readings are counted from `started`.
+    ///
+    /// # Errors
+    ///
+    /// There can be no thread.
+    pub(in crate::engine) fn start(
+        hierarchies: Hierarchies,
+        has_pressure: bool,
+        reads_usage: bool,
+        started: Instant,
+    ) -> std::io::Result<Self> {
+        let shared = Arc::new(Shared::default());
+        let collector = FileCollector::new(hierarchies.clone(), has_pressure, reads_usage, started);
+        let worker = Worker {
+            shared: Arc::clone(&shared),
+            collector,
+            next_round: Instant::now(),
+            credit: Credit::full(),
+        };
+        let thread = std::thread::Builder::new()
+            .name("files".into())
+            .spawn(move || worker.run())?;
+        Ok(Self {
+            shared,
+            thread: Some(thread),
+            hierarchies,
+        })
+    }
+
+    /// The mounts.
+    pub(in crate::engine) fn hierarchies(&self) -> &Hierarchies {
+        &self.hierarchies
+    }
+
+    /// Notes who is there: path, whether it is live, whether it did something since the last time.
+    pub(in crate::engine) fn note<'a>(
+        &self,
+        containers: impl Iterator<Item = (&'a str, bool, bool)>,
+        now_ns: u64,
+    ) {
+        let mut state = self.shared.lock();
+        let mut paths = HashSet::new();
+        for (path, is_live, is_active) in containers {
+            state.readings.note(path, is_live, is_active, now_ns);
+            paths.insert(path);
+        }
+        if state.readings.len() > paths.len() {
+            state.readings.keep(&paths);
+        }
+    }
+
+    /// Asks for a round, and waits for it as long as `patience`.
+    pub(in crate::engine) fn round(&self, patience: Duration) {
+        let mut state = self.shared.lock();
+        state.asked += 1;
+        let asked = state.asked;
+        self.shared.work.notify_one();
+        let is_open = |state: &mut State| state.answered < asked;
+        drop(
+            self.shared
+                .done
+                .wait_timeout_while(state, patience, is_open)
+                .unwrap_or_else(PoisonError::into_inner),
+        );
+    }
+
+    /// The last task of a container has ended: it is read as soon as possible.
+    pub(in crate::engine) fn ended(&self, path: &str) {
+        self.shared.lock().readings.ended(path);
+        self.shared.work.notify_one();
+    }
+
+    /// What a container's files said last.
+    pub(in crate::engine) fn said(&self, path: &str) -> Option<FileReading> {
+        self.shared.lock().readings.said(path).cloned()
+    }
+
+    /// Forgets a container; what its files said last.
+    pub(in crate::engine) fn remove(&self, path: &str) -> Option<FileReading> {
+        self.shared.lock().readings.remove(path)
+    }
+
+    /// How much was read so far.
+    pub(in crate::engine) fn health(&self) -> FileHealth {
+        self.shared.lock().health
+    }
+}
+
+impl Drop for FileThread {
+    fn drop(&mut self) {
+        self.shared.lock().is_over = true;
+        self.shared.work.notify_one();
+        if let Some(thread) = self.thread.take() {
+            let _ = thread.join();
+        }
+    }
+}
+
+/// What may be spent on containers that have ended.
+#[derive(Debug)]
+struct Credit {
+    left: Duration,
+    at: Instant,
+}
+
+impl Credit {
+    fn full() -> Self {
+        Self {
+            left: MOST_CREDIT,
+            at: Instant::now(),
+        }
+    }
+
+    fn is_there(&mut self, now: Instant) -> bool {
+        let grown = now.saturating_duration_since(self.at) / COST_FACTOR;
+        self.left = (self.left + grown).min(MOST_CREDIT);
+        self.at = now;
+        !self.left.is_zero()
+    }
+
+    fn spend(&mut self, cost: Duration) {
+        self.left = self.left.saturating_sub(cost);
+    }
+}
+
+struct Worker {
+    shared: Arc<Shared>,
+    collector: FileCollector,
+    next_round: Instant,
+    credit: Credit,
+}
+
+/// What is to be done next.
+enum Job {
+    Ended(String),
+    Round(u64, Vec<String>),
+    Over,
+}
+
+impl Worker {
+    fn run(mut self) {
+        loop {
+            match self.next_job() {
+                Job::Ended(path) => self.read_ended(path),
+                Job::Round(asked, due) => self.round(asked, due),
+                Job::Over => return,
+            }
+        }
+    }
+
+    fn next_job(&self) -> Job {
+        let mut state = self.shared.lock();
+        loop {
+            if state.is_over {
+                return Job::Over;
+            }
+            if let Some(path) = state.readings.next_ended() {
+                return Job::Ended(path);
+            }
+            if state.asked > state.answered {
+                let now = Instant::now();
+                let asked = state.asked;
+                let due = state.readings.due(now, now >= self.next_round);
+                return Job::Round(asked, due);
+            }
+            state = self
+                .shared
+                .work
+                .wait(state)
+                .unwrap_or_else(PoisonError::into_inner);
+        }
+    }
+
+    fn round(&mut self, asked: u64, due: Vec<String>) {
+        let began = Instant::now();
+        let cpu_before = thread_cpu_time();
+        let is_round = began >= self.next_round;
+        for path in due {
+            self.read(path);
+            // What has ended does not wait for the others.
+            loop {
+                let mut state = self.shared.lock();
+                if state.is_over {
+                    return;
+                }
+                let Some(ended) = state.readings.next_ended() else {
+                    break;
+                };
+                drop(state);
+                self.read_ended(ended);
+            }
+        }
+        if is_round {
+            let cost = thread_cpu_time().saturating_sub(cpu_before);
+            self.next_round = began + (cost * COST_FACTOR).max(SHORTEST_INTERVAL);
+        }
+        self.shared.lock().answered = asked;
+        self.shared.done.notify_all();
+    }
+
+    fn read_ended(&mut self, path: String) {
+        if !self.credit.is_there(Instant::now()) {
+            self.shared.lock().health.ends_missed += 1;
+            return;
+        }
+        let before = thread_cpu_time();
+        self.read(path);
+        self.credit.spend(thread_cpu_time().saturating_sub(before));
+    }
+
+    fn read(&mut self, path: String) {
+        let Some(mut turn) = self.shared.lock().readings.begin(path) else {
+            return;
+        };
+        let how = How {
+            now: Instant::now(),
+            keeps_files: turn.was_active,
+        };
+        let moved = self.collector.read(&turn.path, &mut turn.sample, how);
+        let mut state = self.shared.lock();
+        state.readings.finish(turn, moved);
+        state.health.files_read = self.collector.files_read();
+        state.health.failures = self.collector.failures();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::cgroup::fake::Tree;
+
+    const PATIENCE: Duration = Duration::from_secs(30);
+
+    fn stat(throttled: u64) -> String {
+        format!("nr_periods 10\nnr_throttled {throttled}\nthrottled_usec 0\n")
+    }
+
+    fn throttled(files: &FileThread, path: &str) -> Option<u64> {
+        Some(files.said(path)?.counters.cpu?.throttled_periods)
+    }
+
+    fn start(tree: &Tree) -> FileThread {
+        FileThread::start(tree.hierarchies.clone(), true, false, Instant::now()).unwrap()
+    }
+
+    #[test]
+    fn a_round_that_is_waited_for_has_what_is_there_now() {
+        let tree = Tree::v2();
+        tree.write("a/cpu.stat", &stat(1));
+        let files = start(&tree);
+        files.note([("/a", true, true)].into_iter(), 0);
+        assert_eq!(files.said("/a").unwrap().number, 0);
+        files.round(PATIENCE);
+        assert_eq!(throttled(&files, "/a"), Some(1));
+        // The next one comes too soon for it, but not for one that is new.
+        tree.write("a/cpu.stat", &stat(2));
+        tree.write("b/cpu.stat", &stat(5));
+        files.note([("/a", true, true), ("/b", true, true)].into_iter(), 0);
+        files.round(PATIENCE);
+        assert_eq!(throttled(&files, "/a"), Some(1));
+        assert_eq!(throttled(&files, "/b"), Some(5));
+        assert!(files.health().files_read > 0);
+    }
+
+    #[test]
+    fn what_has_ended_is_read_whether_or_not_there_is_a_round() {
+        let tree = Tree::v2();
+        tree.write("a/cpu.stat", &stat(1));
+        let files = start(&tree);
+        files.note([("/a", true, true)].into_iter(), 0);
+        files.round(PATIENCE);
+        tree.write("a/cpu.stat", &stat(3));
+        files.ended("/a");
+        let began = Instant::now();
+        while throttled(&files, "/a") != Some(3) {
+            assert!(began.elapsed() < PATIENCE);
+            std::thread::yield_now();
+        }
+        // One that nobody knows of is none.
+        files.ended("/b");
+        files.note(std::iter::empty(), 0);
+        files.round(PATIENCE);
+        assert!(files.said("/a").is_none());
+    }
+
+    #[test]
+    fn what_ends_at_once_costs_no_more_than_there_is() {
+        let mut credit = Credit::full();
+        let now = credit.at;
+        assert!(credit.is_there(now));
+        credit.spend(MOST_CREDIT * 2);
+        assert!(!credit.is_there(now));
+        // A fiftieth of the time, and never more than at first.
+        assert!(credit.is_there(now + Duration::from_secs(1)));
+        assert_eq!(credit.left, Duration::from_millis(20));
+        assert!(credit.is_there(now + Duration::from_secs(1_000)));
+        assert_eq!(credit.left, MOST_CREDIT);
+    }
+}
