@@ -8,6 +8,7 @@
 //! as long as nobody needs it, because writeback goes on after the end → gone, after its retention.
 //! A container that comes back under its old key within that time goes on with its old counters.
 
+mod css;
 mod entity;
 mod idle;
 mod names;
@@ -43,13 +44,19 @@ type EntityId = u64;
 /// Those that left nothing to be seen first, then by when they exited.
 type ExitOrder = (bool, u64, EntityId);
 
-/// Css that are remembered of one container: its own and its child cgroups', the dead ones too, for
-/// they still write back.
-const MOST_CSS: usize = 512;
-
 /// Users without privileges, all of them together, may take one of so many cgroups that are remembered, and
 /// hold as many places for entities if others want them.
 const USERS_SHARE: usize = 4;
+
+/// Takes the entry of a css back.
+fn forget((subsystem, css): (Subsystem, CssId)) -> SlotWrite {
+    SlotWrite {
+        subsystem,
+        css,
+        owner: None,
+        report: Report::No,
+    }
+}
 
 /// Who a cgroup counts as.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -271,6 +278,16 @@ impl Registry {
             .collect()
     }
 
+    /// The container whose own cgroup, at this path, this is.
+    pub(crate) fn owner_of(&self, key: CgroupKey, path: &str) -> Option<&Entity> {
+        let Some(Member::Entity(id)) = self.cgroups.get(&key) else {
+            return None;
+        };
+        let entity = self.entities.get(id)?;
+        let own = entity.path_in(key.hierarchy)?;
+        (own == path).then_some(entity)
+    }
+
     /// A cgroup was removed.
     pub(crate) fn cgroup_removed(&mut self, key: CgroupKey, now: Now) {
         self.waiting.remove(&key);
@@ -281,6 +298,8 @@ impl Registry {
         let Some(entity) = self.entities.get_mut(&id) else {
             return;
         };
+        let forgotten = entity.css.cgroup_removed(key);
+        self.writes.extend(forgotten.into_iter().map(forget));
         let in_primary = key.hierarchy == self.primary_hierarchy;
         if in_primary {
             entity.primary = entity.primary.saturating_sub(1);
@@ -372,18 +391,8 @@ impl Registry {
         let owner = match member {
             Member::Entity(id) => match self.entities.get_mut(&id) {
                 Some(entity) => {
-                    if !entity.css.contains(&(subsystem, css)) {
-                        entity.css.push((subsystem, css));
-                        if entity.css.len() > MOST_CSS {
-                            let (subsystem, css) = entity.css.remove(0);
-                            self.writes.push(SlotWrite {
-                                subsystem,
-                                css,
-                                owner: None,
-                                report: Report::No,
-                            });
-                        }
-                    }
+                    let forgotten = entity.css.add(key, subsystem, css);
+                    self.writes.extend(forgotten.map(forget));
                     // Whether a plain cgroup runs tasks itself decides whose its children are.
                     report = entity.identity.kind == Kind::Cgroup
                         && !entity.populated

@@ -4,7 +4,9 @@ use std::sync::Arc;
 
 use ctrscope_ebpf::slot;
 
-use super::{ExitOrder, Now, Origin, idle::Activity, types::is_unprivileged, workloads::Share};
+use super::{
+    ExitOrder, Now, Origin, css::CssSet, idle::Activity, types::is_unprivileged, workloads::Share,
+};
 use crate::{
     bpf::{CssId, Subsystem},
     cgroup::{PathIdentity, identify},
@@ -66,7 +68,7 @@ pub(crate) struct Entity {
     /// It is inside of a container that the agent is not in itself. Whoever is root there can give a cgroup
     /// any id, so no runtime's word is taken for it.
     pub(super) is_foreign: bool,
-    pub(super) css: Vec<(Subsystem, CssId)>,
+    pub(super) css: CssSet,
     /// Its live cgroups in the primary hierarchy.
     pub(super) primary: usize,
     /// Its live cgroups in the others.
@@ -186,7 +188,7 @@ pub(super) fn new_entity(found: PathIdentity, hierarchy: u32, now: Now) -> Entit
         exit_order: None,
         populated: false,
         key: found.entity_key,
-        css: Vec::new(),
+        css: CssSet::default(),
         primary: 0,
         others: 0,
     }

@@ -1,6 +1,8 @@
 //! Who holds a slot and a place among the entities, and who gives way.
 
-use super::{CgroupKey, Entity, EntityId, Now, Origin, Registry, Released, Report, SlotWrite};
+use super::{
+    CgroupKey, Entity, EntityId, Now, Origin, Registry, Released, Report, SlotWrite, forget,
+};
 use crate::{
     container::Accumulated,
     snapshot::{Kind, Totals},
@@ -127,7 +129,7 @@ impl Registry {
         {
             entity.slot = Some(slot);
             let owner = Some(entity.owner());
-            for &(subsystem, css) in &entity.css {
+            for (subsystem, css) in entity.css.iter() {
                 self.writes.push(SlotWrite {
                     subsystem,
                     css,
@@ -201,14 +203,8 @@ impl Registry {
             entity: id,
             kind: entity.identity.kind,
         });
-        for (subsystem, css) in entity.css.drain(..) {
-            self.writes.push(SlotWrite {
-                subsystem,
-                css,
-                owner: None,
-                report: Report::No,
-            });
-        }
+        let css = entity.css.take();
+        self.writes.extend(css.iter().map(forget));
         self.slots.give_back(slot, now.ns);
     }
 
