@@ -95,7 +95,16 @@ impl Drop for Process {
 
 /// libbpf-tools' `runqlat`, collecting its one histogram of the whole host.
 pub(super) fn runqlat() -> Result<Process> {
-    let mut tool = Process::start("runqlat", &mut Command::new(tool_path("runqlat")))?;
+    libbpf_tool("runqlat")
+}
+
+/// libbpf-tools' `biolatency`, collecting its one histogram of the whole host.
+pub(super) fn biolatency() -> Result<Process> {
+    libbpf_tool("biolatency")
+}
+
+fn libbpf_tool(name: &str) -> Result<Process> {
+    let mut tool = Process::start(name, &mut Command::new(tool_path(name)))?;
     tool.wait_loaded()?;
     Ok(tool)
 }

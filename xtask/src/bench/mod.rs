@@ -30,7 +30,7 @@ const DOCUMENT: &str = "docs/benchmarks.md";
 
 /// Measure what ctrscope costs: ns per event, slow-down, memory, CPU, scrapes, start.
 ///
-/// Compares with libbpf-tools' runqlat and with bpftrace, which are installed if they are missing.
+/// Compares with libbpf-tools' runqlat and biolatency, and with bpftrace, which are installed if they are missing.
 /// Prints tables and writes docs/benchmarks.md; takes about twelve minutes, best on an idle machine. Needs
 /// root. Everything that was started or changed is ended and put back, on Ctrl-C too.
 #[derive(clap::Args)]

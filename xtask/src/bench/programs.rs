@@ -19,6 +19,8 @@ use crate::{interrupt, step};
 const SWITCH_TARGET_NS: f64 = 50.0;
 /// Issue and completion of a block request together, beyond empty programs.
 const BLOCK_TARGET_NS: f64 = 500.0;
+/// The same as a share of what libbpf-tools' biolatency needs for one histogram of the host.
+const BLOCK_TARGET_SHARE: f64 = 0.6;
 /// A sample of stacks.
 const PROFILE_TARGET_NS: f64 = 2_100.0;
 /// Time for a load to reach its pace.
@@ -167,15 +169,24 @@ pub(super) fn measure(effort: &Effort, workload: &Path, quiet: &mut Quiet) -> Re
         ));
     }
 
-    let (issue, complete) = step::timed("block I/O: random O_DIRECT reads and writes", || {
+    let block = step::timed("block I/O: random O_DIRECT reads and writes", || {
         block(effort, &bench, &first, workload, quiet)
     })?;
-    table.row(issue.row("O_DIRECT, 4 KiB, random", "block_rq_issue"));
-    table.row(complete.row("O_DIRECT, 4 KiB, random", "block_rq_complete"));
+    let load = "O_DIRECT, 4 KiB, random";
+    table.row(block.issue.row(load, "block_rq_issue"));
+    table.row(block.complete.row(load, "block_rq_complete"));
+    table.row(block.pair.row(load, "both"));
+    table.row(block.biolatency.row(load, "biolatency"));
+    targets.push(Target::at_most(
+        "the same, as a share of what biolatency needs for one histogram of the host, on the same requests",
+        BLOCK_TARGET_SHARE,
+        median(&block.shares),
+        "",
+    ));
     targets.push(Target::at_most(
         "program time of a block request, issue and completion, beyond empty programs",
         BLOCK_TARGET_NS,
-        issue.beyond() + complete.beyond(),
+        block.pair.beyond(),
         "ns",
     ));
 
@@ -214,7 +225,8 @@ pub(super) fn measure(effort: &Effort, workload: &Path, quiet: &mut Quiet) -> Re
              the same events; *beyond* is what the program needs more. Medians of {} windows of {} s, the two \
              ping-pongs in turn; `perf bench sched pipe` is pinned to one CPU. \
              `sched_switch` does everything in one program: run queue latency, on-CPU and off-CPU time, \
-             voluntary and involuntary switches, who preempted, per container.",
+             voluntary and involuntary switches, who preempted, per container. `biolatency` of libbpf-tools is \
+             attached beside the agent and sees the same requests: nanoseconds of all its programs for each.",
             effort.rounds,
             number(effort.window.as_secs_f64()),
         ),
@@ -261,14 +273,70 @@ pub(super) fn switch_beyond_ns(
     Ok(median(&beyond))
 }
 
+/// Block requests, seen by the agent and by `biolatency` at once.
+#[derive(Default)]
+struct Block {
+    issue: Measured,
+    complete: Measured,
+    pair: Measured,
+    biolatency: Measured,
+    /// What the pair needs beyond empty programs, as a share of what `biolatency` does, by window.
+    shares: Vec<f64>,
+}
+
+impl Block {
+    fn add(&mut self, [issue, complete]: &[Window; 2], tool: &[Runs]) {
+        self.issue.add(issue);
+        self.complete.add(complete);
+        let requests = complete.program.count;
+        let of_request = |runs: &[Runs]| {
+            let ns: u64 = runs.iter().map(|runs| runs.ns).sum();
+            Runs {
+                count: requests,
+                ns,
+            }
+        };
+        let pair = Window {
+            program: of_request(&[issue.program, complete.program]),
+            empty: of_request(&[issue.empty, complete.empty]),
+        };
+        // Its programs run on more events than ours, and each run costs what an empty one does.
+        let runs: u64 = tool.iter().map(|runs| runs.count).sum();
+        let empty_ns = complete.empty.mean_ns().unwrap_or(0.0);
+        let tool = Window {
+            program: of_request(tool),
+            empty: Runs {
+                count: requests,
+                ns: (runs as f64 * empty_ns) as u64,
+            },
+        };
+        let beyond = |window: &Window| {
+            Some(window.program.mean_ns()? - window.empty.mean_ns()?).filter(|ns| *ns > 0.0)
+        };
+        if let (Some(ours), Some(theirs)) = (beyond(&pair), beyond(&tool)) {
+            self.shares.push(ours / theirs);
+        }
+        self.pair.add(&pair);
+        self.biolatency.add(&tool);
+    }
+}
+
 fn block(
     effort: &Effort,
     bench: &Bench,
     cgroup: &Cgroup,
     workload: &Path,
     quiet: &mut Quiet,
-) -> Result<(Measured, Measured)> {
-    let mut measured = (Measured::default(), Measured::default());
+) -> Result<Block> {
+    let mut measured = Block::default();
+    let mut tool = load::biolatency()?;
+    let programs = bpf::programs_of(tool.pid())?;
+    let read = || {
+        programs
+            .iter()
+            .map(Program::runs)
+            .collect::<Result<Vec<_>>>()
+    };
     // Next to the build, not in /tmp: that is memory on many hosts.
     let directory = TempDir::with_prefix_in("bench-", step::target_directory())?;
     let file = directory.path().join("file");
@@ -277,19 +345,22 @@ fn block(
         file.display()
     );
     for _ in 0..effort.rounds {
-        let [issue, complete] = quiet.measure(&[bench.agent.pid()], || {
+        let (windows, runs) = quiet.measure(&[bench.agent.pid(), tool.pid()], || {
             let mut process = load::workload(workload, cgroup, &arguments)?;
             interrupt::pause(SETTLE)?;
+            let before = read()?;
             let windows = bench.window(["block_rq_issue", "block_rq_complete"], || {
                 interrupt::pause(effort.window)
             })?;
+            let runs = read()?.into_iter().zip(before);
+            let runs: Vec<Runs> = runs.map(|(now, before)| now.since(before)).collect();
             process.expect_alive()?;
-            Ok(windows)
+            Ok((windows, runs))
         })?;
-        measured.0.add(&issue);
-        measured.1.add(&complete);
+        measured.add(&windows, &runs);
     }
-    if measured.0.events == 0 {
+    tool.expect_alive()?;
+    if measured.issue.events == 0 {
         bail!(
             "no block request was seen: is {} on a file system of a disk?",
             directory.path().display()
@@ -307,16 +378,20 @@ fn rare(
     workload: &Path,
     table: &mut Table,
 ) -> Result<()> {
-    let (mut made, mut removed, mut ended) = (
-        Measured::default(),
-        Measured::default(),
-        Measured::default(),
-    );
+    let (mut made, mut removed) = (Measured::default(), Measured::default());
+    let (mut emptied, mut ended) = (Measured::default(), Measured::default());
     for _ in 0..effort.rounds {
         let [mkdir, rmdir] =
             bench.window(["cgroup_mkdir", "cgroup_rmdir"], || cgroups.churn(100))?;
         made.add(&mkdir);
         removed.add(&rmdir);
+        let [populated] = bench.window(["cgroup_notify_populated"], || {
+            for _ in 0..10 {
+                drop(load::workload(workload, first, "burn --seconds 0.001")?);
+            }
+            Ok(())
+        })?;
+        emptied.add(&populated);
         let mut process = load::workload(workload, first, "spawn --pause-ms 0")?;
         let [exit] = bench.window(["sched_process_exit"], || interrupt::pause(effort.window))?;
         process.expect_alive()?;
@@ -324,6 +399,10 @@ fn rare(
     }
     table.row(made.row("cgroups made and removed", "cgroup_mkdir"));
     table.row(removed.row("cgroups made and removed", "cgroup_rmdir"));
+    table.row(emptied.row(
+        "processes that come to a cgroup and leave it",
+        "cgroup_notify_populated",
+    ));
     table.row(ended.row("children that live 2 ms", "sched_process_exit"));
     Ok(())
 }
