@@ -1,16 +1,13 @@
 //! The daemon: an engine, an HTTP server over it, and an orderly end.
 
-use std::{io, net::SocketAddr, path::Path, sync::Arc, thread, time::Duration};
+use std::{io, path::Path, sync::Arc, thread, time::Duration};
 
-use tokio::{
-    net::TcpListener,
-    signal::unix::{SignalKind, signal},
-};
+use tokio::signal::unix::{SignalKind, signal};
 
 use crate::{
-    config::Config,
+    config::{Config, ListenAddress},
     engine::{Agent, EngineError, EngineOptions},
-    export::server::{ServerState, router, serve},
+    export::server::{ServerState, bind, router, serve},
     observer::Observer,
     source::Source,
 };
@@ -19,10 +16,10 @@ use crate::{
 #[derive(Debug, thiserror::Error)]
 pub enum DaemonError {
     /// The address cannot be bound.
-    #[error("cannot listen on {address}; choose another address with --listen ADDR:PORT")]
+    #[error("cannot listen on {address}; choose another address with --listen ADDR")]
     Listen {
         /// Which.
-        address: SocketAddr,
+        address: ListenAddress,
         /// Why.
         #[source]
         source: io::Error,
@@ -87,23 +84,30 @@ pub fn run(config: &Config) -> Result<(), DaemonError> {
         .build()
         .map_err(DaemonError::Serve)?;
     runtime.block_on(async {
-        let listener = TcpListener::bind(config.listen)
+        let listeners = bind(&config.listen)
             .await
-            .map_err(|source| DaemonError::Listen { address: config.listen, source })?;
+            .map_err(|source| DaemonError::Listen { address: config.listen.clone(), source })?;
         let mut interrupt = signal(SignalKind::interrupt()).map_err(DaemonError::Serve)?;
         let mut terminate = signal(SignalKind::terminate()).map_err(DaemonError::Serve)?;
-        let address = listener.local_addr().map_err(DaemonError::Serve)?;
+        let addresses = listeners
+            .iter()
+            .map(|listener| listener.local_addr().map(|address| address.to_string()))
+            .collect::<io::Result<Vec<_>>>()
+            .map_err(DaemonError::Serve)?;
         let agent = Arc::new(Agent::start(engine_options(config))?);
         let source: Arc<dyn Source> = Arc::<Agent>::clone(&agent);
         let observer = Arc::new(Observer::new(source, config.diagnosis.clone()));
         let watching = observer.watch().map_err(DaemonError::Observe)?;
         let state = ServerState::new(observer).map_err(DaemonError::Metrics)?;
         if let Some(path) = &config.address_file {
-            write_whole(path, &format!("{address}\n")).map_err(|source| {
+            let first = addresses.first().map_or("", String::as_str);
+            write_whole(path, &format!("{first}\n")).map_err(|source| {
                 DaemonError::AddressFile { path: path.display().to_string(), source }
             })?;
         }
-        tracing::info!(%address, version = env!("CARGO_PKG_VERSION"), "listening on http://{address}");
+        for address in &addresses {
+            tracing::info!(%address, version = env!("CARGO_PKG_VERSION"), "listening on http://{address}");
+        }
         let watched = Arc::clone(&agent);
         let ended = async move {
             tokio::select! {
@@ -114,7 +118,7 @@ pub fn run(config: &Config) -> Result<(), DaemonError> {
             }
             tracing::info!("ending");
         };
-        let served = serve(listener, router(state), ended).await.map_err(DaemonError::Serve);
+        let served = serve(listeners, router(state), ended).await.map_err(DaemonError::Serve);
         if let Some(path) = &config.address_file {
             let _ = std::fs::remove_file(path);
         }

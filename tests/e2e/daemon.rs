@@ -1,11 +1,18 @@
 //! The daemon as a process: what it leaves behind, and how it ends.
 
-use std::{collections::BTreeSet, time::Duration};
+use std::{
+    collections::BTreeSet,
+    net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener},
+    time::Duration,
+};
 
-use ctrscope_tests::{Agent, bpf, wait_until};
+use ctrscope_tests::{Agent, AgentCommand, agent::describe, bpf, http, wait_until};
 
 /// The kernel frees programs and maps after a grace period of its own.
 const FREED_PATIENCE: Duration = Duration::from_secs(60);
+
+/// For a start and an answer on a busy machine.
+const PATIENCE: Duration = Duration::from_secs(60);
 
 /// Programs and maps that an agent holds in the kernel.
 pub(crate) struct Held {
@@ -65,6 +72,26 @@ fn sigterm_and_sigint_end_it_cleanly() {
             "signal {signal}: {status}\n{}",
             agent.log()
         );
+    }
+}
+
+#[test]
+fn a_port_alone_and_a_name_are_served_and_asked() {
+    let has_ipv6 = TcpListener::bind("[::1]:0").is_ok();
+    for listen in [":0", "localhost:0"] {
+        let agent = Agent::start_on(listen).unwrap();
+        let port = agent.address().port();
+        let mut hosts = vec![IpAddr::from(Ipv4Addr::LOCALHOST)];
+        hosts.extend(has_ipv6.then_some(IpAddr::from(Ipv6Addr::LOCALHOST)));
+        for host in hosts {
+            let answer = http::get(SocketAddr::from((host, port)), "/readyz", PATIENCE).unwrap();
+            assert_eq!(answer.status, 200, "{listen} at {host}");
+        }
+        for server in [format!(":{port}"), format!("localhost:{port}")] {
+            let arguments = ["--server", &server, "top", "--json"];
+            let output = AgentCommand::run(&arguments, PATIENCE).unwrap();
+            assert!(output.status.success(), "{server}: {}", describe(&output));
+        }
     }
 }
 

@@ -119,13 +119,26 @@ impl Agent {
     ///
     /// It cannot be taken away, or as [`start`](Self::start).
     pub fn start_without(without: &Without, arguments: &[&str]) -> Result<Self> {
+        Self::spawn(without, "127.0.0.1:0", arguments)
+    }
+
+    /// Starts the daemon with another `--listen`, as [`start`](Self::start).
+    ///
+    /// # Errors
+    ///
+    /// As [`start`](Self::start).
+    pub fn start_on(listen: &str) -> Result<Self> {
+        Self::spawn(&Without::new(), listen, &[])
+    }
+
+    fn spawn(without: &Without, listen: &str, arguments: &[&str]) -> Result<Self> {
         let directory = TempDir::with_prefix("ctrscope-agent-")?;
         let address_file = directory.path().join("address");
         let log = File::create(directory.path().join("log"))?;
         let mut command = AgentCommand::command()?;
         without.apply(&mut command);
         let child = command
-            .args(["run", "--listen", "127.0.0.1:0", "--address-file"])
+            .args(["run", "--listen", listen, "--address-file"])
             .arg(&address_file)
             .args(arguments)
             .stdin(Stdio::null())

@@ -233,7 +233,7 @@ fn daemon_snapshot(config: &Config) -> Option<std::sync::Arc<crate::snapshot::Sn
 fn is_this_host(address: &str) -> bool {
     let host = address.rsplit_once(':').map_or(address, |(host, _)| host);
     let host = host.trim_start_matches('[').trim_end_matches(']');
-    host == "localhost"
+    host.eq_ignore_ascii_case("localhost")
         || host
             .parse::<std::net::IpAddr>()
             .is_ok_and(|address| address.is_loopback())

@@ -5,6 +5,7 @@
 //! is bounded: connections, requests at once, the size of a request's head, the time to send it and
 //! to take the answer, and how many expositions are kept for slow readers.
 
+mod bind;
 mod containers;
 mod diagnosis;
 mod error;
@@ -34,7 +35,7 @@ use axum::{
 use tokio::sync::Semaphore;
 
 use self::exposition::Exposition;
-pub use self::{error::ApiError, listen::serve};
+pub use self::{bind::bind, error::ApiError, listen::serve};
 use super::metrics::ServerMetrics;
 use crate::source::Source;
 

@@ -156,7 +156,7 @@ impl Server {
         let observer = Observer::new(source.clone(), DiagnosisConfig::default());
         let state = ServerState::new(Arc::new(observer)).expect("the names are valid");
         let (stop, stopped) = oneshot::channel::<()>();
-        let ended = runtime.spawn(serve(listener, router(state), async {
+        let ended = runtime.spawn(serve(vec![listener], router(state), async {
             let _ = stopped.await;
         }));
         Self {
