@@ -1,5 +1,7 @@
 //! The commands, against a daemon and without one.
 
+mod output;
+
 use std::{
     fs,
     net::TcpListener,
