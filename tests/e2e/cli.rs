@@ -1,5 +1,6 @@
 //! The commands, against a daemon and without one.
 
+mod flame;
 mod output;
 
 use std::{

@@ -86,6 +86,12 @@ impl AgentCommand {
     }
 }
 
+/// Sends a signal to a child, which the caller has not waited for.
+pub fn signal(child: &Child, signal: i32) {
+    // SAFETY: no memory is touched; the child's pid is its own as long as nobody has waited for it.
+    unsafe { libc::kill(child.id().cast_signed(), signal) };
+}
+
 /// Both outputs as one text.
 #[must_use]
 pub fn describe(output: &Output) -> String {
@@ -260,8 +266,7 @@ impl Agent {
 
     /// Sends a signal.
     pub fn signal(&self, signal: i32) {
-        // SAFETY: a signal to our own child, which has not been waited for.
-        unsafe { libc::kill(self.child.id().cast_signed(), signal) };
+        self::signal(&self.child, signal);
     }
 
     /// Ends it by SIGTERM and gives its exit status.
