@@ -203,7 +203,8 @@ Examples:
 
 Every option can stand in the configuration file under its name with underscores
 (retention = \"10m\") or in the environment (CTRSCOPE_RETENTION=10m); options win over the
-environment, and the environment wins over the file.")]
+environment, and the environment wins over the file. All of it is read at the start alone: SIGHUP
+ends the daemon as SIGTERM and SIGINT do, unless it was started with SIGHUP ignored (nohup).")]
 pub struct RunArgs {
     #[arg(
         long,

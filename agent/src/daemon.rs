@@ -2,13 +2,12 @@
 
 use std::{io, path::Path, sync::Arc, thread, time::Duration};
 
-use tokio::signal::unix::{SignalKind, signal};
-
 use crate::{
     config::{Config, ListenAddress},
     engine::{Agent, EngineError, EngineOptions},
     export::server::{ServerState, bind, router, serve},
     observer::Observer,
+    signals::EndSignals,
     source::Source,
 };
 
@@ -69,7 +68,7 @@ pub fn engine_options(config: &Config) -> EngineOptions {
     }
 }
 
-/// Runs until SIGINT or SIGTERM. The port is bound before anything is loaded into the kernel, so that a
+/// Runs until SIGINT, SIGTERM or SIGHUP. The port is bound before anything is loaded into the kernel, so that a
 /// port that is taken costs nothing.
 ///
 /// # Errors
@@ -87,8 +86,7 @@ pub fn run(config: &Config) -> Result<(), DaemonError> {
         let listeners = bind(&config.listen)
             .await
             .map_err(|source| DaemonError::Listen { address: config.listen.clone(), source })?;
-        let mut interrupt = signal(SignalKind::interrupt()).map_err(DaemonError::Serve)?;
-        let mut terminate = signal(SignalKind::terminate()).map_err(DaemonError::Serve)?;
+        let mut signals = EndSignals::new().map_err(DaemonError::Serve)?;
         let addresses = listeners
             .iter()
             .map(|listener| listener.local_addr().map(|address| address.to_string()))
@@ -111,12 +109,10 @@ pub fn run(config: &Config) -> Result<(), DaemonError> {
         let watched = Arc::clone(&agent);
         let ended = async move {
             tokio::select! {
-                _ = interrupt.recv() => {}
-                _ = terminate.recv() => {}
+                signal = signals.next() => tracing::info!(signal, "ending"),
                 // Whoever supervises the daemon can start it again; alive and blind it would stay so.
-                () = end_of(&watched) => {}
+                () = end_of(&watched) => tracing::info!("ending"),
             }
-            tracing::info!("ending");
         };
         let served = serve(listeners, router(state), ended).await.map_err(DaemonError::Serve);
         if let Some(path) = &config.address_file {

@@ -70,7 +70,7 @@ fn an_interrupted_recording_is_written_and_its_place_is_free() {
     let directory = tempdir().unwrap();
     let before = bpf::held(agent.pid()).unwrap();
     for source in [Source::Daemon(&agent), Source::Local] {
-        for number in [libc::SIGINT, libc::SIGTERM] {
+        for number in [libc::SIGINT, libc::SIGTERM, libc::SIGHUP] {
             let file = directory.path().join(format!("{number}.folded"));
             let path = file.to_str().unwrap();
             let rest = ["--seconds", LONG, "--format", "folded", "-o", path];
