@@ -2,7 +2,7 @@
 
 mod diagnose;
 
-use std::{fmt::Display, net::SocketAddr, path::PathBuf, time::Duration};
+use std::{fmt::Display, path::PathBuf, time::Duration};
 
 use clap::{
     Args, Parser, Subcommand, ValueEnum,
@@ -15,7 +15,8 @@ use crate::{
     choice::Choice,
     complete::{CONFIG_VARIABLE, SERVER_VARIABLE, containers},
     config::{
-        self, Config, ConfigError, LogFormat, RuntimeSockets, check_patterns, format_duration,
+        self, Config, ConfigError, ListenAddress, LogFormat, RuntimeSockets, check_patterns,
+        format_duration,
     },
     selection::Pattern,
     source::{DEFAULT_PROFILE_FREQUENCY, MAX_PROFILE_FREQUENCY, MAX_PROFILE_SECONDS},
@@ -65,7 +66,7 @@ pub struct GlobalArgs {
         hide_env_values = true
     )]
     #[arg(value_parser = config::parse_server)]
-    #[arg(help = with_default("Daemon to ask, host:port", Config::default().server))]
+    #[arg(help = with_default("Daemon to ask, host:port; :PORT is on this host", Config::default().server))]
     #[expect(missing_docs, reason = "the help text is the documentation")]
     pub server: Option<String>,
     /// Never ask a daemon: load the programs for as long as the command runs
@@ -197,12 +198,13 @@ pub enum Command {
 #[command(after_help = "\
 Examples:
   sudo ctrscope run
-  sudo ctrscope run --listen 0.0.0.0:9464 --retention 10m
+  sudo ctrscope run --listen :9464 --retention 10m
   sudo ctrscope run --listen 127.0.0.1:0 --address-file /run/ctrscope.addr
 
 Every option can stand in the configuration file under its name with underscores
 (retention = \"10m\") or in the environment (CTRSCOPE_RETENTION=10m); options win over the
-environment, and the environment wins over the file.")]
+environment, and the environment wins over the file. All of it is read at the start alone: SIGHUP
+ends the daemon as SIGTERM and SIGINT do, unless it was started with SIGHUP ignored (nohup).")]
 pub struct RunArgs {
     #[arg(
         long,
@@ -211,10 +213,10 @@ pub struct RunArgs {
         hide_env_values = true
     )]
     #[arg(value_parser = config::parse_listen)]
-    #[arg(help = with_default("Address to serve on; port 0 takes a free one",
+    #[arg(help = with_default("Address to serve on: IP:PORT, NAME:PORT, or :PORT for all addresses; port 0 takes a free one",
         Config::default().listen))]
     #[expect(missing_docs, reason = "the help text is the documentation")]
-    pub listen: Option<SocketAddr>,
+    pub listen: Option<ListenAddress>,
     /// Write the bound address to this file once it is served
     #[arg(
         long,

@@ -2,7 +2,9 @@
 
 use std::{
     error::Error as StdError,
+    hash::{BuildHasher as _, Hasher as _, RandomState},
     io::{self, Read as _},
+    str::FromStr,
     sync::{
         Arc,
         mpsc::{RecvTimeoutError, sync_channel},
@@ -29,6 +31,8 @@ const CONNECT_TIMEOUT: Duration = Duration::from_secs(2);
 const SNAPSHOT_TIMEOUT: Duration = Duration::from_secs(15);
 /// Beyond the time that a profile records: symbolization and its transfer.
 const PROFILE_MARGIN: Duration = Duration::from_secs(120);
+/// To tell the daemon that a recording is to end.
+const STOP_TIMEOUT: Duration = Duration::from_secs(2);
 const MAX_SNAPSHOT_BYTES: u64 = 256 << 20;
 const MAX_PROFILE_BYTES: u64 = 256 << 20;
 const MAX_ERROR_BYTES: u64 = 64 << 10;
@@ -126,7 +130,11 @@ impl HttpSource {
         }
     }
 
-    fn get_profile(&self, request: &ProfileRequest) -> Result<RenderedProfile, SourceError> {
+    fn get_profile(
+        &self,
+        request: &ProfileRequest,
+        id: &str,
+    ) -> Result<RenderedProfile, SourceError> {
         let container = request.container.as_deref();
         let mut get = self
             .agent
@@ -139,22 +147,24 @@ impl HttpSource {
         if let Some(container) = container {
             get = get.query("container", container);
         }
+        let get = get.query("id", id);
         let response = get
             .config()
             .timeout_global(Some(request.duration + PROFILE_MARGIN))
             .build()
             .call()
             .map_err(|error| self.unreachable(error))?;
-        let header = |name: &str| -> Option<u64> {
-            response.headers().get(name)?.to_str().ok()?.parse().ok()
-        };
-        let samples = header("x-ctrscope-samples");
-        let lost = header("x-ctrscope-lost");
+        let samples = number(&response, "x-ctrscope-samples");
+        let lost = number(&response, "x-ctrscope-lost");
+        let seconds = number(&response, "x-ctrscope-seconds");
+        let frequency = number(&response, "x-ctrscope-frequency");
         let body = self.body(response, container.unwrap_or_default(), MAX_PROFILE_BYTES)?;
-        let (Some(samples), Some(lost)) = (samples, lost) else {
+        let (Some(samples), Some(lost), Some(seconds), Some(frequency)) =
+            (samples, lost, seconds, frequency)
+        else {
             return Err(self.failed(
                 "use the profile",
-                "the answer has no x-ctrscope-samples or x-ctrscope-lost header; is it another \
+                "the answer lacks an x-ctrscope-... header that says what it holds; is it another \
                  version?",
             ));
         };
@@ -162,7 +172,22 @@ impl HttpSource {
             body,
             samples,
             lost,
+            seconds,
+            frequency,
         })
+    }
+
+    /// Ends a recording early, and says whether there was one. It may not have begun yet, or have ended.
+    fn stop_profile(&self, id: &str) -> bool {
+        let answer = self
+            .agent
+            .get(self.url("/api/v1/profile/stop"))
+            .query("id", id)
+            .config()
+            .timeout_global(Some(STOP_TIMEOUT))
+            .build()
+            .call();
+        answer.is_ok_and(|answer| answer.status().is_success())
     }
 }
 
@@ -223,7 +248,7 @@ impl Source for HttpSource {
     }
 
     /// A cancelled request is given up at once; its connection closes when the process ends or the
-    /// answer arrives, whichever is first.
+    /// answer arrives, whichever is first. Of one that is stopped the daemon is told, until it knows.
     fn profile(
         &self,
         request: &ProfileRequest,
@@ -232,16 +257,22 @@ impl Source for HttpSource {
         let (sender, receiver) = sync_channel(1);
         let source = self.clone();
         let request = request.clone();
+        let id = recording_id();
+        let its_id = id.clone();
+        let mut is_told = false;
         thread::Builder::new()
             .name("profile-request".to_owned())
             .spawn(move || {
                 // Nobody listens any more once it is cancelled.
-                let _ = sender.send(source.get_profile(&request));
+                let _ = sender.send(source.get_profile(&request, &its_id));
             })
             .map_err(|error| self.failed("start the request", error))?;
         loop {
             if cancel.is_cancelled() {
                 return Err(SourceError::Cancelled);
+            }
+            if cancel.is_stopped() && !is_told {
+                is_told = self.stop_profile(&id);
             }
             match receiver.recv_timeout(CANCEL_POLL) {
                 Ok(result) => return result,
@@ -255,6 +286,18 @@ impl Source for HttpSource {
             }
         }
     }
+}
+
+/// An id that nobody else has and nobody can guess.
+fn recording_id() -> String {
+    // Its keys are random.
+    let random = || RandomState::new().build_hasher().finish();
+    format!("{:016x}{:016x}", random(), random())
+}
+
+/// The number in a header.
+fn number<T: FromStr>(response: &Response<Body>, header: &str) -> Option<T> {
+    response.headers().get(header)?.to_str().ok()?.parse().ok()
 }
 
 /// A container as a part of a path.
@@ -317,233 +360,4 @@ fn ambiguous_matches(message: &str) -> Option<Vec<String>> {
 }
 
 #[cfg(test)]
-mod tests {
-    use std::{
-        io::{BufRead as _, BufReader, Write as _},
-        net::TcpListener,
-        time::Instant,
-    };
-
-    use super::*;
-    use crate::source::{ProfileFormat, ProfileType, Split};
-
-    #[test]
-    fn facts_come_back_whole() {
-        let facts = WindowFacts {
-            seconds: 9.5,
-            ..WindowFacts::default()
-        };
-        let body = serde_json::to_string(&facts).expect("it serializes");
-        let (source, server) = serve(answer("200 OK", "", &body));
-        let got = source.facts(Duration::from_secs(10)).expect("it answers");
-        assert_eq!(*got, facts);
-        assert_eq!(
-            server.join().expect("it ends"),
-            "GET /api/v1/facts?window=10 HTTP/1.1"
-        );
-        let refused = source.facts(Duration::from_secs(61));
-        assert!(matches!(refused, Err(SourceError::BadRequest(_))));
-    }
-
-    /// Answers one request with `answer` and returns its request line.
-    fn serve(answer: String) -> (HttpSource, thread::JoinHandle<String>) {
-        let listener = TcpListener::bind("127.0.0.1:0").expect("a free port");
-        let address = listener.local_addr().expect("bound").to_string();
-        let server = thread::spawn(move || {
-            let (mut stream, _) = listener.accept().expect("a client");
-            let mut lines = BufReader::new(stream.try_clone().expect("a clone")).lines();
-            let request = lines.next().expect("a line").expect("text");
-            while lines
-                .next()
-                .is_some_and(|line| line.is_ok_and(|line| !line.is_empty()))
-            {}
-            stream.write_all(answer.as_bytes()).expect("an open client");
-            request
-        });
-        (HttpSource::new(&address), server)
-    }
-
-    fn answer(status: &str, headers: &str, body: &str) -> String {
-        format!(
-            "HTTP/1.1 {status}\r\ncontent-length: {}\r\nconnection: close\r\n{headers}\r\n{body}",
-            body.len()
-        )
-    }
-
-    fn error_answer(status: &str, code: &str, error: &SourceError) -> String {
-        let body = serde_json::json!({"error": {"code": code, "message": error.to_string()}});
-        answer(status, "", &body.to_string())
-    }
-
-    fn request(container: &str) -> ProfileRequest {
-        ProfileRequest {
-            container: Some(container.to_owned()),
-            profile_type: ProfileType::Cpu,
-            duration: Duration::from_secs(3),
-            frequency: 99,
-            split: Split::Name,
-            format: ProfileFormat::Folded,
-        }
-    }
-
-    #[test]
-    fn a_snapshot_comes_back_whole() {
-        let mut snapshot = Snapshot::default();
-        snapshot.host.name = "h".to_owned();
-        let body = serde_json::to_string(&snapshot).expect("it serializes");
-        let (source, server) = serve(answer("200 OK", "", &body));
-        assert_eq!(source.snapshot().expect("it answers").host.name, "h");
-        assert_eq!(
-            server.join().expect("it ends"),
-            "GET /api/v1/containers HTTP/1.1"
-        );
-    }
-
-    #[test]
-    fn a_diagnosis_is_asked_for_by_the_containers_name_as_it_is_called() {
-        let body = serde_json::to_string(&Diagnosis::default()).expect("it serializes");
-        for (container, window, line) in [
-            (None, None, "/api/v1/diagnosis"),
-            (Some("/a b/c%"), None, "/api/v1/diagnosis/a%20b/c%25"),
-            (
-                Some("shop/x/app"),
-                Some(7),
-                "/api/v1/diagnosis/shop/x/app?window=7",
-            ),
-        ] {
-            let (source, server) = serve(answer("200 OK", "", &body));
-            let request = DiagnosisRequest {
-                container: container.map(str::to_owned),
-                window: window.map(Duration::from_secs),
-            };
-            source.diagnosis(&request).expect("it answers");
-            let asked = server.join().expect("it ends");
-            assert_eq!(asked, format!("GET {line} HTTP/1.1"));
-        }
-        let (source, server) = serve(answer("200 OK", "", "[]"));
-        assert!(source.standing().expect("it answers").is_empty());
-        let asked = server.join().expect("it ends");
-        assert_eq!(asked, "GET /api/v1/verdicts HTTP/1.1");
-    }
-
-    #[test]
-    fn a_profile_carries_its_counts_and_escapes_its_query() {
-        let headers = "x-ctrscope-samples: 7\r\nx-ctrscope-lost: 1\r\n";
-        let (source, server) = serve(answer("200 OK", headers, "a;b 7\n"));
-        let profile = source
-            .profile(&request("/a b&c"), &Cancel::default())
-            .expect("it answers");
-        assert_eq!((profile.samples, profile.lost), (7, 1));
-        assert_eq!(profile.body, b"a;b 7\n");
-        let line = server.join().expect("it ends");
-        let query =
-            "type=cpu&seconds=3&frequency=99&split=name&format=folded&container=%2Fa%20b%26c";
-        assert_eq!(line, format!("GET /api/v1/profile?{query} HTTP/1.1"));
-    }
-
-    #[test]
-    fn errors_keep_their_meaning_over_http() {
-        let errors = [
-            (
-                "400 Bad Request",
-                "bad_request",
-                SourceError::BadRequest("seconds".to_owned()),
-            ),
-            (
-                "404 Not Found",
-                "unknown_container",
-                SourceError::UnknownContainer {
-                    query: "web".to_owned(),
-                    hint: "did you mean wbe?".to_owned(),
-                },
-            ),
-            (
-                "409 Conflict",
-                "ambiguous_container",
-                SourceError::AmbiguousContainer {
-                    query: "web".to_owned(),
-                    matches: vec!["a (1)".to_owned(), "b (2)".to_owned()],
-                },
-            ),
-            (
-                "429 Too Many Requests",
-                "busy",
-                SourceError::Busy { slots: 2 },
-            ),
-            (
-                "503 Service Unavailable",
-                "not_ready",
-                SourceError::NotReady("starting".to_owned()),
-            ),
-            (
-                "501 Not Implemented",
-                "unsupported",
-                SourceError::Unsupported("no perf events".to_owned()),
-            ),
-        ];
-        for (status, code, error) in errors {
-            let (source, server) = serve(error_answer(status, code, &error));
-            let got = source
-                .profile(&request("web"), &Cancel::default())
-                .expect_err(code);
-            assert_eq!(got.to_string(), error.to_string());
-            assert_eq!(
-                std::mem::discriminant(&got),
-                std::mem::discriminant(&error),
-                "{code}"
-            );
-            server.join().expect("it ends");
-        }
-    }
-
-    #[test]
-    fn another_server_at_the_address_counts_as_no_daemon() {
-        for other in [
-            answer("404 Not Found", "", "no"),
-            answer("200 OK", "", "<html>"),
-            answer("302 Found", "location: http://127.0.0.1:1/\r\n", ""),
-        ] {
-            let (source, server) = serve(other);
-            let error = source.snapshot().expect_err("no snapshot");
-            assert!(
-                matches!(error, SourceError::Unreachable { .. }),
-                "{error:?}"
-            );
-            server.join().expect("it ends");
-        }
-    }
-
-    #[test]
-    fn nobody_there_is_unreachable() {
-        let listener = TcpListener::bind("127.0.0.1:0").expect("a free port");
-        let address = listener.local_addr().expect("bound").to_string();
-        drop(listener);
-        let error = HttpSource::new(&address).snapshot().expect_err("refused");
-        assert_eq!(
-            error.to_string(),
-            format!("no answer from the daemon at {address}")
-        );
-    }
-
-    #[test]
-    fn a_cancelled_profile_is_given_up_at_once() {
-        let listener = TcpListener::bind("127.0.0.1:0").expect("a free port");
-        let address = listener.local_addr().expect("bound").to_string();
-        let cancel = Cancel::default();
-        let started = Instant::now();
-        let canceller = {
-            let cancel = cancel.clone();
-            thread::spawn(move || {
-                let client = listener.accept().expect("a client");
-                cancel.cancel();
-                client
-            })
-        };
-        let error = HttpSource::new(&address)
-            .profile(&request("web"), &cancel)
-            .expect_err("cancelled");
-        assert!(matches!(error, SourceError::Cancelled), "{error:?}");
-        assert!(started.elapsed() < Duration::from_secs(2));
-        canceller.join().expect("it ends");
-    }
-}
+mod tests;

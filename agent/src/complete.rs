@@ -5,8 +5,12 @@ use std::{env, ffi::OsStr, path::PathBuf, sync::mpsc, thread, time::Duration};
 use clap_complete::CompletionCandidate;
 
 use crate::{
-    client::HttpSource, config::Config, resolve::display_name, snapshot::Snapshot,
-    source::Source as _, terminal::printable,
+    client::HttpSource,
+    config::{Config, parse_server},
+    resolve::display_name,
+    snapshot::Snapshot,
+    source::Source as _,
+    terminal::printable,
 };
 
 /// Where the daemon is, as the command line has it.
@@ -31,7 +35,7 @@ pub(crate) fn containers(current: &OsStr) -> Vec<CompletionCandidate> {
         let file = env::var_os(CONFIG_VARIABLE).map(PathBuf::from);
         let server = env::var(SERVER_VARIABLE).ok();
         let server = match server {
-            Some(server) => server,
+            Some(server) => parse_server(&server).ok()?,
             None => Config::read(file.as_deref()).ok()?.server,
         };
         sender.send(HttpSource::new(&server).snapshot().ok()?).ok()

@@ -6,6 +6,7 @@
 mod diagnosis;
 #[cfg(any(test, feature = "fuzzing"))]
 pub(crate) mod fuzz;
+mod listen;
 mod values;
 
 use std::{
@@ -19,6 +20,7 @@ use toml::de::{DeTable, DeValue};
 use tracing_subscriber::filter::LevelFilter;
 
 pub use diagnosis::{DiagnosisConfig, parse_threshold};
+pub use listen::ListenAddress;
 pub use values::{
     format_duration, parse_duration, parse_interval, parse_listen, parse_log_format,
     parse_log_level, parse_max_containers, parse_path, parse_pattern, parse_retention,
@@ -62,7 +64,7 @@ pub struct Config {
     /// Never ask a daemon (flag only).
     pub local: bool,
     /// Address that the daemon serves on.
-    pub listen: SocketAddr,
+    pub listen: ListenAddress,
     /// File that gets the bound address; `None` writes none.
     pub address_file: Option<PathBuf>,
     /// How long an exited container stays.
@@ -140,7 +142,7 @@ impl Default for Config {
         Self {
             server: "127.0.0.1:9464".to_owned(),
             local: false,
-            listen: SocketAddr::from(([127, 0, 0, 1], 9464)),
+            listen: ListenAddress::Socket(SocketAddr::from(([127, 0, 0, 1], 9464))),
             address_file: None,
             retention: Duration::from_secs(300),
             max_containers: 1000,

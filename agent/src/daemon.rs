@@ -1,17 +1,13 @@
 //! The daemon: an engine, an HTTP server over it, and an orderly end.
 
-use std::{io, net::SocketAddr, path::Path, sync::Arc, thread, time::Duration};
-
-use tokio::{
-    net::TcpListener,
-    signal::unix::{SignalKind, signal},
-};
+use std::{io, path::Path, sync::Arc, thread, time::Duration};
 
 use crate::{
-    config::Config,
+    config::{Config, ListenAddress},
     engine::{Agent, EngineError, EngineOptions},
-    export::server::{ServerState, router, serve},
+    export::server::{ServerState, bind, router, serve},
     observer::Observer,
+    signals::EndSignals,
     source::Source,
 };
 
@@ -19,10 +15,10 @@ use crate::{
 #[derive(Debug, thiserror::Error)]
 pub enum DaemonError {
     /// The address cannot be bound.
-    #[error("cannot listen on {address}; choose another address with --listen ADDR:PORT")]
+    #[error("cannot listen on {address}; choose another address with --listen ADDR")]
     Listen {
         /// Which.
-        address: SocketAddr,
+        address: ListenAddress,
         /// Why.
         #[source]
         source: io::Error,
@@ -72,7 +68,7 @@ pub fn engine_options(config: &Config) -> EngineOptions {
     }
 }
 
-/// Runs until SIGINT or SIGTERM. The port is bound before anything is loaded into the kernel, so that a
+/// Runs until SIGINT, SIGTERM or SIGHUP. The port is bound before anything is loaded into the kernel, so that a
 /// port that is taken costs nothing.
 ///
 /// # Errors
@@ -87,34 +83,38 @@ pub fn run(config: &Config) -> Result<(), DaemonError> {
         .build()
         .map_err(DaemonError::Serve)?;
     runtime.block_on(async {
-        let listener = TcpListener::bind(config.listen)
+        let listeners = bind(&config.listen)
             .await
-            .map_err(|source| DaemonError::Listen { address: config.listen, source })?;
-        let mut interrupt = signal(SignalKind::interrupt()).map_err(DaemonError::Serve)?;
-        let mut terminate = signal(SignalKind::terminate()).map_err(DaemonError::Serve)?;
-        let address = listener.local_addr().map_err(DaemonError::Serve)?;
+            .map_err(|source| DaemonError::Listen { address: config.listen.clone(), source })?;
+        let mut signals = EndSignals::new().map_err(DaemonError::Serve)?;
+        let addresses = listeners
+            .iter()
+            .map(|listener| listener.local_addr().map(|address| address.to_string()))
+            .collect::<io::Result<Vec<_>>>()
+            .map_err(DaemonError::Serve)?;
         let agent = Arc::new(Agent::start(engine_options(config))?);
         let source: Arc<dyn Source> = Arc::<Agent>::clone(&agent);
         let observer = Arc::new(Observer::new(source, config.diagnosis.clone()));
         let watching = observer.watch().map_err(DaemonError::Observe)?;
         let state = ServerState::new(observer).map_err(DaemonError::Metrics)?;
         if let Some(path) = &config.address_file {
-            write_whole(path, &format!("{address}\n")).map_err(|source| {
+            let first = addresses.first().map_or("", String::as_str);
+            write_whole(path, &format!("{first}\n")).map_err(|source| {
                 DaemonError::AddressFile { path: path.display().to_string(), source }
             })?;
         }
-        tracing::info!(%address, version = env!("CARGO_PKG_VERSION"), "listening on http://{address}");
+        for address in &addresses {
+            tracing::info!(%address, version = env!("CARGO_PKG_VERSION"), "listening on http://{address}");
+        }
         let watched = Arc::clone(&agent);
         let ended = async move {
             tokio::select! {
-                _ = interrupt.recv() => {}
-                _ = terminate.recv() => {}
+                signal = signals.next() => tracing::info!(signal, "ending"),
                 // Whoever supervises the daemon can start it again; alive and blind it would stay so.
-                () = end_of(&watched) => {}
+                () = end_of(&watched) => tracing::info!("ending"),
             }
-            tracing::info!("ending");
         };
-        let served = serve(listener, router(state), ended).await.map_err(DaemonError::Serve);
+        let served = serve(listeners, router(state), ended).await.map_err(DaemonError::Serve);
         if let Some(path) = &config.address_file {
             let _ = std::fs::remove_file(path);
         }

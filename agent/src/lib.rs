@@ -30,6 +30,7 @@ mod reading;
 pub mod resolve;
 pub mod runtime;
 pub mod selection;
+mod signals;
 pub mod snapshot;
 pub mod source;
 pub mod terminal;

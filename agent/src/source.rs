@@ -6,7 +6,7 @@
 use std::{
     sync::{
         Arc,
-        atomic::{AtomicBool, Ordering},
+        atomic::{AtomicU8, Ordering},
     },
     time::Duration,
 };
@@ -64,8 +64,9 @@ pub trait Source: Send + Sync {
         Err(SourceError::Unsupported("nothing is diagnosed here".into()))
     }
 
-    /// Records and renders a profile. Blocks for its duration; `cancel` ends it early with
-    /// [`SourceError::Cancelled`] and takes back everything it attached.
+    /// Records and renders a profile. Blocks for its duration. `cancel` ends it early: stopped, it gives
+    /// what was sampled so far; cancelled, [`SourceError::Cancelled`]. Either takes back everything it
+    /// attached.
     ///
     /// # Errors
     ///
@@ -88,18 +89,34 @@ pub struct DiagnosisRequest {
 
 /// A flag that ends something long from another thread. Clones share it.
 #[derive(Clone, Debug, Default)]
-pub struct Cancel(Arc<AtomicBool>);
+pub struct Cancel(Arc<AtomicU8>);
+
+/// What there is so far is wanted.
+const STOPPED: u8 = 1;
+/// Nothing is wanted any more.
+const CANCELLED: u8 = 2;
 
 impl Cancel {
-    /// Asks for the end.
-    pub fn cancel(&self) {
-        self.0.store(true, Ordering::Relaxed);
+    /// Asks for the end, with what there is so far.
+    pub fn stop(&self) {
+        self.0.fetch_max(STOPPED, Ordering::Relaxed);
     }
 
-    /// Whether the end was asked for.
+    /// Asks for the end, for nothing.
+    pub fn cancel(&self) {
+        self.0.fetch_max(CANCELLED, Ordering::Relaxed);
+    }
+
+    /// Whether the end was asked for, with or without what there is so far.
+    #[must_use]
+    pub fn is_stopped(&self) -> bool {
+        self.0.load(Ordering::Relaxed) >= STOPPED
+    }
+
+    /// Whether the end was asked for, for nothing.
     #[must_use]
     pub fn is_cancelled(&self) -> bool {
-        self.0.load(Ordering::Relaxed)
+        self.0.load(Ordering::Relaxed) >= CANCELLED
     }
 }
 
@@ -213,6 +230,10 @@ pub struct RenderedProfile {
     pub samples: u64,
     /// Samples or stacks that were lost.
     pub lost: u64,
+    /// How long samples were taken: less than was asked for where it was stopped.
+    pub seconds: f64,
+    /// Samples per second and CPU: less than was asked for where the kernel allows no more.
+    pub frequency: u32,
 }
 
 /// Why a source has no answer.

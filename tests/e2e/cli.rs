@@ -1,5 +1,8 @@
 //! The commands, against a daemon and without one.
 
+mod flame;
+mod output;
+
 use std::{
     fs,
     net::TcpListener,

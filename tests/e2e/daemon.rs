@@ -1,11 +1,22 @@
 //! The daemon as a process: what it leaves behind, and how it ends.
 
-use std::{collections::BTreeSet, time::Duration};
+use std::{
+    collections::BTreeSet,
+    net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener},
+    process::{Command, Stdio},
+    time::Duration,
+};
 
-use ctrscope_tests::{Agent, bpf, wait_until};
+use ctrscope_tests::{
+    Agent, AgentCommand, agent::describe, agent::signal, binaries, bpf, http, wait_until,
+};
+use tempfile::NamedTempFile;
 
 /// The kernel frees programs and maps after a grace period of its own.
 const FREED_PATIENCE: Duration = Duration::from_secs(60);
+
+/// For a start and an answer on a busy machine.
+const PATIENCE: Duration = Duration::from_secs(60);
 
 /// Programs and maps that an agent holds in the kernel.
 pub(crate) struct Held {
@@ -55,8 +66,12 @@ fn kill_leaves_no_program_and_no_map_and_a_second_start_works() {
 }
 
 #[test]
-fn sigterm_and_sigint_end_it_cleanly() {
-    for signal in [libc::SIGTERM, libc::SIGINT] {
+fn sigterm_sigint_and_sighup_end_it_cleanly_and_are_told() {
+    for (signal, name) in [
+        (libc::SIGTERM, "SIGTERM"),
+        (libc::SIGINT, "SIGINT"),
+        (libc::SIGHUP, "SIGHUP"),
+    ] {
         let mut agent = Agent::start(&[]).unwrap();
         agent.signal(signal);
         let status = agent.wait().unwrap();
@@ -65,6 +80,61 @@ fn sigterm_and_sigint_end_it_cleanly() {
             "signal {signal}: {status}\n{}",
             agent.log()
         );
+        let log = agent.log();
+        assert!(log.contains("ending") && log.contains(name), "{log}");
+    }
+}
+
+#[test]
+fn a_daemon_that_was_started_by_nohup_outlives_its_terminal() {
+    let file = NamedTempFile::new().unwrap();
+    let binary = binaries::agent().unwrap();
+    let mut daemon = Command::new("nohup")
+        .arg(binary)
+        .args(["run", "--listen", "127.0.0.1:0", "--address-file"])
+        .arg(file.path())
+        .stdin(Stdio::null())
+        .stdout(Stdio::null())
+        .stderr(Stdio::null())
+        .spawn()
+        .unwrap();
+    let answer = wait_until(PATIENCE, "the address", || {
+        let address = std::fs::read_to_string(file.path())?;
+        Ok(address.trim().parse().ok())
+    })
+    .and_then(|address| {
+        signal(&daemon, libc::SIGHUP);
+        // A signal that it watched for would have been delivered before the answer to a later request.
+        http::get(address, "/metrics", PATIENCE)?;
+        http::get(address, "/healthz", PATIENCE)
+    });
+    signal(&daemon, libc::SIGTERM);
+    let status = wait_until(PATIENCE, "the end", || Ok(daemon.try_wait()?));
+    if status.is_err() {
+        daemon.kill().unwrap();
+        daemon.wait().unwrap();
+    }
+    assert_eq!(answer.unwrap().status, 200);
+    assert!(status.unwrap().success());
+}
+
+#[test]
+fn a_port_alone_and_a_name_are_served_and_asked() {
+    let has_ipv6 = TcpListener::bind("[::1]:0").is_ok();
+    for listen in [":0", "localhost:0"] {
+        let agent = Agent::start_on(listen).unwrap();
+        let port = agent.address().port();
+        let mut hosts = vec![IpAddr::from(Ipv4Addr::LOCALHOST)];
+        hosts.extend(has_ipv6.then_some(IpAddr::from(Ipv6Addr::LOCALHOST)));
+        for host in hosts {
+            let answer = http::get(SocketAddr::from((host, port)), "/readyz", PATIENCE).unwrap();
+            assert_eq!(answer.status, 200, "{listen} at {host}");
+        }
+        for server in [format!(":{port}"), format!("localhost:{port}")] {
+            let arguments = ["--server", &server, "top", "--json"];
+            let output = AgentCommand::run(&arguments, PATIENCE).unwrap();
+            assert!(output.status.success(), "{server}: {}", describe(&output));
+        }
     }
 }
 

@@ -86,6 +86,12 @@ impl AgentCommand {
     }
 }
 
+/// Sends a signal to a child, which the caller has not waited for.
+pub fn signal(child: &Child, signal: i32) {
+    // SAFETY: no memory is touched; the child's pid is its own as long as nobody has waited for it.
+    unsafe { libc::kill(child.id().cast_signed(), signal) };
+}
+
 /// Both outputs as one text.
 #[must_use]
 pub fn describe(output: &Output) -> String {
@@ -119,13 +125,26 @@ impl Agent {
     ///
     /// It cannot be taken away, or as [`start`](Self::start).
     pub fn start_without(without: &Without, arguments: &[&str]) -> Result<Self> {
+        Self::spawn(without, "127.0.0.1:0", arguments)
+    }
+
+    /// Starts the daemon with another `--listen`, as [`start`](Self::start).
+    ///
+    /// # Errors
+    ///
+    /// As [`start`](Self::start).
+    pub fn start_on(listen: &str) -> Result<Self> {
+        Self::spawn(&Without::new(), listen, &[])
+    }
+
+    fn spawn(without: &Without, listen: &str, arguments: &[&str]) -> Result<Self> {
         let directory = TempDir::with_prefix("ctrscope-agent-")?;
         let address_file = directory.path().join("address");
         let log = File::create(directory.path().join("log"))?;
         let mut command = AgentCommand::command()?;
         without.apply(&mut command);
         let child = command
-            .args(["run", "--listen", "127.0.0.1:0", "--address-file"])
+            .args(["run", "--listen", listen, "--address-file"])
             .arg(&address_file)
             .args(arguments)
             .stdin(Stdio::null())
@@ -247,8 +266,7 @@ impl Agent {
 
     /// Sends a signal.
     pub fn signal(&self, signal: i32) {
-        // SAFETY: a signal to our own child, which has not been waited for.
-        unsafe { libc::kill(self.child.id().cast_signed(), signal) };
+        self::signal(&self.child, signal);
     }
 
     /// Ends it by SIGTERM and gives its exit status.

@@ -7,6 +7,8 @@ use crate::lock::Lock;
 const LEVEL: &str = "/proc/sys/kernel/perf_event_paranoid";
 /// Who holds it may change the level, or rely on it: it is one for all processes.
 const LOCK: &str = "perf-event-paranoid";
+const RATE: &str = "/proc/sys/kernel/perf_event_max_sample_rate";
+const RATE_LOCK: &str = "perf-event-sample-rate";
 /// Mainline's highest level.
 const MAINLINE: i32 = 2;
 
@@ -31,6 +33,36 @@ pub fn needs_sys_admin() -> io::Result<bool> {
     })
     .join()
     .expect("it does not panic")
+}
+
+/// A host that allows fewer samples per second and CPU; as it was before on drop.
+pub struct SampleRate {
+    before: String,
+    // Given back after the rate.
+    _lock: Lock,
+}
+
+impl SampleRate {
+    /// Lowers `kernel.perf_event_max_sample_rate`.
+    ///
+    /// # Errors
+    ///
+    /// The kernel has no such setting, or refuses it.
+    pub fn lower(hertz: u32) -> io::Result<Self> {
+        let lock = Lock::take(RATE_LOCK)?;
+        let before = fs::read_to_string(RATE)?;
+        fs::write(RATE, hertz.to_string())?;
+        Ok(Self {
+            before,
+            _lock: lock,
+        })
+    }
+}
+
+impl Drop for SampleRate {
+    fn drop(&mut self) {
+        let _ = fs::write(RATE, self.before.trim());
+    }
 }
 
 /// A host where mainline's rule holds; as it was before on drop.

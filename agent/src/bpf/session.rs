@@ -13,7 +13,7 @@ use aya::{
     Ebpf, EbpfLoader,
     maps::{HashMap as BpfHashMap, Map, MapData, PerCpuArray},
     programs::{
-        PerfEvent,
+        PerfEvent, ProgramError,
         perf_event::{
             PerfEventConfig, PerfEventLinkId, PerfEventScope, SamplePolicy, SoftwareEvent,
         },
@@ -139,7 +139,7 @@ impl ProfileSession {
                 name: "profile_sample",
             })?
             .try_into()
-            .map_err(|error: aya::programs::ProgramError| refused(&error))?;
+            .map_err(|error: ProgramError| refused(&error))?;
         program.load().map_err(|error| refused(&error))?;
         for &cpu in cpus {
             let link = program.attach(
@@ -150,6 +150,12 @@ impl ProfileSession {
             );
             match link {
                 Ok(link) => self.links.push(link),
+                // The rate is above what the kernel allows: so it will be on the next CPU.
+                Err(ProgramError::SyscallError(error))
+                    if error.io_error.raw_os_error() == Some(libc::EINVAL) =>
+                {
+                    return Err(refused(&error));
+                }
                 // A CPU may go offline between the list and here.
                 Err(error) if self.links.is_empty() && Some(&cpu) == cpus.last() => {
                     return Err(refused(&error));

@@ -39,6 +39,7 @@ pub(super) fn check(
         render(findings, terminal.stdout && terminal.color)
     };
     out.write_all(text.as_bytes())
+        .and_then(|()| out.flush())
         .map_err(CommandError::output)?;
     let cannot_run = findings
         .iter()

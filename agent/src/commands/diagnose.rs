@@ -14,7 +14,7 @@ use crate::{
     cli::DiagnoseArgs,
     diagnosis::Diagnosis,
     source::{Cancel, DiagnosisRequest, Source, SourceError},
-    terminal::Terminal,
+    terminal::{Terminal, say},
 };
 
 /// Window where this process measures and none is given.
@@ -134,7 +134,7 @@ fn next(
             Err(error) => return Err(error.into()),
         }
         if !is_announced && let Some(whole) = whole {
-            eprintln!("Measuring for {} s...", whole.as_secs());
+            say(format_args!("Measuring for {} s...", whole.as_secs()));
             is_announced = true;
         }
         wait_until(Instant::now() + RETRY, cancel);

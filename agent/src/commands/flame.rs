@@ -1,28 +1,27 @@
 //! `ctrscope flame`: records a profile and writes it to a file.
 
+mod output;
+
 use std::{
-    fs::{File, OpenOptions},
     io::{self, Write},
-    path::{Path, PathBuf},
+    path::Path,
     thread,
     time::{Duration, Instant},
 };
 
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 
+use self::output::Output;
 use super::{CommandError, Outcome};
 use crate::{
     cli::FlameArgs,
+    host::SAMPLE_RATE_SETTING,
     resolve::{display_name, resolve_container},
-    source::{Cancel, ProfileFormat, ProfileRequest, RenderedProfile, Source, SourceError},
-    terminal::{Terminal, count},
+    source::{Cancel, ProfileRequest, RenderedProfile, Source, SourceError},
+    terminal::{Terminal, count, say},
 };
 
 const REDRAW: Duration = Duration::from_millis(100);
-/// Files of one name that are numbered before it gives up.
-const MAX_NUMBERED: u32 = 10_000;
-/// Letters of a container's name in a file's: a file name has 255 bytes.
-const MAX_NAME_CHARS: usize = 120;
 
 pub(super) fn flame(
     arguments: &FlameArgs,
@@ -42,7 +41,9 @@ pub(super) fn flame(
         }
         None => "host".to_owned(),
     };
-    require_folder(arguments.output.as_deref())?;
+    // What cannot be written is said before the recording, which would be lost.
+    let path = arguments.output.as_deref();
+    let output = Output::open(path, Path::new(""), &name, arguments.format)?;
     let request = ProfileRequest {
         container: arguments.container.clone(),
         profile_type: arguments.profile_type,
@@ -53,42 +54,57 @@ pub(super) fn flame(
     };
     let profile = match record(source, &request, &name, terminal, cancel) {
         Err(SourceError::Cancelled) => {
-            eprintln!("interrupted; nothing was written");
+            say("interrupted; nothing was written");
             return Ok(Outcome::Interrupted);
         }
         result => result?,
     };
+    let is_part = cancel.is_cancelled() && profile.seconds < f64::from(arguments.seconds);
+    if profile.samples == 0 && is_part {
+        say(format_args!(
+            "interrupted after {:.1} s without a sample; nothing was written",
+            profile.seconds
+        ));
+        return Ok(Outcome::Interrupted);
+    }
     if profile.samples == 0 {
         return Err(CommandError::Nothing(nothing_recorded(arguments, &profile)));
     }
-    let place = write_profile(arguments, &name, &profile, out)?;
+    let place = output.write(&profile.body, out)?;
     // Standard output may be the profile itself.
-    eprintln!(
-        "{place}: {} samples of {} s at {} Hz, {} lost",
+    say(summary(arguments, &place, &profile, is_part));
+    Ok(if is_part {
+        Outcome::Interrupted
+    } else {
+        Outcome::Done
+    })
+}
+
+/// What was written where, and what is less than was asked for.
+fn summary(arguments: &FlameArgs, place: &str, profile: &RenderedProfile, is_part: bool) -> String {
+    let (asked, frequency) = (arguments.frequency, profile.frequency);
+    let seconds = if is_part {
+        format!("{:.1} of {}", profile.seconds, arguments.seconds)
+    } else {
+        arguments.seconds.to_string()
+    };
+    let mut text = format!(
+        "{place}: {} samples of {seconds} s at {frequency} Hz, {} lost",
         count(profile.samples),
-        arguments.seconds,
-        arguments.frequency,
         count(profile.lost)
     );
-    Ok(Outcome::Done)
-}
-
-/// Says before the recording, rather than after it, that there is nowhere to write.
-fn require_folder(output: Option<&Path>) -> Result<(), CommandError> {
-    let folder = output
-        .filter(|path| *path != Path::new("-"))
-        .and_then(Path::parent)
-        .filter(|folder| !folder.as_os_str().is_empty());
-    match folder {
-        Some(folder) if !folder.is_dir() => Err(CommandError::io(
-            format!("write into {}", folder.display()),
-            io::Error::new(io::ErrorKind::NotFound, "there is no such folder"),
-        )),
-        _ => Ok(()),
+    if frequency < asked {
+        text.push_str(&format!(
+            "; {SAMPLE_RATE_SETTING} allows {frequency} Hz and not the {asked} asked for"
+        ));
     }
+    if is_part {
+        text.push_str("; interrupted, so this is a part of what was asked for");
+    }
+    text
 }
 
-/// Records while a bar on standard error shows how far it is.
+/// Records while a bar on standard error shows how far it is. An interrupt ends it with what it has so far.
 fn record(
     source: &dyn Source,
     request: &ProfileRequest,
@@ -98,15 +114,19 @@ fn record(
 ) -> Result<RenderedProfile, SourceError> {
     let bar = progress_bar(request.duration, name, terminal);
     let started = Instant::now();
+    let end = Cancel::default();
     thread::scope(|scope| {
         let recording = thread::Builder::new()
             .name("flame".to_owned())
-            .spawn_scoped(scope, || source.profile(request, cancel))
+            .spawn_scoped(scope, || source.profile(request, &end))
             .map_err(|error| failed("start recording", error))?;
         while !recording.is_finished() {
+            if cancel.is_cancelled() {
+                end.stop();
+            }
             let elapsed = started.elapsed();
             bar.set_position(elapsed.min(request.duration).as_millis() as u64);
-            if elapsed > request.duration {
+            if elapsed > request.duration || end.is_stopped() {
                 bar.set_message("resolving symbols");
             }
             thread::park_timeout(REDRAW);
@@ -144,7 +164,7 @@ fn nothing_recorded(arguments: &FlameArgs, profile: &RenderedProfile) -> String 
     let whose = arguments.container.as_deref().unwrap_or("the host");
     let mut message = format!(
         "no sample of {whose} in {} s at {} Hz, so there is no flame graph: ",
-        arguments.seconds, arguments.frequency
+        arguments.seconds, profile.frequency
     );
     message.push_str(&if profile.lost > 0 {
         format!(
@@ -159,99 +179,40 @@ fn nothing_recorded(arguments: &FlameArgs, profile: &RenderedProfile) -> String 
     message
 }
 
-/// Writes the profile and returns what to call the place.
-fn write_profile(
-    arguments: &FlameArgs,
-    name: &str,
-    profile: &RenderedProfile,
-    out: &mut dyn Write,
-) -> Result<String, CommandError> {
-    match arguments.output.as_deref() {
-        Some(path) if path == Path::new("-") => {
-            out.write_all(&profile.body)
-                .and_then(|()| out.flush())
-                .map_err(CommandError::output)?;
-            Ok("standard output".to_owned())
-        }
-        Some(path) => {
-            let file = File::create(path)
-                .map_err(|error| CommandError::io(format!("create {}", path.display()), error))?;
-            fill(file, path, profile)
-        }
-        None => {
-            let (file, path) = create_numbered(Path::new(""), name, arguments.format)?;
-            fill(file, &path, profile)
-        }
-    }
-}
-
-fn fill(mut file: File, path: &Path, profile: &RenderedProfile) -> Result<String, CommandError> {
-    file.write_all(&profile.body)
-        .map_err(|error| CommandError::io(format!("write {}", path.display()), error))?;
-    Ok(path.display().to_string())
-}
-
-/// Creates `flame-<name>.<extension>`, or `flame-<name>-2.<extension>` and so on if that exists.
-fn create_numbered(
-    folder: &Path,
-    name: &str,
-    format: ProfileFormat,
-) -> Result<(File, PathBuf), CommandError> {
-    let extension = format.extension();
-    let name = file_name(name);
-    let mut number = 1;
-    loop {
-        let suffix = if number == 1 {
-            String::new()
-        } else {
-            format!("-{number}")
-        };
-        let path = folder.join(format!("flame-{name}{suffix}.{extension}"));
-        match OpenOptions::new().write(true).create_new(true).open(&path) {
-            Ok(file) => return Ok((file, path)),
-            Err(error) if error.kind() == io::ErrorKind::AlreadyExists && number < MAX_NUMBERED => {
-                number += 1;
-            }
-            Err(error) => {
-                let action = format!("create {} (choose another with -o)", path.display());
-                return Err(CommandError::io(action, error));
-            }
-        }
-    }
-}
-
-/// A container's name as part of a file name: no folder, no control character, not too long.
-fn file_name(name: &str) -> String {
-    let name: String = name
-        .trim_matches('/')
-        .chars()
-        .map(|c| {
-            if c.is_ascii_alphanumeric() || "._-".contains(c) {
-                c
-            } else {
-                '-'
-            }
-        })
-        .take(MAX_NAME_CHARS)
-        .collect();
-    if name.is_empty() {
-        "container".to_owned()
-    } else {
-        name
-    }
-}
-
 #[cfg(test)]
 mod tests {
-    use std::sync::Arc;
+    use std::{path::PathBuf, sync::Arc};
 
     use super::*;
     use crate::{
         snapshot::{Container, Identity, Snapshot},
-        source::{ProfileType, Split},
+        source::{ProfileFormat, ProfileType, Split},
     };
 
-    struct Recorder(u64);
+    struct Recorder {
+        samples: u64,
+        frequency: u32,
+        /// Whether it waits to be stopped.
+        is_endless: bool,
+    }
+
+    impl Recorder {
+        fn seconds(&self, cancel: &Cancel) -> f64 {
+            if !self.is_endless {
+                return 10.004;
+            }
+            while !cancel.is_stopped() {
+                thread::yield_now();
+            }
+            2.54
+        }
+    }
+
+    const RECORDER: Recorder = Recorder {
+        samples: 3,
+        frequency: 99,
+        is_endless: false,
+    };
 
     impl Source for Recorder {
         fn snapshot(&self) -> Result<Arc<Snapshot>, SourceError> {
@@ -274,13 +235,12 @@ mod tests {
             cancel: &Cancel,
         ) -> Result<RenderedProfile, SourceError> {
             assert_eq!(request.duration, Duration::from_secs(10));
-            if cancel.is_cancelled() {
-                return Err(SourceError::Cancelled);
-            }
             Ok(RenderedProfile {
                 body: b"web;main 3\n".to_vec(),
-                samples: self.0,
+                samples: self.samples,
                 lost: 0,
+                seconds: self.seconds(cancel),
+                frequency: self.frequency,
             })
         }
     }
@@ -300,7 +260,11 @@ mod tests {
     fn run(arguments: &FlameArgs, samples: u64, cancel: &Cancel) -> Result<Vec<u8>, CommandError> {
         let mut out = Vec::new();
         let terminal = Terminal::default();
-        flame(arguments, &Recorder(samples), terminal, cancel, &mut out).map(|_| out)
+        let recorder = Recorder {
+            samples,
+            ..RECORDER
+        };
+        flame(arguments, &recorder, terminal, cancel, &mut out).map(|_| out)
     }
 
     #[test]
@@ -316,31 +280,6 @@ mod tests {
     }
 
     #[test]
-    fn a_default_file_never_overwrites() {
-        let folder = tempfile::tempdir().expect("a folder");
-        let names: Vec<String> = (0..3)
-            .map(|_| {
-                let (_, path) =
-                    create_numbered(folder.path(), "shop/a/b", ProfileFormat::Svg).expect("a file");
-                path.file_name()
-                    .expect("a name")
-                    .to_string_lossy()
-                    .into_owned()
-            })
-            .collect();
-        assert_eq!(
-            names,
-            [
-                "flame-shop-a-b.svg",
-                "flame-shop-a-b-2.svg",
-                "flame-shop-a-b-3.svg"
-            ]
-        );
-        assert_eq!(file_name("/../x\n"), "..-x-");
-        assert_eq!(file_name("/"), "container");
-    }
-
-    #[test]
     fn an_empty_profile_says_why_it_may_be() {
         let error = run(&arguments(None), 0, &Cancel::default()).expect_err("empty");
         let message = error.to_string();
@@ -351,12 +290,26 @@ mod tests {
         assert!(message.contains("idle"), "{message}");
     }
 
+    /// It panics where it is asked to record.
+    struct Unasked;
+    impl Source for Unasked {
+        fn snapshot(&self) -> Result<Arc<Snapshot>, SourceError> {
+            RECORDER.snapshot()
+        }
+
+        fn profile(&self, _: &ProfileRequest, _: &Cancel) -> Result<RenderedProfile, SourceError> {
+            panic!("it records");
+        }
+    }
+
     #[test]
     fn a_missing_folder_and_an_unknown_container_are_said_before_recording() {
         let cancel = Cancel::default();
         let missing = arguments(Some(PathBuf::from("/nonexistent/x.svg")));
-        let error = run(&missing, 3, &cancel).expect_err("no folder");
-        assert_eq!(error.to_string(), "cannot write into /nonexistent");
+        let terminal = Terminal::default();
+        let error = flame(&missing, &Unasked, terminal, &cancel, &mut Vec::new());
+        let error = error.expect_err("no folder");
+        assert_eq!(error.to_string(), "cannot create /nonexistent/x.svg");
         let mut unknown = arguments(None);
         unknown.container = Some("wbe".to_owned());
         let error = run(&unknown, 3, &cancel).expect_err("unknown");
@@ -364,18 +317,44 @@ mod tests {
     }
 
     #[test]
-    fn an_interrupted_recording_writes_nothing() {
+    fn an_interrupted_recording_writes_what_it_has() {
         let cancel = Cancel::default();
         cancel.cancel();
-        let mut out = Vec::new();
-        let outcome = flame(
-            &arguments(Some(PathBuf::from("-"))),
-            &Recorder(3),
-            Terminal::default(),
-            &cancel,
-            &mut out,
+        let interrupted = |samples| {
+            let recorder = Recorder {
+                samples,
+                is_endless: true,
+                ..RECORDER
+            };
+            let dash = arguments(Some(PathBuf::from("-")));
+            let mut out = Vec::new();
+            let outcome = flame(&dash, &recorder, Terminal::default(), &cancel, &mut out);
+            (outcome.expect("no error"), out)
+        };
+        let part = b"web;main 3\n".to_vec();
+        assert_eq!(interrupted(3), (Outcome::Interrupted, part));
+        assert_eq!(interrupted(0), (Outcome::Interrupted, Vec::new()));
+    }
+
+    #[test]
+    fn the_last_line_says_what_is_less_than_was_asked_for() {
+        let arguments = arguments(None);
+        let profile = |seconds, frequency| RenderedProfile {
+            body: Vec::new(),
+            samples: 1200,
+            lost: 0,
+            seconds,
+            frequency,
+        };
+        assert_eq!(
+            summary(&arguments, "x.svg", &profile(10.004, 99), false),
+            "x.svg: 1,200 samples of 10 s at 99 Hz, 0 lost"
         );
-        assert_eq!(outcome.expect("no error"), Outcome::Interrupted);
-        assert!(out.is_empty());
+        assert_eq!(
+            summary(&arguments, "x.svg", &profile(2.54, 60), true),
+            "x.svg: 1,200 samples of 2.5 of 10 s at 60 Hz, 0 lost; \
+             kernel.perf_event_max_sample_rate allows 60 Hz and not the 99 asked for; \
+             interrupted, so this is a part of what was asked for"
+        );
     }
 }

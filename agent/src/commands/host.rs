@@ -14,9 +14,14 @@ use crate::{
     config::Config,
     daemon::engine_options,
     engine::{Agent, EngineError},
+    host::{SAMPLE_RATE_SETTING, sample_rate_limit},
     observer::Observer,
-    source::{Source, SourceError},
+    source::{DEFAULT_PROFILE_FREQUENCY, Source, SourceError},
 };
+
+/// The limit of samples per second that kernels begin with (`DEFAULT_MAX_SAMPLE_RATE`,
+/// `kernel/events/core.c`).
+const DEFAULT_LIMIT: u32 = 100_000;
 
 /// Loads the programs into this kernel, for as long as the source lives.
 ///
@@ -53,6 +58,7 @@ pub fn findings(config: &Config) -> Vec<Finding> {
     let resolved = Btf::from_file(path).map(|btf| resolve(&btf));
     let mut findings = judge(&features, resolved.as_ref());
     findings.push(perf_events(&features));
+    findings.extend(sample_rate_limit(&options.proc_root).map(sample_rate));
     findings.push(cgroups(config));
     findings
 }
@@ -70,6 +76,29 @@ fn perf_events(features: &HostFeatures) -> Finding {
     };
     Finding {
         subject: "perf events".to_owned(),
+        status,
+        detail,
+        fix,
+    }
+}
+
+/// Whether profiles get the rate that they are recorded at unless another is asked for.
+fn sample_rate(limit: u32) -> Finding {
+    let setting = format!("{SAMPLE_RATE_SETTING} is {limit}");
+    let (status, detail, fix) = if limit < DEFAULT_PROFILE_FREQUENCY {
+        let detail = format!(
+            "{setting}: profiles are sampled at {limit} Hz and not at {DEFAULT_PROFILE_FREQUENCY}"
+        );
+        let fix = format!(
+            "sysctl {SAMPLE_RATE_SETTING}={DEFAULT_LIMIT}; where the kernel lowers it again by itself, \
+             samples take too long"
+        );
+        (Status::Warn, detail, Some(fix))
+    } else {
+        (Status::Ok, setting, None)
+    };
+    Finding {
+        subject: "sample rate".to_owned(),
         status,
         detail,
         fix,
@@ -127,5 +156,27 @@ fn cgroups(config: &Config) -> Finding {
         status,
         detail,
         fix,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_limit_below_the_usual_rate_is_a_warning_with_its_setting() {
+        let low = sample_rate(60);
+        assert_eq!(low.status, Status::Warn);
+        assert_eq!(
+            low.detail,
+            "kernel.perf_event_max_sample_rate is 60: profiles are sampled at 60 Hz and not at 99"
+        );
+        let fix = low.fix.expect("a fix");
+        assert!(
+            fix.starts_with("sysctl kernel.perf_event_max_sample_rate=100000"),
+            "{fix}"
+        );
+        let enough = sample_rate(99);
+        assert_eq!((enough.status, enough.fix), (Status::Ok, None));
     }
 }

@@ -1,18 +1,16 @@
-//! Ctrl-C and SIGTERM.
+//! Ctrl-C, SIGTERM, and SIGHUP of a terminal that closes.
 
 use std::{
     process, thread,
     time::{Duration, Instant},
 };
 
-use tokio::signal::unix::{SignalKind, signal};
-
 use super::{CommandError, EXIT_INTERRUPTED};
-use crate::source::Cancel;
+use crate::{signals::EndSignals, source::Cancel};
 
 const POLL: Duration = Duration::from_millis(50);
 
-/// Returns a flag that the first SIGINT or SIGTERM sets. The second ends the process at once.
+/// Returns a flag that the first SIGINT, SIGTERM or SIGHUP sets. The second ends the process at once.
 pub(super) fn cancel_on_signals() -> Result<Cancel, CommandError> {
     let cancel = Cancel::default();
     let failed = |error| CommandError::io("watch for signals", error);
@@ -20,12 +18,9 @@ pub(super) fn cancel_on_signals() -> Result<Cancel, CommandError> {
         .enable_all()
         .build()
         .map_err(failed)?;
-    let (mut interrupt, mut terminate) = {
+    let mut signals = {
         let _inside = runtime.enter();
-        (
-            signal(SignalKind::interrupt()).map_err(failed)?,
-            signal(SignalKind::terminate()).map_err(failed)?,
-        )
+        EndSignals::new().map_err(failed)?
     };
     let flag = cancel.clone();
     thread::Builder::new()
@@ -33,10 +28,7 @@ pub(super) fn cancel_on_signals() -> Result<Cancel, CommandError> {
         .spawn(move || {
             runtime.block_on(async {
                 loop {
-                    tokio::select! {
-                        _ = interrupt.recv() => {}
-                        _ = terminate.recv() => {}
-                    }
+                    signals.next().await;
                     if flag.is_cancelled() {
                         process::exit(i32::from(EXIT_INTERRUPTED));
                     }

@@ -17,7 +17,7 @@ use crate::{
         Container, Counted, EarlierContainers, Histogram, Snapshot, is_same, seconds_between,
     },
     source::{Cancel, Source, SourceError},
-    terminal::{Unit, octaves, printable, render_histogram, render_summary},
+    terminal::{Unit, octaves, printable, render_histogram, render_summary, say},
 };
 
 /// Longest time between two snapshots: a container that exits must be seen before its retention ends.
@@ -79,15 +79,16 @@ pub(super) fn run(
                 Ok(snapshot) => sums.add(snapshot),
                 // What was collected so far is still worth printing.
                 Err(_) if cancel.is_cancelled() => {}
-                Err(error) => return Err(error.into()),
+                Err(error) => {
+                    sums.print_rest(arguments, out)?;
+                    return Err(error.into());
+                }
             }
             if cancel.is_cancelled() || end.is_some_and(|end| Instant::now() >= end) {
                 break;
             }
         }
-        sums.print(arguments, out)
-            .and_then(|()| out.flush())
-            .map_err(CommandError::output)?;
+        sums.print(arguments, out)?;
         printed += 1;
         match arguments.count {
             Some(count) if printed >= count && !cancel.is_cancelled() => return Ok(Outcome::Done),
@@ -111,10 +112,10 @@ fn announce(sums: &Sums<'_>, exact: bool) {
     } else {
         " Bounds are powers of two of a second, rounded; --exact prints them in full."
     };
-    eprintln!(
+    say(format_args!(
         "Measuring {}{whose}... Ctrl-C ends it.{bounds}",
         sums.measure.title
-    );
+    ));
 }
 
 /// Fails where no container has what is measured, with the collector's own reason.
@@ -201,7 +202,25 @@ impl Sums<'_> {
     }
 
     /// Prints and begins anew.
-    fn print(&mut self, arguments: &LatencyArgs, out: &mut dyn Write) -> std::io::Result<()> {
+    fn print(&mut self, arguments: &LatencyArgs, out: &mut dyn Write) -> Result<(), CommandError> {
+        self.write(arguments, out)
+            .and_then(|()| out.flush())
+            .map_err(CommandError::output)
+    }
+
+    /// Prints what was collected before the source failed, if anything was.
+    fn print_rest(
+        &mut self,
+        arguments: &LatencyArgs,
+        out: &mut dyn Write,
+    ) -> Result<(), CommandError> {
+        if self.seconds > 0.0 {
+            self.print(arguments, out)?;
+        }
+        Ok(())
+    }
+
+    fn write(&mut self, arguments: &LatencyArgs, out: &mut dyn Write) -> std::io::Result<()> {
         let histograms = std::mem::take(&mut self.histograms);
         let seconds = std::mem::take(&mut self.seconds);
         for ((container, operation), histogram) in &histograms {
@@ -422,6 +441,32 @@ count 3  mean 2.03us  p50 ";
         });
         assert!(text.contains("whole host, 2.0 s"));
         assert_eq!(outcome, Outcome::Interrupted);
+    }
+
+    #[test]
+    fn what_was_collected_before_the_source_failed_is_printed() {
+        let played = source(&Cancel::default());
+        let mut sums = Sums {
+            measure: &crate::commands::runqlat::MEASURE,
+            each: false,
+            only: None,
+            last: played.snapshot().expect("the first"),
+            seconds: 0.0,
+            histograms: BTreeMap::new(),
+        };
+        let mut out = Vec::new();
+        let arguments = LatencyArgs::default();
+        sums.print_rest(&arguments, &mut out)
+            .expect("it is written");
+        assert!(out.is_empty(), "nothing was collected");
+        sums.add(played.snapshot().expect("the second"));
+        sums.print_rest(&arguments, &mut out)
+            .expect("it is written");
+        let text = String::from_utf8(out).expect("text");
+        assert!(
+            text.contains("whole host, 2.0 s") && text.contains("count 3"),
+            "{text}"
+        );
     }
 
     #[test]

@@ -15,7 +15,7 @@ mod who;
 use std::{
     cell::Cell,
     error::Error as _,
-    io::{self, IsTerminal as _, stderr, stdout},
+    io::{self, stderr, stdout},
     process::ExitCode,
 };
 
@@ -31,7 +31,7 @@ use crate::{
     daemon::{self, DaemonError},
     error_chain::error_chain,
     source::{Source, SourceError},
-    terminal::Terminal,
+    terminal::{Terminal, say},
 };
 
 /// Exit code of a failure.
@@ -137,7 +137,7 @@ pub fn run(cli: &Cli, config: &Config) -> ExitCode {
         }
         Err(error) if error.is_broken_pipe() => ExitCode::SUCCESS,
         Err(error) => {
-            eprintln!("ctrscope: {}", error_chain(&error));
+            say(format_args!("ctrscope: {}", error_chain(&error)));
             ExitCode::from(EXIT_FAILURE)
         }
     }
@@ -233,7 +233,7 @@ fn daemon_snapshot(config: &Config) -> Option<std::sync::Arc<crate::snapshot::Sn
 fn is_this_host(address: &str) -> bool {
     let host = address.rsplit_once(':').map_or(address, |(host, _)| host);
     let host = host.trim_start_matches('[').trim_end_matches(']');
-    host == "localhost"
+    host.eq_ignore_ascii_case("localhost")
         || host
             .parse::<std::net::IpAddr>()
             .is_ok_and(|address| address.is_loopback())
@@ -242,18 +242,20 @@ fn is_this_host(address: &str) -> bool {
 /// Sets up logging to standard error. The live table has the terminal to itself and logs only where
 /// standard error goes elsewhere.
 pub fn init_logging(cli: &Cli, config: &Config) {
+    let terminal = Terminal::detect();
     let owns_terminal = matches!(&cli.command, Command::Top(top) if !top.json)
-        && stdout().is_terminal()
-        && stderr().is_terminal();
+        && terminal.stdout
+        && terminal.stderr;
     let level = match (&cli.command, config.log_level) {
         _ if owns_terminal => LevelFilter::OFF,
         (_, Some(level)) => level,
         (Command::Run(_), None) => LevelFilter::INFO,
         (_, None) => LevelFilter::WARN,
     };
-    let terminal = Terminal::detect();
     let builder = tracing_subscriber::fmt()
         .with_max_level(level)
+        // It would tell of a line that cannot be written where that cannot be written either, and panic.
+        .log_internal_errors(false)
         .with_writer(stderr);
     // A subscriber that is set already, which only a test can have done, stays.
     let _ = match config.log_format {

@@ -9,7 +9,7 @@ use crate::{
     source::{Cancel, Source},
 };
 
-const MEASURE: latency::Measure = latency::Measure {
+pub(super) const MEASURE: latency::Measure = latency::Measure {
     name: "run_queue_latency",
     title: "run queue latency",
     collector: "sched",

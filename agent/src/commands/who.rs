@@ -75,6 +75,7 @@ pub(super) fn who(
         render(&answer)
     };
     out.write_all(text.as_bytes())
+        .and_then(|()| out.flush())
         .map_err(CommandError::output)?;
     Ok(Outcome::Done)
 }

@@ -1,17 +1,24 @@
 //! One parser for each kind of value: it checks the range and says it.
 
-use std::{net::SocketAddr, ops::RangeInclusive, path::PathBuf, str::FromStr, time::Duration};
+use std::{
+    net::{Ipv4Addr, Ipv6Addr, SocketAddr},
+    ops::RangeInclusive,
+    path::PathBuf,
+    str::FromStr,
+    time::Duration,
+};
 
 use tracing_subscriber::filter::LevelFilter;
 
-use super::LogFormat;
+use super::{ListenAddress, LogFormat};
 use crate::{selection::Pattern, source::MAX_WINDOW_SECONDS};
 
 const RETENTION: RangeInclusive<Duration> = Duration::ZERO..=Duration::from_secs(24 * 3600);
 const INTERVAL: RangeInclusive<Duration> = Duration::from_secs(1)..=Duration::from_secs(300);
 const MAX_CONTAINERS: RangeInclusive<u32> = 1..=32_000;
 
-/// Parses the address of a daemon: `host:port`, an `http://` before it is dropped.
+/// Parses the address of a daemon: `host:port`, an `http://` before it is dropped. What a daemon listens on
+/// is where it is asked: without a host, or with that of all addresses, it is the one of this machine.
 ///
 /// # Errors
 ///
@@ -30,17 +37,34 @@ pub fn parse_server(text: &str) -> Result<String, String> {
                 .chars()
                 .all(|c| c.is_ascii_alphanumeric() || ".-_[]:%".contains(c))
     };
+    // `parse` takes a plus sign.
+    let is_port = |port: &str| {
+        port.bytes().all(|byte| byte.is_ascii_digit())
+            && port.parse::<u16>().is_ok_and(|port| port > 0)
+    };
     match address.rsplit_once(':') {
         Some((host, port))
-            if is_host(host)
-                && (!host.contains(':') || host.starts_with('['))
-                && port.parse::<u16>().is_ok_and(|port| port > 0) =>
+            if is_host(host) && (!host.contains(':') || host.starts_with('[')) && is_port(port) =>
         {
-            Ok(address.to_owned())
+            Ok(reachable(address))
         }
+        Some(("", port)) if is_port(port) => Ok(format!("{}:{port}", Ipv4Addr::LOCALHOST)),
         _ => Err(format!(
             "must be host:port, for example 127.0.0.1:9464 or [::1]:9464, not {text:?}"
         )),
+    }
+}
+
+/// The address with that of this machine in place of that of all addresses.
+fn reachable(address: &str) -> String {
+    match address.parse() {
+        Ok(SocketAddr::V4(one)) if one.ip().is_unspecified() => {
+            SocketAddr::from((Ipv4Addr::LOCALHOST, one.port())).to_string()
+        }
+        Ok(SocketAddr::V6(one)) if one.ip().is_unspecified() => {
+            SocketAddr::from((Ipv6Addr::LOCALHOST, one.port())).to_string()
+        }
+        _ => address.to_owned(),
     }
 }
 
@@ -49,13 +73,8 @@ pub fn parse_server(text: &str) -> Result<String, String> {
 /// # Errors
 ///
 /// A message that says what an address is.
-pub fn parse_listen(text: &str) -> Result<SocketAddr, String> {
-    text.parse().map_err(|_| {
-        format!(
-            "must be an IP address and a port (0 to 65535, 0 takes a free one), for example \
-             127.0.0.1:9464 or [::]:9464, not {text:?}"
-        )
-    })
+pub fn parse_listen(text: &str) -> Result<ListenAddress, String> {
+    text.parse()
 }
 
 /// Parses how long an exited container stays: 0s to 24h.
@@ -221,6 +240,24 @@ fn duration_within(text: &str, range: RangeInclusive<Duration>) -> Result<Durati
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_daemon_is_asked_where_it_was_told_to_listen() {
+        for (text, address) in [
+            (":9464", "127.0.0.1:9464"),
+            ("http://:9464/", "127.0.0.1:9464"),
+            ("0.0.0.0:9464", "127.0.0.1:9464"),
+            ("[::]:9464", "[::1]:9464"),
+            ("[::1]:9464", "[::1]:9464"),
+            ("localhost:9464", "localhost:9464"),
+            ("node-1:9464", "node-1:9464"),
+        ] {
+            assert_eq!(parse_server(text), Ok(address.to_owned()), "{text}");
+        }
+        for text in [":", ":0", "", "::1:9464", "9464", ":+9464"] {
+            parse_server(text).expect_err(text);
+        }
+    }
 
     #[test]
     fn durations_are_written_as_they_are_read() {

@@ -2,7 +2,7 @@
 
 use std::{
     collections::{HashMap, HashSet},
-    path::PathBuf,
+    path::{Path, PathBuf},
     sync::{Arc, atomic::Ordering},
     time::{Duration, Instant, SystemTime, UNIX_EPOCH},
 };
@@ -12,8 +12,9 @@ use ctrscope_ebpf::counter;
 use super::core::ProfileLossTotals;
 use crate::{
     bpf::{BpfError, ProfileSession, SharedSlots, layout::Resolved},
+    host::sample_rate_limit,
     profile::{
-        FlameGraph, Owner, Profile, ProfileLosses, RawProfile, RawSample, Symbolizer, name,
+        Asked, FlameGraph, Owner, Profile, ProfileLosses, RawProfile, RawSample, Symbolizer, name,
         write_folded, write_pprof, write_speedscope,
     },
     snapshot::OTHER_NAME,
@@ -41,15 +42,7 @@ pub(super) fn record(
     names: impl Fn() -> Result<HashMap<u32, Arc<Owner>>, SourceError>,
     cancel: &Cancel,
 ) -> Result<RenderedProfile, SourceError> {
-    let mut session = ProfileSession::start(
-        &parts.resolved,
-        Arc::clone(&parts.slots),
-        slot,
-        request.frequency,
-        request.split == Split::Thread,
-        &parts.cpus,
-    )
-    .map_err(refused)?;
+    let (mut session, frequency) = start(parts, request, slot)?;
     let mut symbolizer = Symbolizer::with_proc(&parts.proc_root);
     let mut known = HashSet::new();
     let mut labels = names()?;
@@ -57,11 +50,11 @@ pub(super) fn record(
     let began = Instant::now();
     loop {
         let left = request.duration.saturating_sub(began.elapsed());
-        if left.is_zero() {
-            break;
-        }
         if cancel.is_cancelled() {
             return Err(SourceError::Cancelled);
+        }
+        if left.is_zero() || cancel.is_stopped() {
+            break;
         }
         std::thread::sleep(left.min(REFRESH));
         session.refresh();
@@ -91,7 +84,7 @@ pub(super) fn record(
             .map_or(0, |counter| counter.count)
     };
     let other = Arc::new(Owner::named(OTHER_NAME));
-    let sample_ns = 1_000_000_000 / u64::from(request.frequency.max(1));
+    let sample_ns = 1_000_000_000 / u64::from(frequency.max(1));
     let empty: Arc<[u64]> = Arc::from([]);
     let samples = session.samples();
     // A thread that was sampled and has gone leaves its process here by name at least.
@@ -112,7 +105,11 @@ pub(super) fn record(
             })
             .collect(),
         seconds,
-        frequency: request.frequency,
+        frequency,
+        asked: Asked {
+            seconds: request.duration.as_secs_f64(),
+            frequency: request.frequency,
+        },
         losses: ProfileLosses {
             samples: loss(counter::SAMPLES_FULL),
             stacks: loss(counter::STACKS_FULL),
@@ -123,7 +120,44 @@ pub(super) fn record(
         body: write(&named, request.format, subject)?,
         samples: named.count,
         lost: raw.losses.total(),
+        seconds,
+        frequency,
     })
+}
+
+/// Starts a session at the rate asked for, or at the highest that the kernel allows; returns it with its rate.
+fn start(
+    parts: &SessionParts,
+    request: &ProfileRequest,
+    slot: Option<u32>,
+) -> Result<(ProfileSession, u32), SourceError> {
+    let mut frequency = allowed(&parts.proc_root, request.frequency);
+    loop {
+        let session = ProfileSession::start(
+            &parts.resolved,
+            Arc::clone(&parts.slots),
+            slot,
+            frequency,
+            request.split == Split::Thread,
+            &parts.cpus,
+        );
+        match session {
+            Ok(session) => return Ok((session, frequency)),
+            Err(error) => {
+                // It may have been lowered just now.
+                let lower = allowed(&parts.proc_root, frequency);
+                if lower >= frequency {
+                    return Err(refused(error));
+                }
+                frequency = lower;
+            }
+        }
+    }
+}
+
+/// The rate, or the highest that the kernel allows.
+fn allowed(proc_root: &Path, frequency: u32) -> u32 {
+    sample_rate_limit(proc_root).map_or(frequency, |limit| frequency.min(limit.max(1)))
 }
 
 /// A profile in a format.

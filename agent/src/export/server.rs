@@ -1,10 +1,12 @@
 //! The HTTP server.
 //!
-//! It only ever reads: GET and HEAD, no body, no cookie, nothing that changes the agent. Whatever
+//! It only ever reads: GET and HEAD, no body, no cookie, nothing that changes the agent; a recording that a
+//! request began can be ended early by who knows its id. Whatever
 //! blocks (a collection, a rendering, a profile) runs on blocking threads. What a client can ask for
 //! is bounded: connections, requests at once, the size of a request's head, the time to send it and
 //! to take the answer, and how many expositions are kept for slow readers.
 
+mod bind;
 mod containers;
 mod diagnosis;
 mod error;
@@ -15,6 +17,7 @@ pub(crate) mod fuzz;
 mod listen;
 mod params;
 mod profile;
+mod recordings;
 mod status;
 mod workloads;
 
@@ -33,8 +36,8 @@ use axum::{
 };
 use tokio::sync::Semaphore;
 
-use self::exposition::Exposition;
-pub use self::{error::ApiError, listen::serve};
+pub use self::{bind::bind, error::ApiError, listen::serve};
+use self::{exposition::Exposition, recordings::Recordings};
 use super::metrics::ServerMetrics;
 use crate::source::Source;
 
@@ -52,6 +55,7 @@ pub struct ServerState {
     exposition: Arc<Exposition>,
     metrics: ServerMetrics,
     requests: Arc<Semaphore>,
+    recordings: Recordings,
 }
 
 impl ServerState {
@@ -67,6 +71,7 @@ impl ServerState {
             exposition: Arc::default(),
             metrics: ServerMetrics::new()?,
             requests: Arc::new(Semaphore::new(MAX_REQUESTS)),
+            recordings: Recordings::default(),
         })
     }
 }
@@ -87,6 +92,7 @@ pub fn router(state: ServerState) -> Router {
         .route("/api/v1/facts", get(facts::facts))
         .route("/api/v1/workloads", get(workloads::all))
         .route("/api/v1/profile", get(profile::profile))
+        .route("/api/v1/profile/stop", get(profile::stop))
         .route("/debug/pprof/{name}", get(profile::pprof))
         .fallback(not_found)
         .method_not_allowed_fallback(method_not_allowed)

@@ -9,6 +9,7 @@ mod disk;
 pub(crate) mod fuzz;
 mod memory;
 mod network;
+mod sample_rate;
 
 pub use cpu::{CpuTicks, parse_cpu_list, parse_cpu_ticks, parse_load};
 pub use disk::{DiskSample, parse_diskstats, read_errors};
@@ -17,3 +18,4 @@ pub use network::{
     InterfaceSample, NetworkSample, parse_net_dev, parse_netstat, parse_snmp, parse_snmp6,
     read_interfaces, read_link_speed, read_namespace, read_namespace_id,
 };
+pub(crate) use sample_rate::{SAMPLE_RATE_SETTING, sample_rate_limit};

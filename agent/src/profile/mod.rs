@@ -35,7 +35,7 @@ pub use fold::{fold, write_folded};
 pub use kind::{ProfileType, Split};
 pub use named::{Frame, FrameKind, NamedStack, Profile, StackCounts, name};
 pub use pprof::write_pprof;
-pub use raw::{Owner, ProfileLosses, RawProfile, RawSample};
+pub use raw::{Asked, Owner, ProfileLosses, RawProfile, RawSample};
 pub use speedscope::write_speedscope;
 pub use svg::{FlameGraph, SvgError};
 pub use symbolize::Symbolizer;

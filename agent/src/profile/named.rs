@@ -6,7 +6,7 @@ use super::{
     frame_name::{JIT_SUFFIX, KERNEL_SUFFIX, UNKNOWN, clean},
     kind::{ProfileType, Split},
     numbers::Numbers,
-    raw::{Owner, ProfileLosses, RawProfile},
+    raw::{Asked, Owner, ProfileLosses, RawProfile},
     symbolize::{StackState, Symbolizer},
 };
 use ctrscope_ebpf::profile::MAX_FRAMES;
@@ -116,6 +116,8 @@ pub struct Profile {
     pub seconds: f64,
     /// Samples per second and CPU, Hz; 0 where every event is counted.
     pub frequency: u32,
+    /// What was asked for.
+    pub asked: Asked,
     /// What is missing.
     pub losses: ProfileLosses,
 }
@@ -198,6 +200,7 @@ pub fn name(raw: &RawProfile, symbolizer: &mut Symbolizer, split: Split) -> Prof
         began_unix_ms: raw.began_unix_ms,
         seconds: raw.seconds,
         frequency: raw.frequency,
+        asked: raw.asked,
         losses: raw.losses,
         ..Profile::default()
     };

@@ -17,8 +17,20 @@ pub struct RawProfile {
     pub seconds: f64,
     /// Samples per second and CPU, Hz; 0 where every event is counted.
     pub frequency: u32,
+    /// What was asked for.
+    pub asked: Asked,
     /// What is missing.
     pub losses: ProfileLosses,
+}
+
+/// What a recording was asked for, where that is more than it became: it was stopped, or the kernel allows no
+/// more samples.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub struct Asked {
+    /// Length, seconds.
+    pub seconds: f64,
+    /// Samples per second and CPU, Hz.
+    pub frequency: u32,
 }
 
 /// Who a container is, as profiles say it.

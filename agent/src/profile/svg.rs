@@ -74,12 +74,19 @@ impl FlameGraph {
     }
 
     fn title(&self, profile: &Profile) -> String {
+        let asked = profile.asked;
         let frequency = match profile.frequency {
             0 => String::new(),
+            hertz if hertz < asked.frequency => format!("{hertz} of {} Hz, ", asked.frequency),
             hertz => format!("{hertz} Hz, "),
         };
+        let part = if profile.seconds < asked.seconds {
+            format!(" of {}", round(asked.seconds))
+        } else {
+            String::new()
+        };
         format!(
-            "{} — {}, {frequency}{} s",
+            "{} — {}, {frequency}{}{part} s",
             clean(&self.subject),
             profile.profile_type.measure(),
             round(profile.seconds),
@@ -209,7 +216,7 @@ fn escape(text: &str) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::profile::made::of_lines;
+    use crate::profile::{Asked, made::of_lines};
 
     fn draw(subject: &str, profile: &Profile) -> String {
         String::from_utf8(FlameGraph::new(subject).draw(profile).unwrap()).unwrap()
@@ -229,6 +236,26 @@ mod tests {
         ] {
             assert!(svg.contains(part), "{part} is missing");
         }
+    }
+
+    #[test]
+    fn the_title_says_what_is_less_than_was_asked_for() {
+        let mut profile = of_lines(&[("web;nginx;main", 1)]);
+        profile.frequency = 60;
+        profile.seconds = 2.54;
+        profile.asked = Asked {
+            seconds: 10.0,
+            frequency: 99,
+        };
+        let svg = draw("web", &profile);
+        assert!(
+            svg.contains(">web — on-CPU, 60 of 99 Hz, 2.5 of 10 s<"),
+            "{svg}"
+        );
+        profile.frequency = 99;
+        profile.seconds = 10.02;
+        let svg = draw("web", &profile);
+        assert!(svg.contains(">web — on-CPU, 99 Hz, 10 s<"), "{svg}");
     }
 
     #[test]

@@ -50,6 +50,11 @@ impl ApiError {
         Self::new(StatusCode::NOT_FOUND, "not_found", message)
     }
 
+    pub(crate) fn unknown_recording(id: &str) -> Self {
+        let message = format!("no recording goes on by the id {id}; it may have ended");
+        Self::new(StatusCode::NOT_FOUND, "unknown_recording", message)
+    }
+
     pub(crate) fn method_not_allowed(method: &Method) -> Self {
         let message = format!("method {method} is not allowed; use GET or HEAD");
         Self::new(

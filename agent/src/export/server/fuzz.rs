@@ -6,7 +6,8 @@ use crate::{fuzz::text, source::MAX_PROFILE_SECONDS};
 /// A query is refused, or all that is taken of it is within its range.
 pub(crate) fn query(bytes: &[u8]) {
     let query = text(bytes);
-    if let Ok(request) = profile::parse(Some(&query), None) {
+    if let Ok(profile::Asked { request, id }) = profile::parse(Some(&query), None) {
+        assert!(id.is_none_or(|id| (1..=64).contains(&id.len())));
         let seconds = request.duration.as_secs();
         assert!((1..=u64::from(MAX_PROFILE_SECONDS)).contains(&seconds));
         assert!(request.frequency > 0);

@@ -1,7 +1,7 @@
 //! Connections: their number, their timeouts, their end.
 
 use std::{
-    future::Future,
+    future::{Future, poll_fn},
     io,
     net::SocketAddr,
     pin::{Pin, pin},
@@ -56,7 +56,7 @@ impl Closing {
 ///
 /// None today: a connection that fails ends alone, and a failed `accept` is tried again.
 pub async fn serve(
-    listener: TcpListener,
+    listeners: Vec<TcpListener>,
     router: Router,
     shutdown: impl Future<Output = ()>,
 ) -> io::Result<()> {
@@ -68,7 +68,7 @@ pub async fn serve(
     loop {
         let accepted = async {
             let place = places.clone().acquire_owned().await;
-            (listener.accept().await, place)
+            (accept(&listeners).await, place)
         };
         tokio::select! {
             () = &mut shutdown => break,
@@ -89,11 +89,22 @@ pub async fn serve(
             },
         }
     }
-    drop(listener);
+    drop(listeners);
     // There is a receiver here, so this cannot fail.
     let _ = close.send(true);
     while connections.join_next().await.is_some() {}
     Ok(())
+}
+
+/// The next connection of any of them.
+async fn accept(listeners: &[TcpListener]) -> io::Result<(TcpStream, SocketAddr)> {
+    poll_fn(|context| {
+        let mut accepted = listeners
+            .iter()
+            .map(|listener| listener.poll_accept(context));
+        accepted.find(Poll::is_ready).unwrap_or(Poll::Pending)
+    })
+    .await
 }
 
 async fn connection(stream: TcpStream, peer: SocketAddr, router: Router, closing: Closing) {

@@ -3,17 +3,21 @@
 use std::time::Duration;
 
 use axum::{
-    Extension,
+    Extension, Json,
     body::Body,
     extract::{Path, RawQuery, State},
     http::{Method, header},
     response::{IntoResponse, Response},
 };
 
-use super::{ServerState, blocking, error::ApiError, listen::Closing, params::Params};
+use super::{
+    ServerState, blocking, error::ApiError, listen::Closing, params::Params, recordings::check_id,
+};
+use serde_json::json;
+
 use crate::choice::Choice as _;
 use crate::source::{
-    Cancel, DEFAULT_PROFILE_FREQUENCY, MAX_PROFILE_FREQUENCY, MAX_PROFILE_SECONDS, ProfileFormat,
+    DEFAULT_PROFILE_FREQUENCY, MAX_PROFILE_FREQUENCY, MAX_PROFILE_SECONDS, ProfileFormat,
     ProfileRequest, ProfileType,
 };
 
@@ -22,13 +26,12 @@ pub(crate) const MAX_CONTAINER_BYTES: usize = 512;
 /// Length of a profile whose length is not given, seconds.
 const DEFAULT_SECONDS: u32 = 10;
 
-/// Cancels when dropped: axum drops the handler when the client goes away.
-struct CancelOnDrop(Cancel);
-
-impl Drop for CancelOnDrop {
-    fn drop(&mut self) {
-        self.0.cancel();
-    }
+/// A recording that is asked for.
+#[derive(Debug)]
+pub(super) struct Asked {
+    pub(super) request: ProfileRequest,
+    /// By which it can be ended early.
+    pub(super) id: Option<String>,
 }
 
 pub(super) async fn profile(
@@ -37,8 +40,22 @@ pub(super) async fn profile(
     method: Method,
     RawQuery(query): RawQuery,
 ) -> Result<Response, ApiError> {
-    let request = parse(query.as_deref(), None)?;
-    answer(state, closing, method, request).await
+    let asked = parse(query.as_deref(), None)?;
+    answer(state, closing, method, asked).await
+}
+
+/// Ends a recording early; what was sampled so far is the answer to the request that began it.
+pub(super) async fn stop(
+    State(state): State<ServerState>,
+    method: Method,
+    RawQuery(query): RawQuery,
+) -> Result<Response, ApiError> {
+    let params = Params::parse(query.as_deref(), &["id"])?;
+    let id = check_id(params.get("id").unwrap_or_default())?;
+    if method != Method::HEAD && !state.recordings.stop(id) {
+        return Err(ApiError::unknown_recording(id));
+    }
+    Ok(Json(json!({"stopped": id})).into_response())
 }
 
 /// Paths as Go programs serve them, in the format of pprof: `profile` is what runs, any other name a type
@@ -56,34 +73,38 @@ pub(super) async fn pprof(
             .filter(|one| *one != ProfileType::Cpu)
             .ok_or_else(|| ApiError::not_found(&format!("/debug/pprof/{name}")))?,
     };
-    let request = parse(query.as_deref(), Some(profile_type))?;
-    answer(state, closing, method, request).await
+    let asked = parse(query.as_deref(), Some(profile_type))?;
+    answer(state, closing, method, asked).await
 }
 
 async fn answer(
     state: ServerState,
     closing: Option<Extension<Closing>>,
     method: Method,
-    request: ProfileRequest,
+    asked: Asked,
 ) -> Result<Response, ApiError> {
+    let request = asked.request;
     let content_type = [(header::CONTENT_TYPE, request.format.content_type())];
     if method == Method::HEAD {
         return Ok(content_type.into_response());
     }
-    let cancel = Cancel::default();
-    let guard = CancelOnDrop(cancel.clone());
+    // Cancelled when dropped, as axum does when the client goes away.
+    let recording = state.recordings.begin(asked.id)?;
+    let cancel = recording.cancel.clone();
     let source = state.source.clone();
-    let recording = blocking(move || source.profile(&request, &cancel));
+    let answer = blocking(move || source.profile(&request, &cancel));
     let profile = tokio::select! {
-        profile = recording => profile?,
+        profile = answer => profile?,
         () = closed(closing) => {
-            drop(guard);
+            drop(recording);
             return Err(ApiError::not_ready("the agent is shutting down".to_owned()));
         }
     };
     let counts = [
         ("x-ctrscope-samples", profile.samples.to_string()),
         ("x-ctrscope-lost", profile.lost.to_string()),
+        ("x-ctrscope-seconds", format!("{:.3}", profile.seconds)),
+        ("x-ctrscope-frequency", profile.frequency.to_string()),
     ];
     Ok((content_type, counts, Body::from(profile.body)).into_response())
 }
@@ -99,10 +120,10 @@ async fn closed(closing: Option<Extension<Closing>>) {
 pub(super) fn parse(
     query: Option<&str>,
     profile_type: Option<ProfileType>,
-) -> Result<ProfileRequest, ApiError> {
+) -> Result<Asked, ApiError> {
     let mut known = vec!["container", "seconds", "frequency", "split"];
     if profile_type.is_none() {
-        known.extend(["type", "format"]);
+        known.extend(["type", "format", "id"]);
     }
     let params = Params::parse(query, &known)?;
     let container = match params.get("container") {
@@ -121,7 +142,8 @@ pub(super) fn parse(
         Some(name) => Some(name.to_owned()),
     };
     let seconds = params.number("seconds", DEFAULT_SECONDS, MAX_PROFILE_SECONDS)?;
-    Ok(ProfileRequest {
+    let id = params.get("id").map(check_id).transpose()?;
+    let request = ProfileRequest {
         container,
         profile_type: match profile_type {
             Some(known) => known,
@@ -138,5 +160,9 @@ pub(super) fn parse(
             Some(_) => ProfileFormat::Pprof,
             None => params.choice("format")?,
         },
+    };
+    Ok(Asked {
+        request,
+        id: id.map(str::to_owned),
     })
 }

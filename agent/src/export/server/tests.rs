@@ -32,7 +32,7 @@ type MakeError = fn() -> SourceError;
 struct Fake {
     snapshot: Mutex<Arc<Snapshot>>,
     fails: Option<MakeError>,
-    /// Whether profiles run until they are cancelled.
+    /// Whether profiles run until they are stopped or cancelled.
     endless: bool,
     snapshots: AtomicUsize,
     recording: AtomicBool,
@@ -124,16 +124,20 @@ impl Source for Fake {
         }
         self.recording.store(true, Ordering::Relaxed);
         if self.endless {
-            while !cancel.is_cancelled() {
+            while !cancel.is_stopped() {
                 thread::sleep(Duration::from_millis(1));
             }
-            self.cancelled.store(true, Ordering::Relaxed);
-            return Err(SourceError::Cancelled);
+            if cancel.is_cancelled() {
+                self.cancelled.store(true, Ordering::Relaxed);
+                return Err(SourceError::Cancelled);
+            }
         }
         Ok(RenderedProfile {
             body: b"checkout;main 3\n".to_vec(),
             samples: 3,
             lost: 1,
+            seconds: 2.5,
+            frequency: 49,
         })
     }
 }
@@ -156,7 +160,7 @@ impl Server {
         let observer = Observer::new(source.clone(), DiagnosisConfig::default());
         let state = ServerState::new(Arc::new(observer)).expect("the names are valid");
         let (stop, stopped) = oneshot::channel::<()>();
-        let ended = runtime.spawn(serve(listener, router(state), async {
+        let ended = runtime.spawn(serve(vec![listener], router(state), async {
             let _ = stopped.await;
         }));
         Self {

@@ -248,6 +248,9 @@ fn a_profile_says_how_much_it_holds_and_gets_what_was_asked() {
         "{}",
         answer.head
     );
+    for header in ["x-ctrscope-seconds: 2.500", "x-ctrscope-frequency: 49"] {
+        assert!(answer.head.contains(header), "{}", answer.head);
+    }
     let request = source
         .last_request
         .lock()

@@ -156,6 +156,41 @@ fn a_client_that_goes_away_cancels_its_profile() {
 }
 
 #[test]
+fn a_recording_that_is_stopped_by_its_id_answers_with_what_it_has() {
+    let source = Arc::new(Fake::endless());
+    let server = Server::over(&source);
+    let unknown = server.get("/api/v1/profile/stop?id=mine");
+    assert_eq!(
+        unknown.error("by the id mine"),
+        (404, "unknown_recording".to_owned())
+    );
+    for query in ["", "?id=", "?id=a/b", "?ids=mine"] {
+        let refused = server.get(&format!("/api/v1/profile/stop{query}"));
+        assert_eq!(refused.status, 400, "{query}");
+    }
+    let stream = server.send(
+        b"GET /api/v1/profile?seconds=300&id=mine HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n",
+    );
+    wait_for("the recording", || source.recording.load(Ordering::Relaxed));
+    let twice = server.get("/api/v1/profile?id=mine");
+    assert_eq!(twice.error("goes on"), (400, "bad_request".to_owned()));
+    assert_eq!(
+        server.ask("HEAD", "/api/v1/profile/stop?id=mine").status,
+        200
+    );
+    let stopped = server.get("/api/v1/profile/stop?id=mine");
+    assert_eq!(
+        (stopped.status, &*stopped.body),
+        (200, r#"{"stopped":"mine"}"#)
+    );
+    let answer = Answer::read(stream);
+    assert_eq!((answer.status, &*answer.body), (200, "checkout;main 3\n"));
+    assert!(!source.cancelled.load(Ordering::Relaxed));
+    let late = server.get("/api/v1/profile/stop?id=mine");
+    assert_eq!(late.status, 404);
+}
+
+#[test]
 fn shutdown_ends_open_profiles_and_idle_connections_at_once() {
     let source = Arc::new(Fake::endless());
     let mut server = Server::over(&source);
