@@ -25,7 +25,7 @@ pub(in crate::engine) struct FileReading {
 }
 
 /// A container.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 struct Entry {
     said: FileReading,
     /// `None` while it is being read.
@@ -35,6 +35,18 @@ struct Entry {
     is_active: bool,
     /// Its last reading was of a time in which it was not active, and found no counter changed.
     is_settled: bool,
+}
+
+impl Default for Entry {
+    fn default() -> Self {
+        Self {
+            said: FileReading::default(),
+            sample: Some(Box::default()),
+            is_live: false,
+            is_active: false,
+            is_settled: false,
+        }
+    }
 }
 
 impl Entry {
@@ -68,16 +80,7 @@ impl Readings {
     /// Notes that a container is there, and whether it ran or did I/O since the last time, or might have. What
     /// stood still and was not active is as it was read.
     pub(super) fn note(&mut self, path: &str, is_live: bool, is_active: bool, now_ns: u64) {
-        let entry = match self.containers.get_mut(path) {
-            Some(entry) => entry,
-            None => self
-                .containers
-                .entry(path.to_owned())
-                .or_insert_with(|| Entry {
-                    sample: Some(Box::default()),
-                    ..Entry::default()
-                }),
-        };
+        let entry = self.entry(path);
         entry.is_live = is_live;
         entry.is_active |= is_active;
         if entry.quiet_since().is_some() && entry.said.as_of.files_ns.is_some() {
@@ -86,6 +89,10 @@ impl Readings {
         if !is_live && let Some(sample) = &mut entry.sample {
             sample.close();
         }
+    }
+
+    fn entry(&mut self, path: &str) -> &mut Entry {
+        self.containers.entry(path.to_owned()).or_default()
     }
 
     /// How many there are.
@@ -109,8 +116,9 @@ impl Readings {
         self.containers.get(path).map(|entry| &entry.said)
     }
 
-    /// The last task of one has ended.
+    /// The last task of one has ended, of which this may be the first that is heard.
     pub(super) fn ended(&mut self, path: &str) {
+        self.entry(path);
         if !self.ended.iter().any(|known| known == path) {
             self.ended.push(path.to_owned());
         }
@@ -339,6 +347,20 @@ mod tests {
         host.note(&[0], 9);
         host.readings.finish(turn, false);
         assert_eq!(host.round(&[]), [0]);
+    }
+
+    #[test]
+    fn what_ends_before_anybody_looked_is_read_once() {
+        let mut host = Host::new(1);
+        host.throttled[0] = 3;
+        host.readings.ended("0");
+        host.readings.ended("0");
+        let path = host.readings.next_ended().unwrap();
+        assert_eq!(host.readings.next_ended(), None);
+        host.read(path);
+        host.readings.note("0", false, true, 0);
+        assert_eq!(host.seen(0), 3);
+        assert_eq!(host.readings.due(host.now, true), [""; 0]);
     }
 
     #[test]

@@ -345,8 +345,7 @@ mod tests {
             assert!(began.elapsed() < PATIENCE);
             std::thread::yield_now();
         }
-        // One that nobody knows of is none.
-        files.ended("/b");
+        // What nobody speaks of any more is forgotten.
         files.note(std::iter::empty(), 0);
         files.round(PATIENCE);
         assert!(files.said("/a").is_none());
