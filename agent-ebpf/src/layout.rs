@@ -87,8 +87,6 @@ shared! {
         pub task_mask: u32,
         /// Profile sessions: the slot to sample, or [`crate::slot::IDLE`] for all.
         pub profile_slot: u32,
-        /// CPUs of `CPUS`.
-        pub cpus: u32,
         /// `task_struct.se.sum_exec_runtime`
         pub task_sum_exec: u32,
         /// Profile sessions: 1 if threads are told apart.
@@ -110,6 +108,6 @@ shared! {
         /// `rq.curr`; 0 where the kernel lacks it.
         pub rq_curr: u32,
         /// Room for what is to come; zero.
-        pub reserved: [u32; 14],
+        pub reserved: [u32; 15],
     }
 }

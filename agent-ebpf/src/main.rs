@@ -3,9 +3,10 @@
 //! | program | hook | subject |
 //! |---|---|---|
 //! | `sched_switch` | `tp_btf/sched_switch` | run queue latency, on-CPU and off-CPU time, switches, preemptions |
-//! | `sched_process_exit` | `tp_btf/sched_process_exit` | forgets the task, reports the process |
-//! | `read_clock` | none: run on demand by `BPF_PROG_TEST_RUN` | the clock of a CPU, for slices still running |
+//! | `sched_process_exit` | `tp_btf/sched_process_exit` | forgets the task, counts the process |
+//! | `read_clock` | none: run on demand by `BPF_PROG_TEST_RUN` | the clock of a CPU and whether its task was moved, for slices still running |
 //! | `cgroup_mkdir`, `cgroup_rmdir` | `tp_btf` of the same name | a cgroup made or removed |
+//! | `cgroup_notify_populated` | `tp_btf/cgroup_notify_populated` | a cgroup's last task has ended |
 //! | `block_rq_issue`, `block_rq_complete` | `tp_btf` of the same name | block I/O |
 //! | `profile_sample` | perf event | on-CPU stacks |
 #![cfg_attr(target_arch = "bpf", no_std, no_main, feature(asm_experimental_arch))]

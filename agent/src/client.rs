@@ -21,8 +21,8 @@ use crate::{
     diagnosis::{ContainerStanding, Diagnosis, facts::WindowFacts},
     snapshot::Snapshot,
     source::{
-        Cancel, DiagnosisRequest, ProfileRequest, RenderedProfile, Source, SourceError,
-        check_window,
+        Cancel, DiagnosisRequest, ErrorDetails, ProfileRequest, RenderedProfile, Source,
+        SourceError, check_window,
     },
 };
 
@@ -322,41 +322,34 @@ struct ErrorAnswer {
 struct ErrorBody {
     code: String,
     message: String,
+    details: Option<ErrorDetails>,
 }
 
 impl ErrorBody {
-    /// The error that the daemon meant, by its code; the message of an unknown code.
+    /// The error that the daemon meant, by its code and details; the message of a code that is not known.
     fn into_source_error(self, query: &str) -> Result<SourceError, String> {
-        let message = self.message;
-        let rest = |prefix: &str| message.strip_prefix(prefix).unwrap_or(&message).to_owned();
-        Ok(match self.code.as_str() {
-            "bad_request" => SourceError::BadRequest(message),
-            "unknown_container" => SourceError::UnknownContainer {
-                query: query.to_owned(),
-                hint: rest(&format!("no container {query:?}: ")),
-            },
-            "ambiguous_container" => SourceError::AmbiguousContainer {
-                query: query.to_owned(),
-                matches: ambiguous_matches(&message).ok_or(message)?,
-            },
-            "busy" => SourceError::Busy {
-                slots: message
-                    .split_ascii_whitespace()
-                    .find_map(|word| word.parse().ok())
-                    .ok_or(message)?,
-            },
-            "not_ready" => SourceError::NotReady(rest("not collecting yet: ")),
-            "unsupported" => SourceError::Unsupported(message),
-            _ => return Err(message),
-        })
+        let (message, details) = (self.message, self.details);
+        let query = query.to_owned();
+        let ErrorDetails {
+            hint,
+            matches,
+            slots,
+            reason,
+        } = details.unwrap_or_default();
+        match (self.code.as_str(), hint, slots, reason) {
+            ("bad_request", ..) => Ok(SourceError::BadRequest(message)),
+            ("unsupported", ..) => Ok(SourceError::Unsupported(message)),
+            ("unknown_container", Some(hint), ..) => {
+                Ok(SourceError::UnknownContainer { query, hint })
+            }
+            ("ambiguous_container", ..) if !matches.is_empty() => {
+                Ok(SourceError::AmbiguousContainer { query, matches })
+            }
+            ("busy", _, Some(slots), _) => Ok(SourceError::Busy { slots }),
+            ("not_ready", _, _, Some(reason)) => Ok(SourceError::NotReady(reason)),
+            _ => Err(message),
+        }
     }
-}
-
-/// The names in `"x" means 2 containers: a, b; give more of the name`.
-fn ambiguous_matches(message: &str) -> Option<Vec<String>> {
-    let (_, list) = message.split_once(" containers: ")?;
-    let (list, _) = list.rsplit_once("; give more of the name")?;
-    Some(list.split(", ").map(str::to_owned).collect())
 }
 
 #[cfg(test)]

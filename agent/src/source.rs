@@ -11,6 +11,8 @@ use std::{
     time::Duration,
 };
 
+use serde::{Deserialize, Serialize};
+
 use crate::{
     choice::Choice,
     diagnosis::{ContainerStanding, Diagnosis, facts::WindowFacts},
@@ -291,4 +293,36 @@ pub enum SourceError {
         #[source]
         source: Box<dyn std::error::Error + Send + Sync>,
     },
+}
+
+/// What a [`SourceError`] is made of, as it crosses between daemon and command: the message is for people.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct ErrorDetails {
+    /// Names near the one that is unknown, or how to list them.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) hint: Option<String>,
+    /// What an ambiguous name could mean.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub(crate) matches: Vec<String>,
+    /// How many places for profiles there are.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) slots: Option<usize>,
+    /// Why it does not collect yet.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) reason: Option<String>,
+}
+
+impl ErrorDetails {
+    /// Those of an error; `None` where its message is all.
+    pub(crate) fn of(error: SourceError) -> Option<Self> {
+        let mut details = Self::default();
+        match error {
+            SourceError::UnknownContainer { hint, .. } => details.hint = Some(hint),
+            SourceError::AmbiguousContainer { matches, .. } => details.matches = matches,
+            SourceError::Busy { slots } => details.slots = Some(slots),
+            SourceError::NotReady(reason) => details.reason = Some(reason),
+            _ => return None,
+        }
+        Some(details)
+    }
 }

@@ -24,6 +24,7 @@ pub mod network;
 pub mod perf;
 pub mod podman;
 pub mod prometheus;
+pub mod trace;
 pub mod wait;
 pub mod without;
 pub mod workload;

@@ -143,13 +143,19 @@ const FOR_TEST: [Requirement; 11] = [
     },
 ];
 
-const FOR_ACCURACY: [Requirement; 1] = [RUNQLAT];
+const FOR_ACCURACY: [Requirement; 2] = [RUNQLAT, PERF];
 
 const FOR_LOAD: [Requirement; 1] = [Requirement {
     name: "stress-ng",
     package: "stress-ng",
     present: || on_path("stress-ng"),
 }];
+
+const PERF: Requirement = Requirement {
+    name: "perf",
+    package: "linux-perf",
+    present: || on_path("perf"),
+};
 
 const RUNQLAT: Requirement = Requirement {
     name: "libbpf-tools (runqlat)",
@@ -169,11 +175,7 @@ const FOR_BENCH: [Requirement; 4] = [
         package: "bpftrace",
         present: || on_path("bpftrace"),
     },
-    Requirement {
-        name: "perf",
-        package: "linux-perf",
-        present: || on_path("perf"),
-    },
+    PERF,
 ];
 
 const FOR_VM: [Requirement; 5] = [

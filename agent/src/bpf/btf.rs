@@ -169,12 +169,6 @@ impl Btf {
         self.find(&[Kind::Struct, Kind::Union], name)
     }
 
-    /// Whether the kernel has a function of this name that is not only inlined.
-    #[must_use]
-    pub fn has_function(&self, name: &str) -> bool {
-        self.find(&[Kind::Func], name).is_some()
-    }
-
     /// A type without its typedefs and qualifiers.
     ///
     /// # Errors

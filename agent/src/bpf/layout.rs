@@ -5,7 +5,7 @@
 //! second struct of the same name elsewhere in the kernel cannot mislead. A field that is missing,
 //! or is not of the size or type that the programs load, costs the programs that need it, by name.
 //!
-//! `slots`, `task_mask`, `profile_slot` and `cpus` stay 0: the loader fills them.
+//! `slots`, `task_mask` and `profile_slot` stay 0: the loader fills them.
 //!
 //! # Preempted tasks
 //!

@@ -160,7 +160,6 @@ impl KernelSide {
         })?;
         let layout = Wire(Layout {
             slots: sizes.slots,
-            cpus: sizes.cpus,
             task_mask: sizes.tasks() - 1,
             profile_slot: slot::IDLE,
             ..resolved.layout

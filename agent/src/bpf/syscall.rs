@@ -5,6 +5,11 @@ use std::{
     os::fd::{AsRawFd, BorrowedFd, FromRawFd as _, OwnedFd, RawFd},
 };
 
+use rustix::{
+    event::{PollFd, PollFlags, Timespec, poll},
+    io::Errno,
+};
+
 /// `BPF_PROG_TEST_RUN`, `include/uapi/linux/bpf.h`.
 const BPF_PROG_TEST_RUN: libc::c_long = 10;
 
@@ -119,23 +124,16 @@ pub(crate) fn wait_readable(
     second: BorrowedFd<'_>,
     timeout: std::time::Duration,
 ) -> io::Result<[bool; 2]> {
-    let mut descriptors = [first, second].map(|descriptor| libc::pollfd {
-        fd: descriptor.as_raw_fd(),
-        events: libc::POLLIN,
-        revents: 0,
-    });
-    // Rounded up, so that the last millisecond is slept and not spun.
-    let timeout = i32::try_from(timeout.as_micros().div_ceil(1000)).unwrap_or(i32::MAX);
-    // SAFETY: two valid entries.
-    let ready = unsafe { libc::poll(descriptors.as_mut_ptr(), 2, timeout) };
-    if ready < 0 {
-        let error = io::Error::last_os_error();
-        if error.kind() != io::ErrorKind::Interrupted {
-            return Err(error);
-        }
-        return Ok([false; 2]);
+    let mut descriptors = [first, second].map(|fd| PollFd::from_borrowed_fd(fd, PollFlags::IN));
+    let timeout = Timespec {
+        tv_sec: i64::try_from(timeout.as_secs()).unwrap_or(i64::MAX),
+        tv_nsec: timeout.subsec_nanos().into(),
+    };
+    match poll(&mut descriptors, Some(&timeout)) {
+        Ok(_) => Ok(descriptors.map(|descriptor| !descriptor.revents().is_empty())),
+        Err(Errno::INTR) => Ok([false; 2]),
+        Err(error) => Err(error.into()),
     }
-    Ok(descriptors.map(|descriptor| descriptor.revents != 0))
 }
 
 /// Gives memory that was freed back to the kernel: reading BTF takes tens of megabytes once, and

@@ -41,9 +41,6 @@ impl Mode {
 /// Where to look for the hierarchies.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct DiscoverOptions {
-    /// Directory under which the host's root is visible, if the mount table that is read is the host's
-    /// and not the agent's own; put in front of each mount point.
-    pub host_root: Option<PathBuf>,
     /// Only mounts at or below this directory count, e.g. `/host/sys/fs/cgroup`.
     pub cgroup_root: Option<PathBuf>,
 }
@@ -81,7 +78,7 @@ impl Hierarchies {
         mountinfo: &Path,
         options: &DiscoverOptions,
     ) -> Result<Self, CgroupError> {
-        let mut lines = parse_mountinfo(text, options.host_root.as_deref());
+        let mut lines = parse_mountinfo(text);
         if lines.is_empty() {
             return Err(CgroupError::NoMount {
                 mountinfo: mountinfo.to_owned(),
@@ -137,7 +134,7 @@ impl Hierarchies {
         self
     }
 
-    /// Reads a mount table (`/proc/self/mountinfo`, or the host's with `host_root`) and the
+    /// Reads a mount table (`/proc/self/mountinfo`) and the
     /// `cgroup.controllers` of the unified hierarchy.
     ///
     /// # Errors
@@ -299,20 +296,9 @@ mod tests {
     fn the_configured_root_decides() {
         let options = DiscoverOptions {
             cgroup_root: Some(PathBuf::from("/sys/fs/cgroup")),
-            ..DiscoverOptions::default()
         };
         let found = parse(CONTAINER, &options).unwrap();
         assert_eq!(point(found.unified.as_ref()), Some("/sys/fs/cgroup"));
-    }
-
-    #[test]
-    fn the_host_root_goes_in_front_of_mount_points() {
-        let options = DiscoverOptions {
-            host_root: Some(PathBuf::from("/host")),
-            cgroup_root: None,
-        };
-        let found = parse(V2, &options).unwrap();
-        assert_eq!(point(found.unified.as_ref()), Some("/host/sys/fs/cgroup"));
     }
 
     #[test]
@@ -323,7 +309,6 @@ mod tests {
         assert!(none.contains("mount -t cgroup2"), "{none}");
         let options = DiscoverOptions {
             cgroup_root: Some(PathBuf::from("/elsewhere")),
-            ..DiscoverOptions::default()
         };
         let elsewhere = parse(V2, &options).unwrap_err().to_string();
         assert!(elsewhere.contains("cgroup_root /elsewhere"), "{elsewhere}");
@@ -336,15 +321,13 @@ mod tests {
         fs::create_dir_all(&mount).unwrap();
         fs::write(mount.join("cgroup.controllers"), "cpu io memory\n").unwrap();
         let mountinfo = host.path().join("mountinfo");
-        fs::write(&mountinfo, V2).unwrap();
-        let options = DiscoverOptions {
-            host_root: Some(host.path().to_owned()),
-            cgroup_root: None,
-        };
+        let table = V2.replace("/sys/fs/cgroup", mount.to_str().unwrap());
+        fs::write(&mountinfo, &table).unwrap();
+        let options = DiscoverOptions::default();
         let found = Hierarchies::discover(&mountinfo, &options).unwrap();
         // A name before it that is no UTF-8 hides nothing.
         let foreign = b"9 1 0:9 / /mnt/\xff rw - fuse.x x rw\n";
-        fs::write(&mountinfo, [foreign, V2.as_bytes()].concat()).unwrap();
+        fs::write(&mountinfo, [foreign, table.as_bytes()].concat()).unwrap();
         assert_eq!(Hierarchies::discover(&mountinfo, &options).unwrap(), found);
         assert_eq!(found.memory.map(|memory| memory.mount_point), Some(mount));
         let gone = Hierarchies::discover(Path::new("/nonexistent/mountinfo"), &options);

@@ -3,7 +3,7 @@
 use std::{
     ffi::{OsStr, OsString},
     os::unix::ffi::{OsStrExt as _, OsStringExt},
-    path::{Path, PathBuf},
+    path::PathBuf,
 };
 
 use super::name::{bytes_of, text_of};
@@ -95,9 +95,9 @@ pub(super) struct MountLine {
 
 /// The cgroup mounts of a mount table, in its order. A later mount on the same mount point hides the
 /// earlier one. Lines that do not parse are passed over.
-pub(super) fn parse_mountinfo(text: &str, host_root: Option<&Path>) -> Vec<MountLine> {
+pub(super) fn parse_mountinfo(text: &str) -> Vec<MountLine> {
     let mut lines: Vec<MountLine> = Vec::new();
-    for line in text.lines().filter_map(|line| parse_line(line, host_root)) {
+    for line in text.lines().filter_map(parse_line) {
         lines.retain(|earlier| earlier.mount.mount_point != line.mount.mount_point);
         lines.push(line);
     }
@@ -105,7 +105,7 @@ pub(super) fn parse_mountinfo(text: &str, host_root: Option<&Path>) -> Vec<Mount
 }
 
 /// `ID PARENT MAJOR:MINOR ROOT MOUNT_POINT OPTIONS [OPTIONAL]... - TYPE SOURCE SUPER_OPTIONS`.
-fn parse_line(line: &str, host_root: Option<&Path>) -> Option<MountLine> {
+fn parse_line(line: &str) -> Option<MountLine> {
     let (left, right) = line.split_once(" - ")?;
     let mut right = right.split(' ');
     let version = match right.next()? {
@@ -117,10 +117,6 @@ fn parse_line(line: &str, host_root: Option<&Path>) -> Option<MountLine> {
     let mut left = left.split(' ').skip(3);
     let root = text_of(unescape(left.next()?).as_bytes()).into_owned();
     let mount_point = PathBuf::from(unescape(left.next()?));
-    let mount_point = match host_root {
-        Some(host_root) => host_root.join(mount_point.strip_prefix("/").ok()?),
-        None => mount_point,
-    };
     let controllers = match version {
         Version::V1 => options.split(',').map(str::to_owned).collect(),
         Version::V2 => Vec::new(),
@@ -159,6 +155,8 @@ fn unescape(text: &str) -> OsString {
 
 #[cfg(test)]
 mod tests {
+    use std::path::Path;
+
     use super::*;
 
     fn mount(root: &str) -> Mount {
@@ -173,7 +171,7 @@ mod tests {
     fn octal_escapes_are_undone() {
         let line =
             r"36 31 0:31 /a\134b /mnt/my\040data rw shared:1 master:2 - cgroup cgroup rw,memory";
-        let parsed = parse_mountinfo(line, None);
+        let parsed = parse_mountinfo(line);
         assert_eq!(parsed.len(), 1);
         assert_eq!(parsed[0].mount.mount_point, Path::new("/mnt/my data"));
         assert_eq!(parsed[0].mount.root, r"/a\b");
@@ -183,7 +181,7 @@ mod tests {
     #[test]
     fn the_last_mount_on_a_mount_point_hides_the_earlier() {
         let text = "1 0 0:1 / /c rw - cgroup cgroup rw,cpu\n2 1 0:2 / /c rw - cgroup2 none rw\n";
-        let parsed = parse_mountinfo(text, None);
+        let parsed = parse_mountinfo(text);
         assert_eq!(parsed.len(), 1);
         assert_eq!(parsed[0].mount.version, Version::V2);
     }
@@ -198,7 +196,7 @@ mod tests {
             "1 2 3 - cgroup",
             "\0 - \0",
         ] {
-            assert_eq!(parse_mountinfo(line, None), []);
+            assert_eq!(parse_mountinfo(line), []);
         }
     }
 

@@ -109,7 +109,6 @@ fn sample_rate(limit: u32) -> Finding {
 fn cgroups(config: &Config) -> Finding {
     let options = engine_options(config);
     let discover = DiscoverOptions {
-        host_root: None,
         cgroup_root: options.cgroup_root,
     };
     let found = Hierarchies::discover(&options.proc_root.join("self/mountinfo"), &discover);

@@ -126,7 +126,6 @@ impl Engine {
         let sampled_cpu = online.first().copied().unwrap_or(0);
         let mountinfo = options.proc_root.join("self/mountinfo");
         let discover = DiscoverOptions {
-            host_root: None,
             cgroup_root: options.cgroup_root.clone(),
         };
         let hierarchies = Hierarchies::discover(&mountinfo, &discover);

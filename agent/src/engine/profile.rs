@@ -2,6 +2,7 @@
 
 use std::{
     collections::{HashMap, HashSet},
+    fs,
     path::{Path, PathBuf},
     sync::{Arc, atomic::Ordering},
     time::{Duration, Instant, SystemTime, UNIX_EPOCH},
@@ -12,7 +13,7 @@ use ctrscope_ebpf::counter;
 use super::core::ProfileLossTotals;
 use crate::{
     bpf::{BpfError, ProfileSession, SharedSlots, layout::Resolved},
-    host::sample_rate_limit,
+    host::{parse_cpu_list, sample_rate_limit},
     profile::{
         Asked, FlameGraph, Owner, Profile, ProfileLosses, RawProfile, RawSample, Symbolizer, name,
         write_folded, write_pprof, write_speedscope,
@@ -23,6 +24,8 @@ use crate::{
 
 /// How often new processes are looked at and the slot table is brought up to date.
 const REFRESH: Duration = Duration::from_millis(100);
+/// The list of CPUs that are online.
+const ONLINE_CPUS: &str = "/sys/devices/system/cpu/online";
 
 /// What a session needs of the engine.
 pub(super) struct SessionParts {
@@ -30,7 +33,13 @@ pub(super) struct SessionParts {
     pub(super) resolved: Arc<Resolved>,
     pub(super) slots: SharedSlots,
     pub(super) losses: ProfileLossTotals,
+    /// CPUs that were online when the agent started.
     pub(super) cpus: Vec<u32>,
+}
+
+/// CPUs that are online, by the kernel's list.
+fn online(list: &Path) -> Option<Vec<u32>> {
+    parse_cpu_list(&fs::read_to_string(list).ok()?)
 }
 
 /// Records and renders a profile on the calling thread.
@@ -132,6 +141,8 @@ fn start(
     slot: Option<u32>,
 ) -> Result<(ProfileSession, u32), SourceError> {
     let mut frequency = allowed(&parts.proc_root, request.frequency);
+    // Some may have come or gone since the start.
+    let cpus = online(Path::new(ONLINE_CPUS)).unwrap_or_else(|| parts.cpus.clone());
     loop {
         let session = ProfileSession::start(
             &parts.resolved,
@@ -139,7 +150,7 @@ fn start(
             slot,
             frequency,
             request.split == Split::Thread,
-            &parts.cpus,
+            &cpus,
         );
         match session {
             Ok(session) => return Ok((session, frequency)),

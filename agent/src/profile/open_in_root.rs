@@ -1,23 +1,13 @@
 //! Opens files that a container chose, without following it out of its root or into a device.
 
 use std::{
-    ffi::CString,
     fs::{File, OpenOptions},
     io,
-    os::{
-        fd::{AsRawFd, FromRawFd, OwnedFd},
-        unix::{ffi::OsStrExt, fs::OpenOptionsExt},
-    },
+    os::{fd::AsRawFd, unix::fs::OpenOptionsExt},
     path::Path,
 };
 
-/// `struct open_how` (`include/uapi/linux/openat2.h`).
-#[repr(C)]
-struct OpenHow {
-    flags: u64,
-    mode: u64,
-    resolve: u64,
-}
+use rustix::fs::{MemfdFlags, Mode, OFlags, ResolveFlags, memfd_create, openat2};
 
 /// Opens a regular file below a directory for reading, as a process with that root would find it:
 /// symbolic links, absolute ones and `..` included, end inside it.
@@ -33,24 +23,10 @@ pub(super) fn open_regular_in_root(root: &Path, path: &Path) -> io::Result<File>
         .read(true)
         .custom_flags(libc::O_PATH | libc::O_DIRECTORY | libc::O_CLOEXEC)
         .open(root)?;
-    let path = CString::new(path.as_os_str().as_bytes())?;
-    let how = OpenHow {
-        flags: u64::from((libc::O_PATH | libc::O_CLOEXEC).cast_unsigned()),
-        mode: 0,
-        resolve: libc::RESOLVE_IN_ROOT | libc::RESOLVE_NO_MAGICLINKS,
-    };
-    // SAFETY: the path is a C string and `how` an `open_how` of the size given; the kernel reads both
-    // during the call and keeps neither.
-    let fd = unsafe {
-        libc::syscall(
-            libc::SYS_openat2,
-            root.as_raw_fd(),
-            path.as_ptr(),
-            &raw const how,
-            size_of::<OpenHow>(),
-        )
-    };
-    reopen_regular(&owned(fd)?)
+    let flags = OFlags::PATH | OFlags::CLOEXEC;
+    let resolve = ResolveFlags::IN_ROOT | ResolveFlags::NO_MAGICLINKS;
+    let handle = openat2(&root, path, flags, Mode::empty(), resolve)?;
+    reopen_regular(&File::from(handle))
 }
 
 /// Opens a regular file for reading, following links, those below `/proc` too.
@@ -86,21 +62,7 @@ fn reopen_regular(handle: &File) -> io::Result<File> {
 ///
 /// The kernel's.
 pub(super) fn memory_file() -> io::Result<File> {
-    // SAFETY: the name is a C string, which the kernel copies.
-    let fd = unsafe { libc::memfd_create(c"ctrscope-symbols".as_ptr(), libc::MFD_CLOEXEC) };
-    owned(libc::c_long::from(fd))
-}
-
-/// Takes ownership of what a system call returned.
-fn owned(fd: libc::c_long) -> io::Result<File> {
-    match i32::try_from(fd) {
-        Ok(fd) if fd >= 0 => {
-            // SAFETY: the kernel has just made this descriptor and nothing else knows it.
-            let fd = unsafe { OwnedFd::from_raw_fd(fd) };
-            Ok(File::from(fd))
-        }
-        _ => Err(io::Error::last_os_error()),
-    }
+    Ok(memfd_create("ctrscope-symbols", MemfdFlags::CLOEXEC)?.into())
 }
 
 #[cfg(test)]

@@ -17,3 +17,4 @@ mod profile;
 mod runqlat;
 mod sched;
 mod symbols;
+mod traced;

@@ -9,7 +9,7 @@ use axum::{
 };
 use serde_json::json;
 
-use crate::source::SourceError;
+use crate::source::{ErrorDetails, SourceError};
 
 /// An error answer.
 #[derive(Debug)]
@@ -17,6 +17,8 @@ pub struct ApiError {
     status: StatusCode,
     code: &'static str,
     message: String,
+    /// What the message says, for programs.
+    details: Option<Box<ErrorDetails>>,
 }
 
 impl ApiError {
@@ -25,6 +27,7 @@ impl ApiError {
             status,
             code,
             message,
+            details: None,
         }
     }
 
@@ -79,7 +82,7 @@ impl From<SourceError> for ApiError {
             message.push_str(&error.to_string());
             cause = error.source();
         }
-        let (status, code) = match error {
+        let (status, code) = match &error {
             SourceError::UnknownContainer { .. } => (StatusCode::NOT_FOUND, "unknown_container"),
             SourceError::AmbiguousContainer { .. } => (StatusCode::CONFLICT, "ambiguous_container"),
             SourceError::BadRequest(_) => (StatusCode::BAD_REQUEST, "bad_request"),
@@ -92,13 +95,20 @@ impl From<SourceError> for ApiError {
                 (StatusCode::INTERNAL_SERVER_ERROR, "failed")
             }
         };
-        Self::new(status, code, message)
+        Self {
+            details: ErrorDetails::of(error).map(Box::new),
+            ..Self::new(status, code, message)
+        }
     }
 }
 
 impl IntoResponse for ApiError {
     fn into_response(self) -> Response {
-        let body = Json(json!({"error": {"code": self.code, "message": self.message}}));
+        let mut body = json!({"error": {"code": self.code, "message": self.message}});
+        if let Some(details) = self.details {
+            body["error"]["details"] = json!(details);
+        }
+        let body = Json(body);
         let mut response = (self.status, body).into_response();
         if self.status == StatusCode::METHOD_NOT_ALLOWED {
             response.headers_mut().insert(

@@ -1,0 +1,308 @@
+//! Every switch and wake-up of the scheduler, one by one, as `perf` records them: an account of preemptions and
+//! of blocked time that the kernel itself does not keep.
+
+use std::{
+    collections::HashMap,
+    ops::Range,
+    path::PathBuf,
+    process::{Child, Command, Stdio},
+    time::Duration,
+};
+
+use anyhow::{Context as _, Result, ensure};
+use tempfile::TempDir;
+
+use crate::wait_until;
+
+/// Tracefs where it is not mounted, in a mount namespace that ends with the command.
+const WITH_TRACEFS: &str = "test -d /sys/kernel/tracing/events || \
+                            mount -t tracefs nodev /sys/kernel/tracing || exit 1; exec \"$@\"";
+const PATIENCE: Duration = Duration::from_secs(60);
+
+/// What happened to a task.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Event {
+    /// A CPU went from one task to another.
+    Switch {
+        /// Who left.
+        previous: u32,
+        /// Whether it was still runnable.
+        is_runnable: bool,
+        /// Who came.
+        next: u32,
+    },
+    /// A task became runnable.
+    Wakeup {
+        /// Which.
+        task: u32,
+    },
+}
+
+/// A recording that goes on.
+pub struct Recording {
+    perf: Child,
+    directory: TempDir,
+}
+
+impl Recording {
+    /// Begins to record the whole host.
+    ///
+    /// # Errors
+    ///
+    /// `perf` does not run here.
+    pub fn start() -> Result<Self> {
+        let directory = TempDir::new_in("/var/tmp")?;
+        let mut perf = with_tracefs();
+        perf.args([
+            "perf",
+            "record",
+            "--quiet",
+            "--all-cpus",
+            "-m",
+            "2048",
+            "-k",
+            "mono",
+        ])
+        .args(["-e", "sched:sched_switch", "-e", "sched:sched_wakeup", "-o"])
+        .arg(directory.path().join("data"));
+        let perf = perf
+            .stdout(Stdio::null())
+            .spawn()
+            .context("perf does not run here")?;
+        let mut recording = Self { perf, directory };
+        // It opens the file first and the events then; its own switches are the first that it writes.
+        wait_until(PATIENCE, "perf records", || {
+            ensure!(recording.perf.try_wait()?.is_none(), "perf has ended");
+            let length = recording.data().metadata().map_or(0, |data| data.len());
+            Ok((length > 4096).then_some(()))
+        })?;
+        Ok(recording)
+    }
+
+    fn data(&self) -> PathBuf {
+        self.directory.path().join("data")
+    }
+
+    /// Ends it; what was recorded, with the monotonic clock, nanoseconds, in that order. `None` where events were
+    /// lost.
+    ///
+    /// # Errors
+    ///
+    /// `perf` fails.
+    pub fn stop(mut self) -> Result<Option<Vec<(u64, Event)>>> {
+        // SAFETY: our own child, which has not been waited for.
+        unsafe { libc::kill(self.perf.id().cast_signed(), libc::SIGINT) };
+        self.perf.wait()?;
+        let output = with_tracefs()
+            .args(["perf", "script", "--ns", "--show-lost-events"])
+            .args(["-F", "tid,cpu,time,event,trace", "-i"])
+            .arg(self.data())
+            .stderr(Stdio::null())
+            .output()
+            .context("perf script does not run here")?;
+        let text = String::from_utf8_lossy(&output.stdout);
+        if text.contains("PERF_RECORD_LOST") {
+            return Ok(None);
+        }
+        let mut events: Vec<_> = text.lines().filter_map(parse).collect();
+        events.sort_by_key(|(at, _)| *at);
+        ensure!(!events.is_empty(), "perf recorded nothing");
+        Ok(Some(events))
+    }
+}
+
+impl Drop for Recording {
+    fn drop(&mut self) {
+        let _ = self.perf.kill();
+        let _ = self.perf.wait();
+    }
+}
+
+fn with_tracefs() -> Command {
+    let mut command = Command::new("unshare");
+    command.args(["--mount", "sh", "-c", WITH_TRACEFS, "sh"]);
+    command
+}
+
+/// A line of `perf script`.
+fn parse(line: &str) -> Option<(u64, Event)> {
+    let (head, event) = line.split_once(": sched:")?;
+    let (seconds, nanoseconds) = head.split_whitespace().last()?.split_once('.')?;
+    let at = seconds.parse::<u64>().ok()? * 1_000_000_000 + nanoseconds.parse::<u64>().ok()?;
+    // Names may have spaces and look like anything; the last field of a kind is the kernel's.
+    let field = |name: &str| {
+        let (_, value) = event.rsplit_once(&format!(" {name}="))?;
+        value.split_whitespace().next()
+    };
+    let number = |name: &str| field(name)?.parse::<u32>().ok();
+    if event.starts_with("sched_wakeup:") {
+        let task = number("pid")?;
+        return Some((at, Event::Wakeup { task }));
+    }
+    let switch = Event::Switch {
+        previous: number("prev_pid")?,
+        is_runnable: field("prev_state")?.starts_with('R'),
+        next: number("next_pid")?,
+    };
+    Some((at, switch))
+}
+
+/// Who took a CPU from whom, as far as these tests can tell.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum By {
+    /// A task of the same container.
+    Myself,
+    /// One of another.
+    Container,
+    /// Anybody else.
+    Other,
+}
+
+/// What a container's tasks suffered.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Suffered {
+    /// Preemptions, by [`By`].
+    pub preemptions: [u64; 3],
+    /// Time from those until the task ran again, nanoseconds, by [`By`].
+    pub preempted_wait_ns: [u64; 3],
+    /// Time from leaving a CPU blocked until being woken, of those that have run again since, nanoseconds.
+    pub blocked_ns: u64,
+}
+
+/// The monotonic clock, nanoseconds.
+#[must_use]
+pub fn monotonic_ns() -> u64 {
+    let mut now = libc::timespec {
+        tv_sec: 0,
+        tv_nsec: 0,
+    };
+    // SAFETY: a valid struct; this clock is always there.
+    unsafe { libc::clock_gettime(libc::CLOCK_MONOTONIC, &raw mut now) };
+    now.tv_sec.cast_unsigned() * 1_000_000_000 + now.tv_nsec.cast_unsigned()
+}
+
+/// Sums up what ended in a window by container, given by name with the tasks of each. A preemption is of the
+/// moment when it happens, a time of that when its task runs again.
+#[must_use]
+pub fn sum_up(
+    events: &[(u64, Event)],
+    window: &Range<u64>,
+    containers: &HashMap<String, Vec<u32>>,
+) -> HashMap<String, Suffered> {
+    let of: HashMap<u32, &str> = containers
+        .iter()
+        .flat_map(|(name, tids)| tids.iter().map(|tid| (*tid, name.as_str())))
+        .collect();
+    let mut sums: HashMap<String, Suffered> = HashMap::new();
+    // How a task left, and when it was woken.
+    let mut away: HashMap<u32, (u64, Option<By>, Option<u64>)> = HashMap::new();
+    for &(at, event) in events {
+        match event {
+            Event::Wakeup { task } => {
+                if let Some((_, None, woken @ None)) = away.get_mut(&task) {
+                    *woken = Some(at);
+                }
+            }
+            Event::Switch {
+                previous,
+                is_runnable,
+                next,
+            } => {
+                if let Some(name) = of.get(&previous) {
+                    let by = match of.get(&next) {
+                        Some(other) if other == name => By::Myself,
+                        Some(_) => By::Container,
+                        None => By::Other,
+                    };
+                    if is_runnable && window.contains(&at) {
+                        let sum = sums.entry((*name).to_owned()).or_default();
+                        sum.preemptions[by as usize] += 1;
+                    }
+                    away.insert(previous, (at, is_runnable.then_some(by), None));
+                }
+                if let Some(name) = of.get(&next)
+                    && let Some((left, by, woken)) = away.remove(&next)
+                    && window.contains(&at)
+                {
+                    let sum = sums.entry((*name).to_owned()).or_default();
+                    match (by, woken) {
+                        (Some(by), _) => sum.preempted_wait_ns[by as usize] += at - left,
+                        (None, Some(woken)) => sum.blocked_ns += woken - left,
+                        (None, None) => {}
+                    }
+                }
+            }
+        }
+    }
+    sums
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// perf 6.1 on kernel 6.18.
+    const TRACE: &str = "\
+25412 [000]  3305.213182029: sched:sched_wakeup: comm=a pid=9 pid=18 prio=0 target_cpu=000
+   18 [000]  3305.213187267: sched:sched_switch: prev_comm=lto cgu.13 prev_pid=18 prev_prio=0 prev_state=S ==> next_comm=swapper/0 next_pid=0 next_prio=120
+25401 [001]  3305.216280997: sched:sched_switch: prev_comm=x prev_pid=25401 prev_prio=120 prev_state=R+ ==> next_comm=y next_pid=7 next_prio=120
+";
+
+    #[test]
+    fn lines_are_read_whatever_names_hold() {
+        let events: Vec<_> = TRACE.lines().filter_map(parse).collect();
+        let at = 3_305_213_182_029;
+        assert_eq!(events[0], (at, Event::Wakeup { task: 18 }));
+        let switches: Vec<_> = events[1..].iter().map(|(_, event)| *event).collect();
+        let switch = |previous, is_runnable, next| Event::Switch {
+            previous,
+            is_runnable,
+            next,
+        };
+        assert_eq!(switches, [switch(18, false, 0), switch(25401, true, 7)]);
+    }
+
+    #[test]
+    fn times_go_to_who_took_the_cpu_and_to_what_was_waited_for() {
+        let switch = |previous, is_runnable, next| Event::Switch {
+            previous,
+            is_runnable,
+            next,
+        };
+        let events = [
+            (10, switch(1, true, 2)),
+            (20, switch(2, true, 3)),
+            (50, switch(3, false, 1)),
+            (55, Event::Wakeup { task: 3 }),
+            // One that is runnable already.
+            (57, Event::Wakeup { task: 3 }),
+            (60, switch(1, true, 9)),
+            (70, switch(9, false, 2)),
+            (75, switch(2, false, 3)),
+            // Asleep to the end.
+            (90, switch(3, true, 1)),
+        ];
+        let containers = HashMap::from([("a".to_owned(), vec![1, 2]), ("b".to_owned(), vec![3])]);
+        let sums = sum_up(&events, &(0..100), &containers);
+        let a = Suffered {
+            preemptions: [1, 1, 1],
+            preempted_wait_ns: [40, 50, 30],
+            blocked_ns: 0,
+        };
+        assert_eq!(sums["a"], a);
+        let b = Suffered {
+            preemptions: [0, 1, 0],
+            preempted_wait_ns: [0, 0, 0],
+            blocked_ns: 5,
+        };
+        assert_eq!(sums["b"], b);
+        // What began before counts when it ends.
+        let late = sum_up(&events, &(56..71), &containers);
+        let a = Suffered {
+            preemptions: [0, 0, 1],
+            preempted_wait_ns: [0, 50, 0],
+            blocked_ns: 0,
+        };
+        assert_eq!((late["a"], late.len()), (a, 1));
+    }
+}
