@@ -31,6 +31,8 @@ counters! {
     SLOT_TABLE_FULL = "slot_table_full" "lost",
     /// An event found the ring buffer full.
     EVENT_RING_FULL = "event_ring_full" "lost",
+    /// A cgroup's last task ended, and so many others' did at once that it was not told.
+    END_UNTOLD = "cgroup_end_untold" "lost",
     /// A request found its place in the table of requests in flight taken: its queue time is not counted.
     REQUESTS_FULL = "block_requests_full" "lost",
     /// A request completed before it was issued, by clocks of two CPUs.

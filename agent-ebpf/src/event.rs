@@ -9,6 +9,30 @@ pub const CGROUP_REMOVED: u32 = 3;
 /// The last task of a cgroup and of all below it has ended, or was moved elsewhere.
 pub const CGROUP_EMPTIED: u32 = 4;
 
+/// Cgroups that are told to be empty in a window of [`EMPTIED_WINDOW_ORDER`], at most. Whoever may make cgroups can empty
+/// them as fast as tasks end, and each above them with each: they shall not fill the ring that tells of the
+/// others.
+pub const MOST_EMPTIED: u64 = 64;
+/// Length of that window as a power of two, nanoseconds: an eighth of a second.
+pub const EMPTIED_WINDOW_ORDER: u32 = 27;
+
+/// Counts one more in a word that has the number of the window in its upper half, and how many in its lower.
+#[inline(always)]
+pub const fn one_more(word: u64, now_ns: u64) -> u64 {
+    let window = (now_ns >> EMPTIED_WINDOW_ORDER) & 0xffff_ffff;
+    if word >> 32 == window {
+        word + 1
+    } else {
+        (window << 32) | 1
+    }
+}
+
+/// Whether the last one that was counted is one too many.
+#[inline(always)]
+pub const fn is_too_many(word: u64) -> bool {
+    word & 0xffff_ffff > MOST_EMPTIED
+}
+
 /// Most bytes of a cgroup path that an event carries, its terminating zero included. Longer paths
 /// are cut; user space then looks the cgroup up by its id.
 pub const PATH_BYTES: usize = 512;
@@ -57,5 +81,23 @@ shared! {
         pub event: Event,
         /// The cgroup's path in its hierarchy, from its root.
         pub path: [u8; PATH_BYTES],
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_window_has_so_many_and_the_next_begins_anew() {
+        let window = 1 << EMPTIED_WINDOW_ORDER;
+        let mut word = 0;
+        for number in 1..=MOST_EMPTIED + 5 {
+            word = one_more(word, window * 7 + number);
+            assert_eq!(is_too_many(word), number > MOST_EMPTIED);
+        }
+        word = one_more(word, window * 8);
+        assert!(!is_too_many(word));
+        assert_eq!(one_more(word, window * 8 + 1) & 0xffff_ffff, 2);
     }
 }

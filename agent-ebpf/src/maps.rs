@@ -25,7 +25,8 @@ const BPF_F_MMAPABLE: u32 = 1 << 10;
 #[map]
 pub static CPU_SLOTS: Array<u64> = Array::with_max_entries(slot::TABLE_ENTRIES, BPF_F_MMAPABLE);
 
-/// The same for block css ids; read by `block_rq_issue`.
+/// The same for block css ids; read by `block_rq_issue`, and by `block_rq_complete` for what it has not seen
+/// issued.
 #[map]
 pub static BLOCK_SLOTS: Array<u64> = Array::with_max_entries(slot::TABLE_ENTRIES, BPF_F_MMAPABLE);
 
@@ -67,6 +68,10 @@ pub static GENERATIONS: Array<u64> = Array::with_max_entries(1, BPF_F_MMAPABLE);
 /// walks the cgroup tree.
 #[map]
 pub static EVENTS: RingBuf = RingBuf::with_byte_size(256 * 1024, 0);
+
+/// Cgroups that were told to be empty: one word, `event::one_more`. Two CPUs that count at once may lose one.
+#[map]
+pub static EMPTIED: Array<u64> = Array::with_max_entries(1, 0);
 
 /// What could not be done, by [`counter`] index.
 #[map]

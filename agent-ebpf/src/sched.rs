@@ -69,15 +69,22 @@ shared! {
         pub sum_exec_ns: u64,
         /// The kernel's pid of the running task; 0 is the idle task.
         pub pid: u32,
-        /// Owner of the running task's cgroup, where `read_clock` found it moved since its dispatch; 0
-        /// otherwise.
+        /// Owner of the running task's cgroup with [`MOVED`], where `read_clock` found it moved since its
+        /// dispatch; 0 otherwise.
         pub moved_to: u32,
         /// Address of the `task_group` of the running task when it was dispatched.
         pub group: u64,
-        /// With `moved_to`: what the task had run of its slice when it was moved, nanoseconds.
+        /// With `moved_to`: what the task had run of its slice when it was moved, nanoseconds; more than the
+        /// slice can be where the scheduler's class does not note that.
         pub moved_after_ns: u64,
     }
 }
+
+/// In [`CpuState::moved_to`].
+pub const MOVED: u32 = 1 << 31;
+
+/// Longest slice that is believed, nanoseconds: what is longer is a difference that wrapped.
+pub const LONGEST_SLICE_NS: u64 = 1 << 60;
 
 /// Bits of [`CpuState::on_cpu_since`] that are not of the clock.
 const TAG: u64 = 0xff;

@@ -10,7 +10,7 @@ use std::{
         mpsc::{RecvTimeoutError, sync_channel},
     },
     thread,
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use serde::{Deserialize, de::DeserializeOwned};
@@ -27,6 +27,8 @@ use crate::{
 };
 
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(2);
+/// Time between two tries to tell the daemon that a recording shall end.
+const TELL_INTERVAL: Duration = Duration::from_millis(500);
 /// For a whole snapshot: a collection and its transfer.
 const SNAPSHOT_TIMEOUT: Duration = Duration::from_secs(15);
 /// Beyond the time that a profile records: symbolization and its transfer.
@@ -260,6 +262,7 @@ impl Source for HttpSource {
         let id = recording_id();
         let its_id = id.clone();
         let mut is_told = false;
+        let mut tell_again = Instant::now();
         thread::Builder::new()
             .name("profile-request".to_owned())
             .spawn(move || {
@@ -271,8 +274,10 @@ impl Source for HttpSource {
             if cancel.is_cancelled() {
                 return Err(SourceError::Cancelled);
             }
-            if cancel.is_stopped() && !is_told {
+            // The request may only be on its way, or be answered already.
+            if cancel.is_stopped() && !is_told && Instant::now() >= tell_again {
                 is_told = self.stop_profile(&id);
+                tell_again = Instant::now() + TELL_INTERVAL;
             }
             match receiver.recv_timeout(CANCEL_POLL) {
                 Ok(result) => return result,

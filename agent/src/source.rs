@@ -314,13 +314,13 @@ pub(crate) struct ErrorDetails {
 
 impl ErrorDetails {
     /// Those of an error; `None` where its message is all.
-    pub(crate) fn of(error: SourceError) -> Option<Self> {
+    pub(crate) fn of(error: &SourceError) -> Option<Self> {
         let mut details = Self::default();
         match error {
-            SourceError::UnknownContainer { hint, .. } => details.hint = Some(hint),
-            SourceError::AmbiguousContainer { matches, .. } => details.matches = matches,
-            SourceError::Busy { slots } => details.slots = Some(slots),
-            SourceError::NotReady(reason) => details.reason = Some(reason),
+            SourceError::UnknownContainer { hint, .. } => details.hint = Some(hint.clone()),
+            SourceError::AmbiguousContainer { matches, .. } => details.matches.clone_from(matches),
+            SourceError::Busy { slots } => details.slots = Some(*slots),
+            SourceError::NotReady(reason) => details.reason = Some(reason.clone()),
             _ => return None,
         }
         Some(details)

@@ -228,7 +228,8 @@ pub fn sum_up(
                     match (by, woken) {
                         (Some(by), _) => sum.preempted_wait_ns[by as usize] += at - left,
                         (None, Some(woken)) => sum.blocked_ns += woken - left,
-                        (None, None) => {}
+                        // A wake-up by an interrupt of an idle CPU, which some hosts do not trace: it ran at once.
+                        (None, None) => sum.blocked_ns += at - left,
                     }
                 }
             }

@@ -113,8 +113,8 @@ fn try_block_rq_issue(ctx: &BtfTracePointContext) -> Option<()> {
     };
     let number = number(request);
     let found = entry(number)?;
-    // SAFETY: the pointer comes from the map; a request is at one place at a time, and two that share one
-    // are told apart by their numbers.
+    // SAFETY: the pointer comes from the map; a request is at one place at a time. Two that share one and are
+    // issued at once on two CPUs may leave a mixture, which is at most one of them counted as another's.
     let earlier = unsafe { *found };
     let Some(operation) = operation(load(request, layout!(request_cmd_flags))) else {
         if earlier.number == number {
@@ -155,7 +155,8 @@ fn try_block_rq_issue(ctx: &BtfTracePointContext) -> Option<()> {
             in_flight.operation = earlier.operation;
         }
     } else if earlier.number != 0 {
-        if issued_at.wrapping_sub(earlier.issued_at) < HOLDS_PLACE_NS {
+        // Issued at nearly the same time, it may be the earlier one of the two.
+        if issued_at.saturating_sub(earlier.issued_at) < HOLDS_PLACE_NS {
             count(counter::REQUESTS_FULL);
             return Some(());
         }
@@ -299,9 +300,18 @@ fn complete_unissued(
         return None;
     }
     if bytes == 0 {
-        // The second completion of a request with data, after which there was a flush, has its bio again, but
-        // not the one that none of its data is in (`blk_flush_restore_request`, `block/blk-flush.c`).
-        if remaining != 0 || !load::<Kernel>(bio, layout!(bio_io_vec)).is_null() {
+        if remaining != 0 {
+            return None;
+        }
+        // The second completion of a request with data, after which there was a flush, has its bio again
+        // (`blk_flush_restore_request`, `block/blk-flush.c`): it is counted, but for a flush that failed.
+        if !load::<Kernel>(bio, layout!(bio_io_vec)).is_null() {
+            if error != 0 {
+                let place = slot::slot(owner(bio)) * OPERATIONS as u32 + operation as u32;
+                let stats = BLOCK.get_ptr_mut(place)?;
+                // SAFETY: as in `add_one`.
+                unsafe { add_u32(&raw mut (*stats).errors, 1) };
+            }
             return None;
         }
         operation = FLUSH;

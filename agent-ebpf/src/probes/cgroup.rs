@@ -2,18 +2,19 @@
 //! the kernel's accounts of it can be read once more before they go with it.
 
 use aya_ebpf::{
-    helpers::{bpf_get_smp_processor_id, generated::bpf_probe_read_kernel_str},
+    helpers::{bpf_get_smp_processor_id, bpf_ktime_get_ns, generated::bpf_probe_read_kernel_str},
     macros::btf_tracepoint,
     programs::BtfTracePointContext,
 };
 use ctrscope_ebpf::{
     counter,
-    event::{self, CgroupEvent, Event, PATH_BYTES},
+    event::{self, CgroupEvent, Event, PATH_BYTES, is_too_many, one_more},
+    slot,
 };
 
 use crate::{
     kernel::{self, Kernel, layout, load},
-    maps::{EVENTS, count},
+    maps::{CPU_SLOTS, EMPTIED, EVENTS, count},
 };
 
 #[btf_tracepoint(function = "cgroup_mkdir")]
@@ -28,13 +29,61 @@ pub fn cgroup_rmdir(ctx: BtfTracePointContext) -> i32 {
     0
 }
 
-/// Fires for each cgroup that the first task comes to or the last one leaves, those above it included.
+/// Fires for each cgroup that the first task comes to or the last one leaves, those above it included, in each
+/// hierarchy.
 #[btf_tracepoint(function = "cgroup_notify_populated")]
 pub fn cgroup_notify_populated(ctx: BtfTracePointContext) -> i32 {
-    if ctx.arg::<u64>(2) as u32 == 0 {
+    if ctx.arg::<u64>(2) as u32 == 0 && is_told(ctx.arg(0)) {
         report(&ctx, event::CGROUP_EMPTIED);
     }
     0
+}
+
+/// Whether a cgroup that is empty is worth an event: it is in the cpu controller's hierarchy, and not a part of a
+/// container that is; and not too many were before it.
+#[inline(always)]
+fn is_told(cgroup: Kernel) -> bool {
+    let cpu_css = css(cgroup, layout!(cgroup_cpu_css));
+    if layout!(cgroup_cpu_css) != 0 {
+        if cpu_css.is_null() {
+            return false;
+        }
+        let parent: Kernel = load(cpu_css, layout!(css_parent));
+        if let (Some(own), Some(parent)) = (known_owner(cpu_css), known_owner(parent))
+            && slot::kind(own) == slot::KIND_CONTAINER
+            && own == parent
+            && slot::slot(own) != slot::OTHER
+        {
+            return false;
+        }
+    }
+    let Some(word) = EMPTIED.get_ptr_mut(0) else {
+        return false;
+    };
+    // SAFETY: the pointer comes from the map; one aligned word.
+    let now = unsafe {
+        let counted = one_more(core::ptr::read_volatile(word), bpf_ktime_get_ns());
+        core::ptr::write_volatile(word, counted);
+        counted
+    };
+    if is_too_many(now) {
+        count(counter::END_UNTOLD);
+        return false;
+    }
+    true
+}
+
+/// The owner of a css, if its entry is of it.
+#[inline(always)]
+fn known_owner(css: Kernel) -> Option<u32> {
+    if css.is_null() {
+        return None;
+    }
+    let entry = CPU_SLOTS.get_ptr(load(css, layout!(css_id)))?;
+    // SAFETY: the pointer comes from the map; one aligned word, which both sides replace whole.
+    let known = unsafe { core::ptr::read_volatile(entry) };
+    let serial: u64 = load(css, layout!(css_serial));
+    (slot::entry_serial(known) == serial).then(|| slot::entry_owner(known))
 }
 
 /// A css of a cgroup; null if the kernel has no such controller, which is offset 0.
@@ -64,7 +113,12 @@ fn report(ctx: &BtfTracePointContext, kind: u32) {
         ..Event::ZERO
     };
     let Some(mut reserved) = EVENTS.reserve::<CgroupEvent>(0) else {
-        count(counter::EVENT_RING_FULL);
+        // Nobody is missed for want of the last one, so no walk is wanted for it.
+        count(if kind == event::CGROUP_EMPTIED {
+            counter::END_UNTOLD
+        } else {
+            counter::EVENT_RING_FULL
+        });
         return;
     };
     let destination = reserved.as_mut_ptr();

@@ -17,8 +17,8 @@ use ctrscope_ebpf::{
     counter, histogram,
     sched::{
         BUCKET_MASK, BY_CONTAINER, BY_KERNEL, BY_SELF, BY_SYSTEM, CpuState, DEPARTED_IO,
-        DEPARTED_NOT, DEPARTED_PREEMPTED, DEPARTED_SLEEP, DEPARTED_UNINTERRUPTIBLE, SchedSlot,
-        since, since_at_least,
+        DEPARTED_NOT, DEPARTED_PREEMPTED, DEPARTED_SLEEP, DEPARTED_UNINTERRUPTIBLE, MOVED,
+        SchedSlot, since, since_at_least,
     },
     slot,
 };
@@ -430,14 +430,13 @@ fn moved(state: &CpuState) -> Option<(u32, u64)> {
     let entry = CPU_SLOTS.get_ptr(id)?;
     // SAFETY: the pointer comes from the map; one aligned word, which both sides replace whole.
     let known = unsafe { core::ptr::read_volatile(entry) };
-    if slot::entry_serial(known) != serial {
-        return None;
-    }
+    let owner = if slot::entry_serial(known) == serial {
+        slot::entry_owner(known)
+    } else {
+        slot::owner(slot::OTHER, slot::KIND_UNKNOWN)
+    };
     let run_by_then: u64 = read_at(task, layout!(task_prev_sum_exec))?;
-    Some((
-        slot::entry_owner(known),
-        run_by_then.wrapping_sub(state.sum_exec_ns),
-    ))
+    Some((owner | MOVED, run_by_then.wrapping_sub(state.sum_exec_ns)))
 }
 
 /// Reads from an address of the kernel's; none where there is nothing.

@@ -350,6 +350,7 @@ pub fn resolve(btf: &Btf) -> Resolved {
         verdict.require(&[&cgroup_root, &hierarchy_id, &css_id, &css_serial]);
         verdict.prefer(&[&cpu_css, &block_css]);
     }
+    subjects.cgroup_notify_populated.require(&[&css_parent]);
 
     let verdict = &mut subjects.block_rq_issue;
     verdict.require(&[
@@ -372,6 +373,9 @@ pub fn resolve(btf: &Btf) -> Resolved {
         &data_len,
         &start_time,
     ]);
+    verdict.prefer(&blkcg_path);
+    verdict.prefer(&seen);
+    verdict.prefer(&cgroup_identity);
 
     let verdict = &mut subjects.profile;
     verdict.require(&[&pid, &tgid, &flags]);

@@ -306,8 +306,8 @@ impl KernelSide {
         &self.sched
     }
 
-    /// A number that changes whenever anything else does in a slot on a CPU, 8 words apart from it: the sum of
-    /// what only goes up with each slice and each wait. Modulo its width, so that sums of such are the same.
+    /// A number that changes with what a slot counts on a CPU, from four of its 64 words: the sum of what only goes up
+    /// with each slice and each wait, modulo its width. A wait of no time changes it at the end of the slice only.
     pub(crate) fn sched_mark(&self, index: usize) -> u64 {
         const WORDS: [usize; 4] = [
             offset_of!(SchedSlot, run_queue_ns) / 8,

@@ -60,7 +60,8 @@ fn answer(status: &str, headers: &str, body: &str) -> String {
 }
 
 fn error_answer(status: &str, code: &str, error: &SourceError) -> String {
-    let body = serde_json::json!({"error": {"code": code, "message": error.to_string()}});
+    let (message, details) = (error.to_string(), ErrorDetails::of(error));
+    let body = serde_json::json!({"error": {"code": code, "message": message, "details": details}});
     answer(status, "", &body.to_string())
 }
 

@@ -1,12 +1,24 @@
 //! Ctrl-C, SIGTERM, and SIGHUP of a terminal that closes.
 
 use std::{
-    process, thread,
+    fs,
+    path::PathBuf,
+    process,
+    sync::{Mutex, PoisonError},
+    thread,
     time::{Duration, Instant},
 };
 
 use super::{CommandError, EXIT_INTERRUPTED};
 use crate::{signals::EndSignals, source::Cancel};
+
+/// A file that was made and has nothing in it yet: where the process ends at once, so does that.
+static UNUSED_FILE: Mutex<Option<PathBuf>> = Mutex::new(None);
+
+/// Says which file goes with the process, should that end at once.
+pub(super) fn goes_with_the_process(path: Option<PathBuf>) {
+    *UNUSED_FILE.lock().unwrap_or_else(PoisonError::into_inner) = path;
+}
 
 const POLL: Duration = Duration::from_millis(50);
 
@@ -30,6 +42,10 @@ pub(super) fn cancel_on_signals() -> Result<Cancel, CommandError> {
                 loop {
                     signals.next().await;
                     if flag.is_cancelled() {
+                        let unused = UNUSED_FILE.lock();
+                        if let Some(path) = &*unused.unwrap_or_else(PoisonError::into_inner) {
+                            let _ = fs::remove_file(path);
+                        }
                         process::exit(i32::from(EXIT_INTERRUPTED));
                     }
                     flag.cancel();

@@ -45,6 +45,9 @@ use crate::{
 /// Snapshots younger than this are not taken anew.
 const SHORTEST_INTERVAL: Duration = Duration::from_millis(100);
 
+/// Events that are taken in at once: some eight times what the ring holds.
+const MOST_EVENTS: usize = 8_192;
+
 /// What ended profile sessions lost, by the index of the kernel side's counters.
 pub(super) type ProfileLossTotals = Arc<[AtomicU64]>;
 
@@ -231,14 +234,18 @@ impl Engine {
         Now { unix_ms, ns }
     }
 
-    /// Takes in all events that are there, and walks the tree if it must.
+    /// Takes in the events that are there, and walks the tree if it must. Where they come faster than they are taken
+    /// in, the rest waits for the next time.
     pub(super) fn pump(&mut self) {
-        while let Some(event) = self.kernel.as_mut().and_then(KernelSide::next_event) {
+        for _ in 0..MOST_EVENTS {
+            let Some(event) = self.kernel.as_mut().and_then(KernelSide::next_event) else {
+                break;
+            };
             let now = self.now();
             if let Some((key, path)) = self.tree.emptied(&event) {
                 let owner = self.registry.owner_of(key, path);
                 if let Some(entity) = owner.filter(|owner| owner.has_files()) {
-                    self.files.ended(&entity.owner_path);
+                    self.files.ended(&entity.owner_path, entity.is_users());
                 }
                 continue;
             }
@@ -261,6 +268,11 @@ impl Engine {
         self.tree.walk_if_due(&mut self.registry, now);
         self.apply_writes();
         self.take_names();
+    }
+
+    /// Whether all that it needs to go on is there.
+    pub(super) fn is_whole(&self) -> bool {
+        self.files.is_running()
     }
 
     /// How long the thread may sleep at most.

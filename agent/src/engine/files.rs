@@ -1,7 +1,7 @@
 //! Collector of the kernel's own files of each container: bandwidth control, memory, pressure.
 //!
-//! They are read on a thread of their own, so that the one that takes in the kernel's events never waits for
-//! them. Three rules say whom it reads ([`readings`]) and how dear that may be ([`thread`]):
+//! They are read on a thread of their own, so that the one that takes in the kernel's events does not wait until
+//! they are. Three rules say whom it reads ([`readings`]) and how dear that may be ([`thread`]):
 //!
 //! - Each collection asks for a round, and waits for it for a moment only. A number that is not of this round
 //!   has the time of its own reading.

@@ -253,6 +253,10 @@ fn run(mut engine: Engine, inbox: &Receiver<Command>, mut woken: PipeReader) {
             }
         }
         engine.tick();
+        if !engine.is_whole() {
+            tracing::error!("the thread that reads cgroup files has ended");
+            return;
+        }
     }
 }
 

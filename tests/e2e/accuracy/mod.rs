@@ -14,6 +14,7 @@ mod lifecycle;
 mod names;
 mod pids;
 mod profile;
+mod rates;
 mod runqlat;
 mod sched;
 mod symbols;

@@ -7,7 +7,7 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use super::super::CommandError;
+use super::super::{CommandError, interrupt::goes_with_the_process};
 use crate::source::ProfileFormat;
 
 /// Files of one name that are numbered before it gives up.
@@ -41,9 +41,16 @@ impl Output {
     ) -> Result<Self, CommandError> {
         match path {
             Some(path) if path == Path::new("-") => Ok(Self::Standard),
-            Some(path) => OutputFile::open(path).map(Self::File),
-            None => OutputFile::create_numbered(folder, name, format).map(Self::File),
+            Some(path) => OutputFile::open(path).map(Self::kept_track_of),
+            None => OutputFile::create_numbered(folder, name, format).map(Self::kept_track_of),
         }
+    }
+
+    fn kept_track_of(file: OutputFile) -> Self {
+        if file.is_unused {
+            goes_with_the_process(Some(file.path.clone()));
+        }
+        Self::File(file)
     }
 
     /// Writes the profile and returns what to call the place.
@@ -136,6 +143,7 @@ impl OutputFile {
             }
         }
         self.is_unused = false;
+        goes_with_the_process(None);
         Ok(())
     }
 }
@@ -151,6 +159,7 @@ fn is_refused(error: &io::Error) -> bool {
 impl Drop for OutputFile {
     fn drop(&mut self) {
         if self.is_unused {
+            goes_with_the_process(None);
             let _ = fs::remove_file(&self.path);
         }
     }

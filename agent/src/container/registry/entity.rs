@@ -86,7 +86,8 @@ impl Entity {
         self.prefix == found.prefix && self.is_inside == found.enclosing.is_some()
     }
 
-    pub(super) fn is_users(&self) -> bool {
+    /// Whether a user without privileges can have made it.
+    pub(crate) fn is_users(&self) -> bool {
         is_unprivileged(self.user)
     }
 

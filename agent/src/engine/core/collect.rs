@@ -9,7 +9,7 @@ use std::{
 use ctrscope_ebpf::{
     block::OPERATIONS,
     counter,
-    sched::{CpuState, is_same_switch, since_at_most},
+    sched::{CpuState, LONGEST_SLICE_NS, MOVED, is_same_switch, since_at_most},
     slot,
 };
 
@@ -314,7 +314,8 @@ fn name_key(identity: &Identity) -> (bool, &str, &str, &str, &str) {
 }
 
 /// What runs on a CPU, by slot: one slice, or two parts of it where the task has been moved to another cgroup
-/// meanwhile. Never more than the counters will have of them.
+/// meanwhile. Never more than the counters will have of them: `sched_switch` splits it by the same rule, and what
+/// is whose is not known yet is left out.
 fn slices(state: &CpuState) -> Vec<(u32, u64)> {
     let is_known = state.on_cpu_since != 0 && is_same_switch(state.on_cpu_since, state.running);
     let slot = slot::slot(state.running as u32);
@@ -324,18 +325,36 @@ fn slices(state: &CpuState) -> Vec<(u32, u64)> {
     let ns = state
         .clock
         .saturating_sub(since_at_most(state.on_cpu_since));
-    if state.moved_to == 0 || state.moved_after_ns > ns {
+    if state.moved_to == 0 {
         return vec![(slot, ns)];
     }
-    vec![
-        (slot, state.moved_after_ns),
-        (slot::slot(state.moved_to), ns - state.moved_after_ns),
-    ]
+    let now = state.moved_to & !MOVED;
+    let (before, after) = if state.moved_after_ns > LONGEST_SLICE_NS {
+        (0, ns)
+    } else {
+        // The clock may be a tick behind the move.
+        let before = state.moved_after_ns.min(ns);
+        (before, ns - before)
+    };
+    let mut parts = vec![(slot, before)];
+    if slot::kind(now) != slot::KIND_UNKNOWN {
+        parts.push((slot::slot(now), after));
+    }
+    parts
 }
 
 fn clear_slot(kernel: &KernelSide, slot: u32) {
     let sizes = kernel.sizes();
-    // First, so that no request that is under way is counted in it any more.
+    // First, so that nothing that is under way is counted in it any more: no request, and no task that left it
+    // while it ran and has not been off its CPU since.
+    for cpu in kernel.used_cpus() {
+        let Some(running) = kernel.cpus().word(cpu as usize, 0) else {
+            continue;
+        };
+        let _ = running.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |word| {
+            (slot::slot(word as u32) == slot).then_some(word & !u64::from(u32::MAX))
+        });
+    }
     if let Some(generation) = kernel.generations().word(slot as usize, 0) {
         generation.fetch_add(1, Ordering::Release);
     }
@@ -382,4 +401,57 @@ pub(super) fn read_slot(kernel: &KernelSide, slot: u32, stats: &mut Accumulated)
         }
     }
     bytes
+}
+
+#[cfg(test)]
+mod tests {
+    use ctrscope_ebpf::sched::since;
+
+    use super::*;
+
+    /// A task of slot 3 that was dispatched 10 ms ago by the clock.
+    fn state() -> CpuState {
+        CpuState {
+            running: 7 << 32 | u64::from(slot::owner(3, slot::KIND_CONTAINER)),
+            on_cpu_since: since(1 << 20, 7),
+            clock: (1 << 20 | 0xff) + 10_000_000,
+            ..CpuState::ZERO
+        }
+    }
+
+    #[test]
+    fn a_slice_is_of_the_switch_that_its_start_is_of() {
+        assert_eq!(slices(&state()), [(3, 10_000_000)]);
+        let torn = CpuState {
+            on_cpu_since: since(1 << 10, 6),
+            ..state()
+        };
+        assert_eq!(slices(&torn), []);
+        let idle = CpuState {
+            running: 7 << 32 | u64::from(slot::IDLE),
+            ..state()
+        };
+        assert_eq!(slices(&idle), []);
+        assert_eq!(slices(&CpuState::ZERO), []);
+    }
+
+    #[test]
+    fn a_slice_of_a_task_that_moved_is_split_as_the_switch_will_split_it() {
+        let moved = |to, moved_after_ns| {
+            slices(&CpuState {
+                moved_to: to | MOVED,
+                moved_after_ns,
+                ..state()
+            })
+        };
+        let container = slot::owner(5, slot::KIND_CONTAINER);
+        let parts = [(3, 4_000_000), (5, 6_000_000)];
+        assert_eq!(moved(container, 4_000_000), parts);
+        // The clock is a tick behind.
+        assert_eq!(moved(container, 11_000_000), [(3, 10_000_000), (5, 0)]);
+        // A class that does not note it: a difference that wrapped.
+        assert_eq!(moved(container, u64::MAX - 5), [(3, 0), (5, 10_000_000)]);
+        // Nobody knows whose the rest is.
+        assert_eq!(moved(0, 4_000_000), [(3, 4_000_000)]);
+    }
 }

@@ -35,7 +35,14 @@ struct Entry {
     is_active: bool,
     /// Its last reading was of a time in which it was not active, and found no counter changed.
     is_settled: bool,
+    /// When it ended for the first time of those that count together, and how many these are.
+    ends: Option<(Instant, u32)>,
 }
+
+/// So many ends of one container are read in [`ENDS_INTERVAL`]: it has one, or a few where its tasks come one after
+/// the other. Whoever empties a cgroup again and again shall not cost more.
+const MOST_ENDS: u32 = 8;
+const ENDS_INTERVAL: Duration = Duration::from_secs(10);
 
 impl Default for Entry {
     fn default() -> Self {
@@ -45,6 +52,7 @@ impl Default for Entry {
             is_live: false,
             is_active: false,
             is_settled: false,
+            ends: None,
         }
     }
 }
@@ -66,12 +74,20 @@ pub(super) struct Turn {
     pub(super) was_active: bool,
 }
 
+/// One whose last task has ended.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) struct Ended {
+    pub(super) path: String,
+    /// A user without privileges can have made it.
+    pub(super) is_users: bool,
+}
+
 /// The containers whose files are read.
 #[derive(Debug, Default)]
 pub(super) struct Readings {
     containers: HashMap<String, Entry>,
     /// Those whose last task has ended, to be read at once.
-    ended: Vec<String>,
+    ended: Vec<Ended>,
     last_round: Option<Instant>,
     readings: u64,
 }
@@ -116,16 +132,31 @@ impl Readings {
         self.containers.get(path).map(|entry| &entry.said)
     }
 
-    /// The last task of one has ended, of which this may be the first that is heard.
-    pub(super) fn ended(&mut self, path: &str) {
-        self.entry(path);
-        if !self.ended.iter().any(|known| known == path) {
-            self.ended.push(path.to_owned());
+    /// The last task of one has ended, of which this may be the first that is heard; `false` if it does so too
+    /// often to be read.
+    pub(super) fn ended(&mut self, path: &str, is_users: bool, now: Instant) -> bool {
+        let entry = self.entry(path);
+        let (first, count) = match entry.ends {
+            Some((first, count)) if now.saturating_duration_since(first) < ENDS_INTERVAL => {
+                (first, count + 1)
+            }
+            _ => (now, 1),
+        };
+        entry.ends = Some((first, count.min(MOST_ENDS + 1)));
+        if count > MOST_ENDS {
+            return false;
         }
+        if !self.ended.iter().any(|known| known.path == path) {
+            self.ended.push(Ended {
+                path: path.to_owned(),
+                is_users,
+            });
+        }
+        true
     }
 
     /// One whose last task has ended.
-    pub(super) fn next_ended(&mut self) -> Option<String> {
+    pub(super) fn next_ended(&mut self) -> Option<Ended> {
         self.ended.pop()
     }
 
@@ -353,14 +384,29 @@ mod tests {
     fn what_ends_before_anybody_looked_is_read_once() {
         let mut host = Host::new(1);
         host.throttled[0] = 3;
-        host.readings.ended("0");
-        host.readings.ended("0");
-        let path = host.readings.next_ended().unwrap();
-        assert_eq!(host.readings.next_ended(), None);
-        host.read(path);
+        for _ in 0..2 {
+            assert!(host.readings.ended("0", true, host.now));
+        }
+        let ended = host.readings.next_ended().unwrap();
+        assert!(ended.is_users && host.readings.next_ended().is_none());
+        host.read(ended.path);
         host.readings.note("0", false, true, 0);
         assert_eq!(host.seen(0), 3);
         assert_eq!(host.readings.due(host.now, true), [""; 0]);
+    }
+
+    #[test]
+    fn what_ends_again_and_again_is_read_a_few_times() {
+        let mut readings = Readings::default();
+        let now = Instant::now();
+        let mut read = 0;
+        for _ in 0..100 {
+            read += u32::from(readings.ended("0", false, now));
+            while readings.next_ended().is_some() {}
+        }
+        assert_eq!(read, MOST_ENDS);
+        assert!(readings.ended("1", false, now));
+        assert!(readings.ended("0", false, now + ENDS_INTERVAL));
     }
 
     #[test]

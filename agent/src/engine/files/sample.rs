@@ -58,10 +58,12 @@ struct Subject<'a, T> {
 }
 
 impl<T: Counted> Subject<'_, T> {
-    /// Takes in a reading of a cgroup. One that is gone meanwhile is a part of what it was.
-    fn take(self, now: T, cgroup: Option<u64>) {
+    /// Takes in a reading of a cgroup; says whether that is another one than the last. One that is gone meanwhile is
+    /// a part of what it was.
+    fn take(self, now: T, cgroup: Option<u64>) -> bool {
         let mut now = Some(now);
-        if cgroup.is_some() && self.cgroup.is_some() && *self.cgroup != cgroup {
+        let is_another = cgroup.is_some() && self.cgroup.is_some() && *self.cgroup != cgroup;
+        if is_another {
             self.former.add(self.last);
         } else {
             now.hold(self.last);
@@ -70,6 +72,7 @@ impl<T: Counted> Subject<'_, T> {
         self.last.clone_from(&now);
         *self.sum = now;
         self.sum.add(self.former);
+        is_another
     }
 }
 
@@ -183,8 +186,10 @@ impl FileCollector {
     }
 
     fn read_counters(&mut self, path: &str, sample: &mut FileSample, keeps: bool) {
+        let (mut is_there, mut is_another) = (false, false);
         let periods = self.accounts.periods(&mut sample.open, path, keeps);
         if let Some(Said { what, inode }) = self.there(periods) {
+            is_there = true;
             // What could be throttled once stays in sight.
             let can = sample.gauges.cpu_quota_cores.is_some() || what.periods > 0;
             if can || sample.counters.cpu.is_some() {
@@ -193,21 +198,29 @@ impl FileCollector {
                     throttled_periods: what.throttled_periods,
                     throttled_ns: what.throttled_ns,
                 };
-                subject!(sample, cpu).take(throttling, inode);
+                is_another |= subject!(sample, cpu).take(throttling, inode);
             }
         }
         let memory = self.accounts.memory(&mut sample.open, path, keeps);
         if let Some(Said { what, inode }) = self.there(memory) {
+            is_there = true;
             sample.gauges.memory_working_set_bytes = what.working_set_bytes;
             let can = sample.gauges.memory_limit_bytes.is_some();
             let events = MemoryEvents {
                 oom_kills: what.oom_kills,
                 limit_hits: what.limit_hits.filter(|&hits| can || hits > 0),
             };
-            subject!(sample, memory).take(events, inode);
+            is_another |= subject!(sample, memory).take(events, inode);
+        }
+        if is_another {
+            // Its limits are its own, and are read with the next reading.
+            sample.limits = None;
         }
         // Pressure is what is divided by the time between two readings.
-        sample.as_of.files_ns = Some(self.now_ns());
+        let read_at = self.now_ns();
+        if is_there {
+            sample.as_of.files_ns = Some(read_at);
+        }
         if !self.has_pressure {
             return;
         }
@@ -225,6 +238,7 @@ impl FileCollector {
                 io: times(what.io),
             };
             subject!(sample, pressure).take(pressure, inode);
+            sample.as_of.files_ns = Some(read_at);
         }
     }
 

@@ -8,16 +8,20 @@ use std::{
 };
 
 use super::{
-    readings::{FileReading, Readings},
+    readings::{Ended, FileReading, Readings},
     sample::{FileCollector, How},
 };
 use crate::{cgroup::Hierarchies, engine::cost::thread_cpu_time};
 
 /// Shortest time between two rounds.
 const SHORTEST_INTERVAL: Duration = Duration::from_millis(900);
+/// Longest time between two rounds, whatever they cost: what is shown is not older than that and the time of a round.
+const LONGEST_INTERVAL: Duration = Duration::from_secs(10);
 /// The time between two rounds is at least this many times the CPU time that one takes.
 const COST_FACTOR: u32 = 50;
-/// What may be spent at once on containers that have ended, CPU time; it grows again by a fiftieth of the time.
+/// What may be spent at once on containers that have ended or are new, CPU time; it grows again by a fiftieth of the
+/// time. Those of users without privileges have a credit of their own, so that they cannot use up that of the
+/// others.
 const MOST_CREDIT: Duration = Duration::from_millis(250);
 
 /// How much of the files was read.
@@ -84,7 +88,8 @@ impl FileThread {
             shared: Arc::clone(&shared),
             collector,
             next_round: Instant::now(),
-            credit: Credit::full(),
+            credits: [Credit::full(), Credit::full()],
+            credit_for_new: Credit::full(),
         };
         let thread = std::thread::Builder::new()
             .name("files".into())
@@ -133,9 +138,20 @@ impl FileThread {
         );
     }
 
-    /// The last task of a container has ended: it is read as soon as possible.
-    pub(in crate::engine) fn ended(&self, path: &str) {
-        self.shared.lock().readings.ended(path);
+    /// Whether its thread still runs. It ends before this does only by a defect.
+    pub(in crate::engine) fn is_running(&self) -> bool {
+        let thread = self.thread.as_ref();
+        thread.is_some_and(|thread| !thread.is_finished())
+    }
+
+    /// The last task of a container has ended: it is read as soon as possible. `is_users` says that a user without
+    /// privileges can have made it.
+    pub(in crate::engine) fn ended(&self, path: &str, is_users: bool) {
+        let mut state = self.shared.lock();
+        if !state.readings.ended(path, is_users, Instant::now()) {
+            state.health.ends_missed += 1;
+        }
+        drop(state);
         self.shared.work.notify_one();
     }
 
@@ -196,13 +212,20 @@ struct Worker {
     shared: Arc<Shared>,
     collector: FileCollector,
     next_round: Instant,
-    credit: Credit,
+    /// For what has ended: of the system, of users.
+    credits: [Credit; 2],
+    credit_for_new: Credit,
 }
 
 /// What is to be done next.
 enum Job {
-    Ended(String),
-    Round(u64, Vec<String>),
+    Ended(Ended),
+    /// To answer what was asked last: whom to read, and whether that is a round or only what is new.
+    Round {
+        asked: u64,
+        due: Vec<String>,
+        is_round: bool,
+    },
     Over,
 }
 
@@ -210,8 +233,18 @@ impl Worker {
     fn run(mut self) {
         loop {
             match self.next_job() {
-                Job::Ended(path) => self.read_ended(path),
-                Job::Round(asked, due) => self.round(asked, due),
+                Job::Ended(ended) => self.read_ended(ended),
+                Job::Round {
+                    asked,
+                    due,
+                    is_round,
+                } => {
+                    if !self.round(due, is_round) {
+                        return;
+                    }
+                    self.shared.lock().answered = asked;
+                    self.shared.done.notify_all();
+                }
                 Job::Over => return,
             }
         }
@@ -223,14 +256,19 @@ impl Worker {
             if state.is_over {
                 return Job::Over;
             }
-            if let Some(path) = state.readings.next_ended() {
-                return Job::Ended(path);
+            if let Some(ended) = state.readings.next_ended() {
+                return Job::Ended(ended);
             }
             if state.asked > state.answered {
                 let now = Instant::now();
                 let asked = state.asked;
-                let due = state.readings.due(now, now >= self.next_round);
-                return Job::Round(asked, due);
+                let is_round = now >= self.next_round;
+                let due = state.readings.due(now, is_round);
+                return Job::Round {
+                    asked,
+                    due,
+                    is_round,
+                };
             }
             state = self
                 .shared
@@ -240,17 +278,26 @@ impl Worker {
         }
     }
 
-    fn round(&mut self, asked: u64, due: Vec<String>) {
+    /// Reads whom it is told to; `false` if it is to end.
+    fn round(&mut self, due: Vec<String>, is_round: bool) -> bool {
         let began = Instant::now();
         let cpu_before = thread_cpu_time();
-        let is_round = began >= self.next_round;
         for path in due {
+            // What is new waits for the round where there is too much of it.
+            if !is_round && !self.credit_for_new.is_there(Instant::now()) {
+                break;
+            }
+            let before = thread_cpu_time();
             self.read(path);
+            if !is_round {
+                let cost = thread_cpu_time().saturating_sub(before);
+                self.credit_for_new.spend(cost);
+            }
             // What has ended does not wait for the others.
             loop {
                 let mut state = self.shared.lock();
                 if state.is_over {
-                    return;
+                    return false;
                 }
                 let Some(ended) = state.readings.next_ended() else {
                     break;
@@ -261,20 +308,27 @@ impl Worker {
         }
         if is_round {
             let cost = thread_cpu_time().saturating_sub(cpu_before);
-            self.next_round = began + (cost * COST_FACTOR).max(SHORTEST_INTERVAL);
+            let interval = cost * COST_FACTOR;
+            self.next_round = began + interval.clamp(SHORTEST_INTERVAL, LONGEST_INTERVAL);
         }
-        self.shared.lock().answered = asked;
-        self.shared.done.notify_all();
+        true
     }
 
-    fn read_ended(&mut self, path: String) {
-        if !self.credit.is_there(Instant::now()) {
+    fn credit(&mut self, is_users: bool) -> &mut Credit {
+        let [of_system, of_users] = &mut self.credits;
+        if is_users { of_users } else { of_system }
+    }
+
+    fn read_ended(&mut self, ended: Ended) {
+        let is_users = ended.is_users;
+        if !self.credit(is_users).is_there(Instant::now()) {
             self.shared.lock().health.ends_missed += 1;
             return;
         }
         let before = thread_cpu_time();
-        self.read(path);
-        self.credit.spend(thread_cpu_time().saturating_sub(before));
+        self.read(ended.path);
+        let cost = thread_cpu_time().saturating_sub(before);
+        self.credit(is_users).spend(cost);
     }
 
     fn read(&mut self, path: String) {
@@ -339,7 +393,7 @@ mod tests {
         files.note([("/a", true, true)].into_iter(), 0);
         files.round(PATIENCE);
         tree.write("a/cpu.stat", &stat(3));
-        files.ended("/a");
+        files.ended("/a", false);
         let began = Instant::now();
         while throttled(&files, "/a") != Some(3) {
             assert!(began.elapsed() < PATIENCE);

@@ -96,7 +96,7 @@ impl From<SourceError> for ApiError {
             }
         };
         Self {
-            details: ErrorDetails::of(error).map(Box::new),
+            details: ErrorDetails::of(&error).map(Box::new),
             ..Self::new(status, code, message)
         }
     }
