@@ -49,10 +49,10 @@ fn is_told(cgroup: Kernel) -> bool {
             return false;
         }
         let parent: Kernel = load(cpu_css, layout!(css_parent));
-        if let (Some(own), Some(parent)) = (known_owner(cpu_css), known_owner(parent))
-            && slot::kind(own) == slot::KIND_CONTAINER
-            && own == parent
+        let own = known_owner(cpu_css);
+        if slot::kind(own) == slot::KIND_CONTAINER
             && slot::slot(own) != slot::OTHER
+            && own == known_owner(parent)
         {
             return false;
         }
@@ -73,17 +73,26 @@ fn is_told(cgroup: Kernel) -> bool {
     true
 }
 
-/// The owner of a css, if its entry is of it.
+/// The owner of a css, or that of what is unknown where its entry is not of it. No `Option`: LLVM copies the undefined
+/// half of a `None` along, and the verifier refuses that.
 #[inline(always)]
-fn known_owner(css: Kernel) -> Option<u32> {
+fn known_owner(css: Kernel) -> u32 {
+    let unknown = slot::owner(slot::OTHER, slot::KIND_UNKNOWN);
     if css.is_null() {
-        return None;
+        return unknown;
     }
-    let entry = CPU_SLOTS.get_ptr(load(css, layout!(css_id)))?;
+    let id: u32 = load(css, layout!(css_id));
+    let serial: u64 = load(css, layout!(css_serial));
+    let Some(entry) = CPU_SLOTS.get_ptr(id) else {
+        return unknown;
+    };
     // SAFETY: the pointer comes from the map; one aligned word, which both sides replace whole.
     let known = unsafe { core::ptr::read_volatile(entry) };
-    let serial: u64 = load(css, layout!(css_serial));
-    (slot::entry_serial(known) == serial).then(|| slot::entry_owner(known))
+    if slot::entry_serial(known) == serial {
+        slot::entry_owner(known)
+    } else {
+        unknown
+    }
 }
 
 /// A css of a cgroup; null if the kernel has no such controller, which is offset 0.
