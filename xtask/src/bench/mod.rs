@@ -68,6 +68,8 @@ struct Effort {
     loops: u64,
     cpu_window: Duration,
     scrapes: usize,
+    /// The same with the most cgroups.
+    inhabited_scrapes: usize,
     starts: usize,
     /// How long to wait, in all, for other people's programs to go.
     patience: Duration,
@@ -81,6 +83,7 @@ const FULL: Effort = Effort {
     loops: 300_000,
     cpu_window: Duration::from_secs(60),
     scrapes: 21,
+    inhabited_scrapes: 100,
     starts: 7,
     patience: Duration::from_secs(600),
 };
@@ -93,6 +96,7 @@ const QUICK: Effort = Effort {
     loops: 100_000,
     cpu_window: Duration::from_secs(15),
     scrapes: 5,
+    inhabited_scrapes: 20,
     starts: 3,
     patience: Duration::from_secs(30),
 };
