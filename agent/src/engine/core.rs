@@ -26,7 +26,7 @@ pub(super) use kernel::ProfileParts;
 use self::{health::Measured, names::Names, sandbox::Sandboxes};
 use super::{
     EngineError, EngineOptions,
-    facts::{FactCollector, Sources},
+    facts::{FactCollector, FactThread, OnCpus, Reply},
     files::FileThread,
     tree::Tree,
 };
@@ -37,8 +37,8 @@ use crate::{
     },
     cgroup::{DiscoverOptions, Hierarchies, HierarchyIds, parse_memberships},
     container::{BlockCharges, Now, Registry, RegistryLimits, Report, SlotWrite},
-    diagnosis::facts::WindowFacts,
     profile::Owner,
+    reading::TICK,
     snapshot::{CollectorState, Host, Identity, KernelProgram, Snapshot},
 };
 
@@ -81,7 +81,7 @@ pub(super) struct Engine {
     tree: Tree,
     names: Names,
     files: FileThread,
-    facts: FactCollector,
+    facts: FactThread,
     sandboxes: Sandboxes,
     measured: Measured,
     options: EngineOptions,
@@ -168,12 +168,11 @@ impl Engine {
             block_charges: BlockCharges::default(),
             tree,
             names,
-            facts: FactCollector::new(
-                hierarchies.clone(),
-                has_pressure,
-                options.proc_root.clone(),
-                options.interval,
-            ),
+            facts: FactThread::start(
+                FactCollector::new(hierarchies.clone(), has_pressure, options.proc_root.clone()),
+                options.interval.max(TICK),
+            )
+            .map_err(EngineError::Thread)?,
             files: FileThread::start(hierarchies, has_pressure, !tells_each, started)
                 .map_err(EngineError::Thread)?,
             sandboxes: Sandboxes::default(),
@@ -272,7 +271,7 @@ impl Engine {
 
     /// Whether all that it needs to go on is there.
     pub(super) fn is_whole(&self) -> bool {
-        self.files.is_running()
+        self.files.is_running() && self.facts.is_running()
     }
 
     /// How long the thread may sleep at most.
@@ -363,22 +362,23 @@ impl Engine {
         published.as_ref().map(|last| last.taken.elapsed())
     }
 
-    /// The facts of a window that ends now, or with the last reading if one more would cost too much;
-    /// `None` before there is a window.
-    pub(super) fn window_facts(&mut self, window: Duration) -> Option<Arc<WindowFacts>> {
+    /// Has the facts told of a window that ends now, or with the last reading if one more would cost too much; none
+    /// before there is a window.
+    pub(super) fn window_facts(&mut self, window: Duration, reply: Reply) {
         if self.facts.may_read() {
             self.read_facts();
         }
-        self.facts.facts(window)
+        self.facts.answer(window, reply);
     }
 
     fn read_facts(&mut self) {
         let snapshot = self.snapshot();
-        self.facts.read(&Sources {
-            snapshot: &snapshot,
-            slots: &self.last_slots,
-            kernel: self.kernel.as_ref(),
-        });
+        let on_cpus = |slot: &Option<u32>| {
+            let kernel = self.kernel.as_ref()?;
+            Some(OnCpus::of(kernel, (*slot)?))
+        };
+        let on_cpus = self.last_slots.iter().map(on_cpus).collect();
+        self.facts.read(snapshot, on_cpus);
     }
 
     /// Collects if the interval is over.

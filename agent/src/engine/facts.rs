@@ -3,7 +3,7 @@
 //! Each reading takes the containers' own counters from a snapshot and reads what the kernel's files say
 //! besides: of the machine each time, of containers and of the cgroups above them only where a container
 //! ran, waited or moved data since the last reading or the one before, and once a minute else. What was not read anew stands
-//! as it was.
+//! as it was. They are taken on a thread of their own, which may be busy for a while with many containers.
 
 mod groups;
 mod machine;
@@ -11,6 +11,12 @@ mod networks;
 mod ran_on;
 #[cfg(test)]
 mod tests;
+mod thread;
+
+pub(super) use self::{
+    ran_on::OnCpus,
+    thread::{FactThread, Reply},
+};
 
 use std::{
     collections::{HashMap, HashSet},
@@ -21,28 +27,19 @@ use std::{
 
 use self::{machine::MachineReader, networks::NetworkReader, ran_on::RanOnCounter};
 use crate::{
-    bpf::KernelSide,
     cgroup::{
         FileReader, Hierarchies, MemoryUse, Mount, Version, path_of_parent, read_cpuset,
         read_memory_use, read_pressure,
     },
     diagnosis::facts::{ControllerMount, ControllerMounts, WindowFacts},
-    engine::cost::thread_cpu_time,
-    reading::{
-        ContainerReading, GroupReading, History, Reading, RequestReading, TICK, TaskReading,
-    },
+    reading::{ContainerReading, GroupReading, History, Reading, RequestReading, TaskReading},
     snapshot::{Container, Identity, Kind, Snapshot},
 };
 
-/// Shortest time between two readings.
-const SHORTEST_INTERVAL: Duration = Duration::from_secs(1);
-/// The time between two readings is at least this many times the CPU time that one takes.
-const COST_FACTOR: u32 = 50;
 /// How long the files of a container that does nothing stand.
 const IDLE_INTERVAL: Duration = Duration::from_secs(60);
 
-/// Takes readings: by itself one in 5 s, and one in a second where somebody asks for facts; never
-/// at more than a fiftieth of the time.
+/// Takes readings, and keeps those of the last minute.
 #[derive(Debug)]
 pub(super) struct FactCollector {
     history: History,
@@ -52,11 +49,6 @@ pub(super) struct FactCollector {
     machine: MachineReader,
     networks: NetworkReader,
     ran_on: RanOnCounter,
-    /// Longest time between two readings.
-    interval: Duration,
-    /// When the last reading began, and when the next may.
-    last: Option<Instant>,
-    next: Instant,
     /// What is known of each container of the last reading, by path.
     known: HashMap<Arc<str>, Known>,
     /// Sets of CPUs, each once.
@@ -81,20 +73,12 @@ struct Known {
 pub(super) struct Sources<'a> {
     /// Taken just now.
     pub(super) snapshot: &'a Snapshot,
-    /// The slot of each of its containers.
-    pub(super) slots: &'a [Option<u32>],
-    /// `None` where no program runs.
-    pub(super) kernel: Option<&'a KernelSide>,
+    /// Where each of its containers ran; nothing where no program runs.
+    pub(super) on_cpus: &'a [Option<OnCpus>],
 }
 
 impl FactCollector {
-    /// A collector that takes a reading each 5 s, or each `interval` where that is longer.
-    pub(super) fn new(
-        hierarchies: Hierarchies,
-        has_pressure: bool,
-        proc_root: PathBuf,
-        interval: Duration,
-    ) -> Self {
+    pub(super) fn new(hierarchies: Hierarchies, has_pressure: bool, proc_root: PathBuf) -> Self {
         Self {
             history: History::default(),
             reader: FileReader::new(),
@@ -103,28 +87,11 @@ impl FactCollector {
             hierarchies,
             has_pressure,
             ran_on: RanOnCounter::default(),
-            interval: interval.max(TICK),
-            last: None,
-            next: Instant::now(),
             known: HashMap::new(),
             cpu_sets: HashSet::new(),
             failures: 0,
             answered: None,
         }
-    }
-
-    /// How long until the next reading is due.
-    pub(super) fn due_in(&self) -> Duration {
-        let Some(last) = self.last else {
-            return Duration::ZERO;
-        };
-        let due = (last + self.interval).max(self.next);
-        due.saturating_duration_since(Instant::now())
-    }
-
-    /// Whether a reading may be taken for somebody who asks.
-    pub(super) fn may_read(&self) -> bool {
-        Instant::now() >= self.next
     }
 
     /// Files that could not be read though they are there.
@@ -141,8 +108,7 @@ impl FactCollector {
 
     /// Takes a reading.
     pub(super) fn read(&mut self, sources: &Sources<'_>) {
-        let (began, cpu_began) = (Instant::now(), thread_cpu_time());
-        self.last = Some(began);
+        let began = Instant::now();
         let snapshot = sources.snapshot;
         // A snapshot may be given out twice.
         if self.history.last_at_ns() >= Some(snapshot.taken_at_ns) {
@@ -154,16 +120,16 @@ impl FactCollector {
         let mut containers = Vec::with_capacity(snapshot.containers.len());
         let mut former = std::mem::take(&mut self.known);
         let mut above = Above::default();
-        let slots = sources.slots.iter().copied().chain(std::iter::repeat(None));
-        for (container, slot) in snapshot.containers.iter().zip(slots) {
+        let on_cpus = sources.on_cpus.iter().map(Option::as_ref);
+        let on_cpus = on_cpus.chain(std::iter::repeat(None));
+        for (container, on_cpus) in snapshot.containers.iter().zip(on_cpus) {
             if container.identity.kind == Kind::Other {
                 continue;
             }
             let known = former
                 .remove(container.identity.cgroup.as_str())
                 .filter(|known| is_of(&known.reading, container));
-            let kernel = sources.kernel.zip(slot);
-            let known = self.container(container, kernel, known.as_ref(), began);
+            let known = self.container(container, on_cpus, known.as_ref(), began);
             above.add(&known.reading.own.path, known.read_at == began);
             containers.push(Arc::clone(&known.reading));
             self.known
@@ -185,24 +151,22 @@ impl FactCollector {
             above,
             networks,
         });
-        let cost = thread_cpu_time().saturating_sub(cpu_began);
-        self.next = began + (cost * COST_FACTOR).max(SHORTEST_INTERVAL);
     }
 
     /// The reading of a container: a new one where it did something, else the last.
     fn container(
         &mut self,
         container: &Container,
-        kernel: Option<(&KernelSide, u32)>,
+        on_cpus: Option<&OnCpus>,
         known: Option<&Known>,
         now: Instant,
     ) -> Known {
         let tasks = TaskReading::of(container);
         let requests = RequestReading::of(container);
         let on_cpu_ns = container.on_cpu_ns();
-        let ran_on = kernel.map(|(kernel, slot)| {
+        let ran_on = on_cpus.map(|on_cpus| {
             let last = known.and_then(|known| known.reading.ran_on);
-            self.ran_on.add(kernel, slot, last.unwrap_or_default())
+            self.ran_on.add(on_cpus, last.unwrap_or_default())
         });
         let is_idle = known.is_some_and(|known| {
             let last = &known.reading;

@@ -246,7 +246,7 @@ fn run(mut engine: Engine, inbox: &Receiver<Command>, mut woken: PipeReader) {
                     let _ = reply.try_send(engine.names_by_slot());
                 }
                 Ok(Command::Facts(window, reply)) => {
-                    let _ = reply.try_send(engine.window_facts(window));
+                    engine.window_facts(window, reply);
                 }
                 Ok(Command::Stop) | Err(TryRecvError::Disconnected) => return,
                 Err(TryRecvError::Empty) => break,
@@ -254,7 +254,7 @@ fn run(mut engine: Engine, inbox: &Receiver<Command>, mut woken: PipeReader) {
         }
         engine.tick();
         if !engine.is_whole() {
-            tracing::error!("the thread that reads cgroup files has ended");
+            tracing::error!("a thread that reads files has ended");
             return;
         }
     }

@@ -1,7 +1,7 @@
 //! What the CPUs did on which a container ran: softirqs of a network card hit those that run on its CPU,
 //! and nobody else.
 
-use std::{collections::HashMap, mem::offset_of};
+use std::{collections::HashMap, mem::offset_of, sync::atomic::Ordering};
 
 use ctrscope_ebpf::sched::SchedSlot;
 
@@ -14,6 +14,32 @@ use crate::{
 
 /// Nanoseconds of a unit in which time on a CPU is remembered, so that 32 bits hold 73 minutes.
 const UNIT_NS: u64 = 1 << 10;
+
+/// How long the tasks of a slot have been on each CPU, by its number, modulo 32 bits.
+#[derive(Debug)]
+pub(in crate::engine) struct OnCpus {
+    slot: u32,
+    /// In units of [`UNIT_NS`].
+    units: Box<[u32]>,
+}
+
+impl OnCpus {
+    /// What the kernel side has counted by now. Reads one word for each CPU.
+    pub(in crate::engine) fn of(kernel: &KernelSide, slot: u32) -> Self {
+        let word = offset_of!(SchedSlot, on_cpu_ns) / size_of::<u64>();
+        let sizes = kernel.sizes();
+        let units = (0..sizes.cpus).map(|cpu| {
+            let index = (cpu * sizes.slots + slot) as usize;
+            let on_cpu_ns = kernel.sched().word(index, word);
+            let ns = on_cpu_ns.map_or(0, |ns| ns.load(Ordering::Relaxed));
+            (ns / UNIT_NS) as u32
+        });
+        Self {
+            slot,
+            units: units.collect(),
+        }
+    }
+}
 
 /// Counts what the CPUs did, weighted with how long each container was on them.
 #[derive(Debug, Default)]
@@ -35,21 +61,8 @@ impl RanOnCounter {
 
     /// Adds what the CPUs did on which a slot's tasks ran since the last reading. A slot that was another
     /// container's has been zeroed in between, and is at worst taken for having run where that did, once.
-    pub(super) fn add(
-        &mut self,
-        kernel: &KernelSide,
-        slot: u32,
-        sum: RanOnReading,
-    ) -> RanOnReading {
-        let word = offset_of!(SchedSlot, on_cpu_ns) / size_of::<u64>();
-        let sizes = kernel.sizes();
-        let now = (0..sizes.cpus).map(|cpu| {
-            let index = (cpu * sizes.slots + slot) as usize;
-            let on_cpu_ns = kernel.sched().word(index, word);
-            let ns = on_cpu_ns.map_or(0, |ns| ns.load(std::sync::atomic::Ordering::Relaxed));
-            (ns / UNIT_NS) as u32
-        });
-        self.add_times(slot, now.collect(), sum)
+    pub(super) fn add(&mut self, on_cpus: &OnCpus, sum: RanOnReading) -> RanOnReading {
+        self.add_times(on_cpus.slot, on_cpus.units.clone(), sum)
     }
 
     fn add_times(&mut self, slot: u32, now: Box<[u32]>, mut sum: RanOnReading) -> RanOnReading {

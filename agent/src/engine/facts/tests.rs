@@ -31,12 +31,7 @@ impl Fake {
             tree.write(&format!("{cgroup}/memory.max"), "8192\n");
         }
         let proc = tempfile::tempdir().unwrap();
-        let collector = FactCollector::new(
-            tree.hierarchies.clone(),
-            true,
-            proc.path().to_owned(),
-            Duration::from_secs(1),
-        );
+        let collector = FactCollector::new(tree.hierarchies.clone(), true, proc.path().to_owned());
         Self {
             tree,
             proc,
@@ -81,8 +76,7 @@ impl Fake {
         };
         self.collector.read(&Sources {
             snapshot: &snapshot,
-            slots: &[Some(1), Some(0)],
-            kernel: None,
+            on_cpus: &[],
         });
     }
 
@@ -200,20 +194,6 @@ fn a_host_without_its_files_is_a_lack_and_no_error() {
     .unwrap();
     host.read(1);
     assert_eq!(host.collector.lacks(), "");
-}
-
-#[test]
-fn a_reading_is_due_after_five_seconds_and_may_be_taken_after_one() {
-    let mut host = Fake::new();
-    assert_eq!(host.collector.due_in(), Duration::ZERO);
-    host.read(0);
-    assert!(!host.collector.may_read());
-    assert!(host.collector.due_in() > Duration::from_secs(3));
-    host.collector.last = host.collector.last.map(|last| last - TICK);
-    assert!(host.collector.due_in() > Duration::ZERO, "it cost too much");
-    host.collector.next -= SHORTEST_INTERVAL;
-    assert!(host.collector.may_read());
-    assert_eq!(host.collector.due_in(), Duration::ZERO);
 }
 
 #[test]
