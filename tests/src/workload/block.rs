@@ -47,7 +47,12 @@ pub(crate) fn direct(options: BlockOptions, read: bool, write: bool) -> Vec<Work
 }
 
 /// Writes through the page cache.
-pub(crate) fn buffered(options: BlockOptions, fsync_every: u64, fsync_first: bool) -> Vec<Worker> {
+pub(crate) fn buffered(
+    options: BlockOptions,
+    fsync_every: u64,
+    fsync_first: bool,
+    datasync: bool,
+) -> Vec<Worker> {
     vec![Box::new(move |until| {
         let mut buffer = Buffer::new(options.block)?;
         let file = open(&options, 0)?;
@@ -59,7 +64,12 @@ pub(crate) fn buffered(options: BlockOptions, fsync_every: u64, fsync_first: boo
             operations += 1;
             let is_due = fsync_every > 0 && operations.is_multiple_of(fsync_every);
             if is_due || (fsync_first && operations == 1) {
-                file.sync_all().context("cannot fsync")?;
+                let synced = if datasync {
+                    file.sync_data()
+                } else {
+                    file.sync_all()
+                };
+                synced.context("cannot fsync")?;
             }
             pause(&options);
         }

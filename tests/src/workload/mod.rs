@@ -72,6 +72,9 @@ pub enum Work {
         /// fsync after the first block
         #[arg(long)]
         fsync_first: bool,
+        /// fdatasync instead of fsync: of blocks that the file has already, it writes no metadata
+        #[arg(long)]
+        datasync: bool,
     },
     /// Read a file through the page cache, over and over; it is written first if it is too short
     ReadBuffered(BlockOptions),
@@ -322,9 +325,10 @@ fn prepare(work: &Work) -> Result<(Option<f64>, Vec<Worker>)> {
             options,
             fsync_every,
             fsync_first,
+            datasync,
         } => (
             options.seconds,
-            block::buffered(options, fsync_every, fsync_first),
+            block::buffered(options, fsync_every, fsync_first, datasync),
         ),
         Work::ReadBuffered(options) => (options.seconds, block::read_buffered(options)),
         Work::Allocate { bytes } => (None, memory::allocate(memory::size(bytes)?)),
