@@ -19,8 +19,8 @@ const TOLERANCE: f64 = 0.02;
 const EDGE: f64 = 10.0;
 const EDGE_NS: f64 = 20e6;
 
-/// Two busy loops and one that sleeps often, on one CPU: each takes it from the others. Beside them a
-/// container that is free to run elsewhere.
+/// Two busy loops and one that sleeps often, on one CPU: each takes it from the others. It is never idle, for some
+/// virtual machines let `perf` see no switch that ends an idle time.
 #[test]
 fn preemptions_and_blocked_time_agree_with_a_trace() {
     measured(compare);
@@ -50,14 +50,10 @@ fn compare(trial: &Trial) {
     };
     let mut sleeper = vec!["sleep-burn", "--threads", "2", "--cpu", "0"];
     sleeper.extend(["--burn-ms", "3", "--sleep-ms", "7"]);
-    let work: [(&str, &[&str]); 4] = [
+    let work: [(&str, &[&str]); 3] = [
         ("pair", &["burn", "--threads", "2", "--cpu", "0"]),
         ("single", &["burn", "--threads", "1", "--cpu", "0"]),
         ("sleeper", &sleeper),
-        (
-            "calm",
-            &["sleep-burn", "--burn-ms", "1", "--sleep-ms", "20"],
-        ),
     ];
     let containers =
         work.map(|(name, work)| Container::start(&group, &ContainerSpec::new(name, work)).unwrap());
