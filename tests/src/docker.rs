@@ -8,16 +8,13 @@ use std::{
     process::{Command, Output, Stdio},
 };
 
-use anyhow::{Context as _, Result, bail};
+use anyhow::{Context as _, Result};
 
 use crate::{
-    binaries, cgroup,
+    cgroup,
     daemon::{Daemon, Folder, PATIENCE},
-    wait_until,
+    engine, wait_until,
 };
-
-/// The image: the workload program and nothing else.
-const IMAGE: &str = "ctrscope-workload:test";
 
 /// A running Docker Engine; ended on drop, with all of its containers.
 pub struct Docker {
@@ -46,23 +43,8 @@ impl Docker {
             parent,
         };
         docker.wait_ready()?;
-        let root = docker.folder.path().join("root");
-        fs::create_dir(&root)?;
-        fs::copy(binaries::workload()?, root.join("workload"))?;
-        let archive = docker.folder.path().join("root.tar");
-        let status = Command::new("tar")
-            .arg("-cf")
-            .arg(&archive)
-            .arg("-C")
-            .arg(&root)
-            .arg(".")
-            .status()
-            .context("cannot run tar")?;
-        if !status.success() {
-            bail!("tar: {status}");
-        }
-        let archive = archive.to_string_lossy().into_owned();
-        docker.run(&["import", &archive, IMAGE])?;
+        let import = engine::import(&docker.folder)?;
+        docker.run(&import.each_ref().map(String::as_str))?;
         Ok(docker)
     }
 
@@ -83,10 +65,7 @@ impl Docker {
         options: &[&str],
         workload: &[&str],
     ) -> Result<String> {
-        let mut arguments = vec!["run", "--detach", "--network", "none", "--name", name];
-        arguments.extend(options);
-        arguments.extend([IMAGE, "/workload"]);
-        arguments.extend(workload);
+        let arguments = engine::run(name, options, workload);
         Ok(self.run(&arguments)?.trim().to_owned())
     }
 
@@ -97,11 +76,7 @@ impl Docker {
     /// It fails; with what it said.
     pub fn run(&self, arguments: &[&str]) -> Result<String> {
         let output = self.client(arguments)?;
-        if !output.status.success() {
-            let said = String::from_utf8_lossy(&output.stderr);
-            bail!("docker {}: {said}", arguments.join(" "));
-        }
-        Ok(String::from_utf8_lossy(&output.stdout).into_owned())
+        engine::printed("docker", arguments, &output)
     }
 
     /// Kills engine and containerd as a crash would, and starts them again; containers go on.

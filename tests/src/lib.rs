@@ -30,6 +30,7 @@ pub mod without;
 pub mod workload;
 
 mod daemon;
+mod engine;
 mod lock;
 mod skip;
 

@@ -10,16 +10,13 @@ use std::{
     process::{Command, Output, Stdio},
 };
 
-use anyhow::{Context as _, Result, bail};
+use anyhow::{Context as _, Result};
 
 use crate::{
-    binaries, cgroup,
+    cgroup,
     daemon::{Daemon, Folder, PATIENCE},
-    wait_until,
+    engine, wait_until,
 };
-
-/// The image: the workload program and nothing else.
-const IMAGE: &str = "ctrscope-workload:test";
 
 /// A podman whose service runs; ended on drop, with all of its containers.
 pub struct Podman {
@@ -45,23 +42,8 @@ impl Podman {
             parent: cgroup::own_name("ctrscope-podman"),
         };
         podman.wait_ready()?;
-        let root = podman.folder.path().join("image");
-        fs::create_dir(&root)?;
-        fs::copy(binaries::workload()?, root.join("workload"))?;
-        let archive = podman.folder.path().join("image.tar");
-        let status = Command::new("tar")
-            .arg("-cf")
-            .arg(&archive)
-            .arg("-C")
-            .arg(&root)
-            .arg(".")
-            .status()
-            .context("cannot run tar")?;
-        if !status.success() {
-            bail!("tar: {status}");
-        }
-        let archive = archive.to_string_lossy().into_owned();
-        podman.run(&["import", "--quiet", &archive, IMAGE])?;
+        let import = engine::import(&podman.folder)?;
+        podman.run(&import.each_ref().map(String::as_str))?;
         Ok(podman)
     }
 
@@ -83,11 +65,9 @@ impl Podman {
         workload: &[&str],
     ) -> Result<String> {
         let parent = format!("/{}", self.parent);
-        let mut arguments = vec!["run", "--detach", "--network", "none", "--name", name];
-        arguments.extend(["--cgroup-parent", parent.as_str()]);
-        arguments.extend(options);
-        arguments.extend([IMAGE, "/workload"]);
-        arguments.extend(workload);
+        let mut all = vec!["--cgroup-parent", parent.as_str()];
+        all.extend(options);
+        let arguments = engine::run(name, &all, workload);
         Ok(self.run(&arguments)?.trim().to_owned())
     }
 
@@ -98,11 +78,7 @@ impl Podman {
     /// It fails; with what it said.
     pub fn run(&self, arguments: &[&str]) -> Result<String> {
         let output = self.output(arguments)?;
-        if !output.status.success() {
-            let said = String::from_utf8_lossy(&output.stderr);
-            bail!("podman {}: {said}", arguments.join(" "));
-        }
-        Ok(String::from_utf8_lossy(&output.stdout).into_owned())
+        engine::printed("podman", arguments, &output)
     }
 
     /// Kills the service as a crash would; containers go on.

@@ -41,6 +41,8 @@ pub(crate) const SOCKETS: &[(&str, &str, Protocol)] = &[
     ),
     ("crio", "run/crio/crio.sock", Protocol::Cri),
     ("docker", "run/docker.sock", Protocol::Docker),
+    // In the virtual machine of Docker Desktop, where `var/run` is a folder of its own.
+    ("docker", "run/guest-services/docker.sock", Protocol::Docker),
     ("podman", "run/podman/podman.sock", Protocol::Docker),
 ];
 
