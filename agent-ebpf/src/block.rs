@@ -81,7 +81,8 @@ pub const fn place(number: u64) -> u32 {
 }
 
 /// Longest that a request that is issued holds its place against another one: after that its completion
-/// was unseen, nanoseconds. Drivers give requests up after 30 s (`BLK_DEFAULT`, `rq_timeout`).
+/// was unseen, nanoseconds. Drivers give requests up
+/// after 30 s unless they say otherwise (`rq_timeout`, `blk_mq_init_allocated_queue`, `block/blk-mq.c`).
 pub const HOLDS_PLACE_NS: u64 = 30_000_000_000;
 
 /// What has been completed of a request that a driver gave back and that is issued again, and all of it,

@@ -9,7 +9,7 @@
 //!
 //! # Flushes
 //!
-//! Whoever asks for a flush (`fsync`) has a request of his own, which is never issued: it waits until a flush
+//! Whoever asks for a flush (`fsync`) has a request for it, which is never issued: it waits until a flush
 //! that the block layer makes up, and that serves all who wait, has come back from the device
 //! (`block/blk-flush.c`). The one that is asked for is counted, with the time until then. The one that is made
 //! up has no bio, belongs to nobody and is not.

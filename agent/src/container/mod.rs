@@ -9,7 +9,9 @@ mod stats;
 mod workloads;
 
 pub(crate) use charges::{BlockCharges, OperationBytes};
-pub(crate) use registry::{CgroupKey, Now, Origin, Registry, RegistryLimits, Report, SlotWrite};
+pub(crate) use registry::{
+    CgroupKey, Entity, Now, Origin, Registry, RegistryLimits, Report, SlotWrite,
+};
 pub(crate) use slots::SlotTable;
 pub(crate) use stats::{Accumulated, RawSched};
 pub(crate) use workloads::{WorkloadId, Workloads};

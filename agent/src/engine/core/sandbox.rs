@@ -1,10 +1,14 @@
 //! Which container of a pod is its sandbox, where no runtime says so.
 
-use std::{collections::HashMap, path::Path, sync::Arc};
+use std::{
+    collections::{HashMap, HashSet},
+    path::Path,
+    sync::Arc,
+};
 
 use crate::{
     cgroup::{FileReader, is_pause, processes},
-    container::Registry,
+    container::{Entity, Registry},
     engine::files::FileThread,
     snapshot::Kind,
 };
@@ -21,6 +25,15 @@ pub(super) struct Sandboxes {
     looks: HashMap<String, (u8, u64)>,
 }
 
+/// Whether it is worth a look. The runtime's word is better.
+fn is_candidate(entity: &Entity) -> bool {
+    entity.has_files()
+        && entity.exited.is_none()
+        && entity.metadata.is_none()
+        && entity.identity.kind == Kind::Container
+        && !entity.identity.pod_uid.is_empty()
+}
+
 impl Sandboxes {
     /// Looks at those whose turn it is.
     pub(super) fn look(&mut self, registry: &mut Registry, files: &FileThread, proc_root: &Path) {
@@ -30,16 +43,7 @@ impl Sandboxes {
             return;
         };
         let mut kept = 0;
-        for entity in registry.entities_mut() {
-            // The runtime's word is better.
-            let is_candidate = entity.has_files()
-                && entity.exited.is_none()
-                && entity.metadata.is_none()
-                && entity.identity.kind == Kind::Container
-                && !entity.identity.pod_uid.is_empty();
-            if !is_candidate {
-                continue;
-            }
+        for entity in registry.entities_mut().filter(|one| is_candidate(one)) {
             kept += 1;
             let number = files.said(&entity.owner_path).map_or(0, |said| said.number);
             let (looks, last) = match self.looks.get(&entity.owner_path) {
@@ -59,12 +63,10 @@ impl Sandboxes {
                 Arc::make_mut(&mut entity.identity).kind = Kind::Sandbox;
             }
         }
-        if self.looks.len() > 2 * kept + 64 {
-            let paths: Vec<&str> = registry
-                .entities()
-                .map(|one| one.owner_path.as_str())
-                .collect();
-            self.looks.retain(|path, _| paths.contains(&path.as_str()));
+        if self.looks.len() > kept {
+            let candidates = registry.entities().filter(|one| is_candidate(one));
+            let paths: HashSet<&str> = candidates.map(|one| one.owner_path.as_str()).collect();
+            self.looks.retain(|path, _| paths.contains(path.as_str()));
         }
     }
 

@@ -1,7 +1,7 @@
 //! Whose files are read when, and what they said last.
 
 use std::{
-    collections::{HashMap, HashSet},
+    collections::HashMap,
     time::{Duration, Instant},
 };
 
@@ -37,6 +37,8 @@ struct Entry {
     is_settled: bool,
     /// When it ended for the first time of those that count together, and how many these are.
     ends: Option<(Instant, u32)>,
+    /// The number of the last notes that it was in.
+    noted: u64,
 }
 
 /// So many ends of one container are read in [`ENDS_INTERVAL`]: it has one, or a few where its tasks come one after
@@ -53,6 +55,7 @@ impl Default for Entry {
             is_active: false,
             is_settled: false,
             ends: None,
+            noted: 0,
         }
     }
 }
@@ -90,13 +93,31 @@ pub(super) struct Readings {
     ended: Vec<Ended>,
     last_round: Option<Instant>,
     readings: u64,
+    notes: u64,
 }
 
 impl Readings {
-    /// Notes that a container is there, and whether it ran or did I/O since the last time, or might have. What
-    /// stood still and was not active is as it was read.
-    pub(super) fn note(&mut self, path: &str, is_live: bool, is_active: bool, now_ns: u64) {
-        let entry = self.entry(path);
+    /// Notes which containers there are: path, whether it is live, and whether it ran or did I/O since the last time,
+    /// or might have. What stood still and was not active is as it was read. All others are forgotten.
+    pub(super) fn note<'a>(
+        &mut self,
+        containers: impl Iterator<Item = (&'a str, bool, bool)>,
+        now_ns: u64,
+    ) {
+        self.notes += 1;
+        for (path, is_live, is_active) in containers {
+            self.note_one(path, is_live, is_active, now_ns);
+        }
+        let notes = self.notes;
+        self.containers.retain(|_, entry| entry.noted == notes);
+    }
+
+    fn note_one(&mut self, path: &str, is_live: bool, is_active: bool, now_ns: u64) {
+        let notes = self.notes;
+        let Some(entry) = self.entry(path) else {
+            return;
+        };
+        entry.noted = notes;
         entry.is_live = is_live;
         entry.is_active |= is_active;
         if entry.quiet_since().is_some() && entry.said.as_of.files_ns.is_some() {
@@ -107,19 +128,12 @@ impl Readings {
         }
     }
 
-    fn entry(&mut self, path: &str) -> &mut Entry {
-        self.containers.entry(path.to_owned()).or_default()
-    }
-
-    /// How many there are.
-    pub(super) fn len(&self) -> usize {
-        self.containers.len()
-    }
-
-    /// Forgets all but these.
-    pub(super) fn keep(&mut self, paths: &HashSet<&str>) {
-        self.containers
-            .retain(|path, _| paths.contains(path.as_str()));
+    /// That of a path, made if there is none: always some. Most are known, and need no copy of their path.
+    fn entry(&mut self, path: &str) -> Option<&mut Entry> {
+        if !self.containers.contains_key(path) {
+            self.containers.insert(path.to_owned(), Entry::default());
+        }
+        self.containers.get_mut(path)
     }
 
     /// Forgets one; what it said last.
@@ -135,7 +149,9 @@ impl Readings {
     /// The last task of one has ended, of which this may be the first that is heard; `false` if it does so too
     /// often to be read.
     pub(super) fn ended(&mut self, path: &str, is_users: bool, now: Instant) -> bool {
-        let entry = self.entry(path);
+        let Some(entry) = self.entry(path) else {
+            return false;
+        };
         let (first, count) = match entry.ends {
             Some((first, count)) if now.saturating_duration_since(first) < ENDS_INTERVAL => {
                 (first, count + 1)
@@ -242,11 +258,13 @@ mod tests {
         }
 
         fn note(&mut self, active: &[usize], now_ns: u64) {
-            for index in 0..self.throttled.len() {
-                let is_active = active.contains(&index);
-                self.readings
-                    .note(&index.to_string(), true, is_active, now_ns);
-            }
+            let paths: Vec<String> = (0..self.throttled.len())
+                .map(|index| index.to_string())
+                .collect();
+            let containers = paths.iter().enumerate();
+            let containers =
+                containers.map(|(index, path)| (path.as_str(), true, active.contains(&index)));
+            self.readings.note(containers, now_ns);
         }
 
         /// A collection some time after the last one; says whom it read.
@@ -390,7 +408,7 @@ mod tests {
         let ended = host.readings.next_ended().unwrap();
         assert!(ended.is_users && host.readings.next_ended().is_none());
         host.read(ended.path);
-        host.readings.note("0", false, true, 0);
+        host.readings.note([("0", false, true)].into_iter(), 0);
         assert_eq!(host.seen(0), 3);
         assert_eq!(host.readings.due(host.now, true), [""; 0]);
     }
@@ -414,12 +432,13 @@ mod tests {
         let mut host = Host::new(2);
         host.throttled = vec![7, 7];
         host.round(&[0, 1]);
-        host.readings.note("0", false, true, 0);
+        let both = [("0", false, true), ("1", true, true)];
+        host.readings.note(both.into_iter(), 0);
         let due = host.readings.due(host.now + INTERVAL, true);
         assert_eq!(due, ["1"]);
         assert_eq!(host.seen(0), 7);
-        host.readings.keep(&HashSet::from(["1"]));
-        assert!(host.readings.said("0").is_none() && host.readings.len() == 1);
+        host.readings.note([("1", true, false)].into_iter(), 0);
+        assert!(host.readings.said("0").is_none() && host.readings.containers.len() == 1);
         let last = host.readings.remove("1").unwrap();
         assert_eq!(last.counters.cpu.unwrap().throttled_periods, 7);
     }

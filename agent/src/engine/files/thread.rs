@@ -1,7 +1,6 @@
 //! The thread that reads, and what it may cost.
 
 use std::{
-    collections::HashSet,
     sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError},
     thread::JoinHandle,
     time::{Duration, Instant},
@@ -112,15 +111,7 @@ impl FileThread {
         containers: impl Iterator<Item = (&'a str, bool, bool)>,
         now_ns: u64,
     ) {
-        let mut state = self.shared.lock();
-        let mut paths = HashSet::new();
-        for (path, is_live, is_active) in containers {
-            state.readings.note(path, is_live, is_active, now_ns);
-            paths.insert(path);
-        }
-        if state.readings.len() > paths.len() {
-            state.readings.keep(&paths);
-        }
+        self.shared.lock().readings.note(containers, now_ns);
     }
 
     /// Asks for a round, and waits for it as long as `patience`.
