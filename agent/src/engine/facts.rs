@@ -2,7 +2,7 @@
 //!
 //! Each reading takes the containers' own counters from a snapshot and reads what the kernel's files say
 //! besides: of the machine each time, of containers and of the cgroups above them only where a container
-//! ran, waited or moved data since the last reading or the one before, and once a minute else. What was not read anew stands
+//! ran, waited or moved data since the last reading or the one before, and once in five minutes else. What was not read anew stands
 //! as it was. They are taken on a thread of their own, which may be busy for a while with many containers.
 
 mod groups;
@@ -36,8 +36,9 @@ use crate::{
     snapshot::{Container, Identity, Kind, Snapshot},
 };
 
-/// How long the files of a container that does nothing stand.
-const IDLE_INTERVAL: Duration = Duration::from_secs(60);
+/// How long the files of a container that does nothing stand at most: what they say of it holds nobody back. From
+/// half of that on they are read in their turn, a few at each reading.
+const IDLE_INTERVAL: Duration = Duration::from_secs(300);
 
 /// Takes readings, and keeps those of the last minute.
 #[derive(Debug)]
@@ -51,6 +52,10 @@ pub(super) struct FactCollector {
     ran_on: RanOnCounter,
     /// What is known of each container of the last reading, by path.
     known: HashMap<Arc<str>, Known>,
+    /// When the last reading began.
+    last_began: Option<Instant>,
+    /// So many that do nothing may be read in this one before they must be.
+    idle_turns: usize,
     /// Sets of CPUs, each once.
     cpu_sets: HashSet<Arc<[u32]>>,
     /// Files that could not be read though they are there.
@@ -88,6 +93,8 @@ impl FactCollector {
             has_pressure,
             ran_on: RanOnCounter::default(),
             known: HashMap::new(),
+            last_began: None,
+            idle_turns: 0,
             cpu_sets: HashSet::new(),
             failures: 0,
             answered: None,
@@ -119,6 +126,8 @@ impl FactCollector {
         self.networks.begin(host.network);
         let mut containers = Vec::with_capacity(snapshot.containers.len());
         let mut former = std::mem::take(&mut self.known);
+        self.idle_turns = idle_turns(former.len(), self.last_began, began);
+        self.last_began = Some(began);
         let mut above = Above::default();
         let on_cpus = sources.on_cpus.iter().map(Option::as_ref);
         let on_cpus = on_cpus.chain(std::iter::repeat(None));
@@ -174,10 +183,10 @@ impl FactCollector {
         });
         if let Some(known) = known.filter(|known| is_idle && known.is_settled) {
             let reading = &known.reading;
-            let is_young = now.duration_since(known.read_at) < IDLE_INTERVAL;
             let is_same = reading.identity == container.identity
                 && reading.exited_at_unix_ms == container.exited_at_unix_ms;
-            if is_same && (is_young || container.exited_at_unix_ms.is_some()) {
+            let has_ended = container.exited_at_unix_ms.is_some();
+            if is_same && (has_ended || !self.is_its_turn(now.duration_since(known.read_at))) {
                 self.networks.keep(&reading.own.path, reading.network);
                 return Known {
                     reading: Arc::clone(reading),
@@ -215,6 +224,16 @@ impl FactCollector {
             read_at: now,
             is_settled: is_idle,
         }
+    }
+
+    /// Whether one that does nothing is read, whose files are so old.
+    fn is_its_turn(&mut self, age: Duration) -> bool {
+        if age < IDLE_INTERVAL / 2 {
+            return false;
+        }
+        let has_turn = self.idle_turns > 0;
+        self.idle_turns = self.idle_turns.saturating_sub(1);
+        has_turn || age >= IDLE_INTERVAL
     }
 
     fn read_files(&mut self, path: &Arc<str>, identity: &Identity, reading: &mut ContainerReading) {
@@ -289,6 +308,13 @@ impl FactCollector {
         self.answered = Some((window, at_ns, Arc::clone(&facts)));
         Some(facts)
     }
+}
+
+/// How many of those that do nothing have their turn in a reading, so that all have had it when they must.
+fn idle_turns(containers: usize, last_began: Option<Instant>, now: Instant) -> usize {
+    let since = last_began.map_or(Duration::ZERO, |last| now.saturating_duration_since(last));
+    let share = since.as_secs_f64() / (IDLE_INTERVAL / 2).as_secs_f64();
+    (share * containers as f64).ceil() as usize
 }
 
 /// Cgroups above containers, and whether they are to be read.

@@ -67,6 +67,8 @@ const COLLECTING_INTERVAL: Duration = Duration::from_secs(1);
 const OLDEST_FILES: f64 = 15.0;
 /// For the agent to find all cgroups.
 const DISCOVERY_PATIENCE: Duration = Duration::from_secs(60);
+/// After that: what is new is read a few times before it is known to be quiet.
+const SETTLING: Duration = Duration::from_secs(30);
 const MB: f64 = 1e6;
 
 /// What was measured with one number of cgroups.
@@ -139,6 +141,7 @@ fn measure_with(effort: &Effort, workload: &Path, case: Case) -> Result<Footprin
         });
         Ok((found >= cgroups.len()).then_some(()))
     })?;
+    interrupt::pause(SETTLING)?;
 
     let (cpu_ms_a_minute, spaced_ms) = cpu_ms_a_minute(effort, &agent)?;
     let (mut collecting_ms, mut cached_ms) = (Vec::new(), Vec::new());
@@ -312,11 +315,12 @@ fn memory_section(effort: &Effort, footprints: &[Footprint]) -> Section {
             "`--max-containers {LIMIT}` in all of them, so that a thousand cgroups fit beside the host's own; all \
              else at its default. The cgroups are plain ones, made while the agent runs, in each hierarchy that it \
              reads, and each has run a task. In idle ones a process sleeps, in busy ones the workload does \
-             `{BUSY}`. CPU time over {} s with a scrape each 15 s (and the agent's own \
+             `{BUSY}`. CPU time over {} s, from {} s after the last of them was found, with a scrape each 15 s (and the agent's own \
              collections each 5 s); RSS after it and after the scrapes below. Maps that the agent maps into its memory \
              count in *file* or *shared* as well as in *kernel maps*, which is what the kernel holds for all of \
              them. *ns a switch*: `sched_switch` beyond an empty program, across two of the cgroups.",
-            effort.cpu_window.as_secs()
+            effort.cpu_window.as_secs(),
+            SETTLING.as_secs(),
         ),
         tables: vec![table],
         targets,
@@ -384,7 +388,7 @@ fn scrape_section(footprints: &[Footprint]) -> Section {
             "`GET /metrics` over loopback, from the connection to the last byte. {} scrapes ({} with the most cgroups), \
              {} s apart, so that each collects; right after each another one, which is answered from the snapshot that is \
              still young. Cgroup files are read on a thread of their own, at most for a fiftieth of the time and those of \
-             an idle cgroup once a minute; a scrape waits 10 ms for them at most, and *oldest files* is the age of the \
+             an idle cgroup rarely; a scrape waits 10 ms for them at most, and *oldest files* is the age of the \
              oldest numbers that any of them had. The scrapes 15 s apart are the {} of the section above, and also come up against it.",
             footprints
                 .first()

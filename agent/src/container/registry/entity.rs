@@ -49,6 +49,8 @@ pub(crate) struct Entity {
     pub(crate) former: Option<Box<Counters>>,
     /// It counts as other by the selection.
     pub(crate) excluded: bool,
+    /// Its place in the last snapshot, by name.
+    pub(crate) place: usize,
     pub(super) naming: Naming,
     pub(super) activity: Activity,
     pub(super) share: Share,
@@ -183,6 +185,7 @@ pub(super) fn new_entity(found: PathIdentity, hierarchy: u32, now: Now) -> Entit
         exit_code: None,
         former: None,
         excluded: false,
+        place: 0,
         naming: Naming::Needless,
         activity: Activity::default(),
         share: Share::of_new(),

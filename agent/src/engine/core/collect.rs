@@ -16,7 +16,7 @@ use ctrscope_ebpf::{
 use super::{Engine, Published};
 use crate::{
     bpf::KernelSide,
-    container::{Accumulated, Now, OperationBytes, RawSched},
+    container::{Accumulated, Entity, Now, OperationBytes, RawSched},
     engine::cost::thread_cpu_time,
     snapshot::{
         Container, Counters, Identity, Kind, LossCounter, OTHER_NAME, Snapshot, WorkloadKind,
@@ -192,10 +192,8 @@ impl Engine {
         let mut rows: Vec<(Container, Option<u32>)> = Vec::new();
         let answer = self.names.answer;
         let (entities, workloads) = self.registry.entities_and_workloads();
-        for entity in entities {
-            if !entity.is_shown(*now, answer) {
-                continue;
-            }
+        let shown = entities.filter(|entity| entity.is_shown(*now, answer));
+        for entity in by_name(shown) {
             let files = self.files.said(&entity.owner_path);
             // All its series are there from its first sight.
             let is_read = files.as_ref().is_some_and(|files| files.number > 0);
@@ -255,7 +253,6 @@ impl Engine {
         };
         self.registry.settle_other(&row);
         rows.push((row, Some(slot::OTHER)));
-        rows.sort_by(|(a, _), (b, _)| name_key(&a.identity).cmp(&name_key(&b.identity)));
         rows
     }
 
@@ -303,9 +300,19 @@ impl Engine {
     }
 }
 
-fn name_key(identity: &Identity) -> (bool, &str, &str, &str, &str) {
+/// Sorts by name. Most have the places that they had the last time, so that few names are compared.
+fn by_name<'a>(entities: impl Iterator<Item = &'a mut Entity>) -> Vec<&'a mut Entity> {
+    let mut entities: Vec<_> = entities.collect();
+    entities.sort_by_key(|entity| entity.place);
+    entities.sort_by(|a, b| name_key(&a.identity).cmp(&name_key(&b.identity)));
+    for (place, entity) in entities.iter_mut().enumerate() {
+        entity.place = place;
+    }
+    entities
+}
+
+fn name_key(identity: &Identity) -> (&str, &str, &str, &str) {
     (
-        identity.kind == Kind::Other,
         &identity.namespace,
         &identity.pod,
         &identity.container,

@@ -149,7 +149,7 @@ fn files_of_one_that_did_nothing_are_not_read_again() {
 }
 
 #[test]
-fn after_a_minute_they_are_read_all_the_same() {
+fn after_five_minutes_they_are_read_all_the_same() {
     let mut host = Fake::new();
     host.read(1);
     host.read(1);
@@ -159,6 +159,22 @@ fn after_a_minute_they_are_read_all_the_same() {
     }
     host.read(1);
     assert_eq!(host.periods(), [10, 0]);
+}
+
+#[test]
+fn those_that_do_nothing_have_their_turns_before_they_must() {
+    let now = Instant::now();
+    let turns = |seconds| idle_turns(1_000, Some(now), now + Duration::from_secs(seconds));
+    assert_eq!([turns(0), turns(5), turns(150)], [0, 34, 1_000]);
+    assert_eq!(idle_turns(1_000, None, now), 0);
+
+    let mut collector = Fake::new().collector;
+    collector.idle_turns = 2;
+    let half = IDLE_INTERVAL / 2;
+    let young = half - Duration::from_secs(1);
+    let ages = [young, half, half, half, IDLE_INTERVAL];
+    let read = ages.map(|age| collector.is_its_turn(age));
+    assert_eq!(read, [false, true, true, false, true]);
 }
 
 #[test]

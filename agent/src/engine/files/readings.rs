@@ -75,6 +75,8 @@ pub(super) struct Turn {
     pub(super) sample: Box<FileSample>,
     /// It was active since it was last read.
     pub(super) was_active: bool,
+    /// Nothing new is expected of it.
+    pub(super) is_quiet: bool,
 }
 
 /// One whose last task has ended.
@@ -210,11 +212,13 @@ impl Readings {
     /// Hands one out to be read; `None` if it has gone meanwhile, or is being read.
     pub(super) fn begin(&mut self, path: String) -> Option<Turn> {
         let entry = self.containers.get_mut(&path)?;
+        let is_quiet = entry.quiet_since().is_some();
         let sample = entry.sample.take()?;
         Some(Turn {
             path,
             sample,
             was_active: std::mem::take(&mut entry.is_active),
+            is_quiet,
         })
     }
 

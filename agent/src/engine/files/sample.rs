@@ -31,6 +31,8 @@ pub(super) struct FileSample {
     open: OpenCgroup,
     /// When its limits were last read, and how often they were.
     limits: Option<(Instant, u32)>,
+    /// How often its memory alone was read since all was.
+    memory_alone: u32,
 }
 
 impl FileSample {
@@ -100,6 +102,22 @@ pub(super) struct How {
     pub(super) now: Instant,
     /// Its files are worth keeping open: it will be read again soon.
     pub(super) keeps_files: bool,
+    /// It did nothing since it was last read, when nothing moved. Then only its memory can: the kernel may take
+    /// some back.
+    pub(super) is_quiet: bool,
+}
+
+/// Of one that is quiet, so many readings are of its memory alone before all is read once.
+const MEMORY_ALONE: u32 = 4;
+
+/// What came of reading a container's memory.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Memory {
+    /// Nothing is there.
+    Gone,
+    /// It is of the cgroup that was read before, or of the first.
+    OfTheSame,
+    OfAnother,
 }
 
 /// Reads the files of containers.
@@ -157,6 +175,14 @@ impl FileCollector {
                 subject!(sample, cpu_usage_ns).take(usage.what, usage.inode);
             }
         }
+        if how.is_quiet && sample.memory_alone < MEMORY_ALONE {
+            sample.memory_alone += 1;
+            if self.read_memory(path, sample, how.keeps_files) == Memory::OfTheSame {
+                sample.as_of.files_ns = Some(self.now_ns());
+                return sample.last != before;
+            }
+        }
+        sample.memory_alone = 0;
         self.read_limits(path, sample, how.now);
         self.read_counters(path, sample, how.keeps_files);
         sample.last != before
@@ -201,17 +227,9 @@ impl FileCollector {
                 is_another |= subject!(sample, cpu).take(throttling, inode);
             }
         }
-        let memory = self.accounts.memory(&mut sample.open, path, keeps);
-        if let Some(Said { what, inode }) = self.there(memory) {
-            is_there = true;
-            sample.gauges.memory_working_set_bytes = what.working_set_bytes;
-            let can = sample.gauges.memory_limit_bytes.is_some();
-            let events = MemoryEvents {
-                oom_kills: what.oom_kills,
-                limit_hits: what.limit_hits.filter(|&hits| can || hits > 0),
-            };
-            is_another |= subject!(sample, memory).take(events, inode);
-        }
+        let memory = self.read_memory(path, sample, keeps);
+        is_there |= memory != Memory::Gone;
+        is_another |= memory == Memory::OfAnother;
         if is_another {
             // Its limits are its own, and are read with the next reading.
             sample.limits = None;
@@ -239,6 +257,24 @@ impl FileCollector {
             };
             subject!(sample, pressure).take(pressure, inode);
             sample.as_of.files_ns = Some(read_at);
+        }
+    }
+
+    fn read_memory(&mut self, path: &str, sample: &mut FileSample, keeps: bool) -> Memory {
+        let memory = self.accounts.memory(&mut sample.open, path, keeps);
+        let Some(Said { what, inode }) = self.there(memory) else {
+            return Memory::Gone;
+        };
+        sample.gauges.memory_working_set_bytes = what.working_set_bytes;
+        let can = sample.gauges.memory_limit_bytes.is_some();
+        let events = MemoryEvents {
+            oom_kills: what.oom_kills,
+            limit_hits: what.limit_hits.filter(|&hits| can || hits > 0),
+        };
+        if subject!(sample, memory).take(events, inode) {
+            Memory::OfAnother
+        } else {
+            Memory::OfTheSame
         }
     }
 
@@ -308,10 +344,15 @@ mod tests {
         }
 
         fn read(&mut self, after: Duration) -> bool {
+            self.read_as(after, false)
+        }
+
+        fn read_as(&mut self, after: Duration, is_quiet: bool) -> bool {
             self.now += after;
             let how = How {
                 now: self.now,
                 keeps_files: true,
+                is_quiet,
             };
             self.collector.read("/0", &mut self.sample, how)
         }
@@ -358,6 +399,55 @@ mod tests {
             host.read(Duration::ZERO);
             assert_eq!(could(&host), expected);
         }
+    }
+
+    #[test]
+    fn of_one_that_is_quiet_memory_alone_is_read_four_times_of_five() {
+        let mut host = Host::new();
+        let stat = |periods| format!("nr_periods {periods}\nnr_throttled 0\nthrottled_usec 0\n");
+        let seen = |host: &Host| {
+            let sample = &host.sample;
+            let periods = sample.counters.cpu.as_ref().map(|cpu| cpu.periods);
+            (periods, sample.gauges.memory_working_set_bytes)
+        };
+        host.tree.write("0/cpu.stat", &stat(1));
+        host.tree.write("0/memory.stat", "inactive_file 0\n");
+        host.tree.write("0/memory.current", "4096\n");
+        host.read(Duration::ZERO);
+        assert_eq!(seen(&host), (Some(1), Some(4096)));
+        for round in 1..=10_u64 {
+            host.tree.write("0/cpu.stat", &stat(1 + round));
+            host.tree.write("0/memory.current", &format!("{round}\n"));
+            host.read_as(Duration::from_secs(60), true);
+            let periods = 1 + round / 5 * 5;
+            assert_eq!(seen(&host), (Some(periods), Some(round)), "{round}");
+        }
+        // One that works again is read whole.
+        host.tree.write("0/cpu.stat", &stat(20));
+        host.read(Duration::ZERO);
+        assert_eq!(seen(&host).0, Some(20));
+    }
+
+    #[test]
+    fn a_cgroup_that_is_made_again_is_read_whole_though_it_is_quiet() {
+        let mut host = Host::new();
+        let make = |host: &Host, periods| {
+            let stat = format!("nr_periods {periods}\nnr_throttled 0\nthrottled_usec 0\n");
+            host.tree.write("0/cpu.stat", &stat);
+            host.tree.write("0/memory.current", "4096\n");
+        };
+        make(&host, 5);
+        host.read(Duration::ZERO);
+        // Kept aside, so that the file system does not use its inode again.
+        std::fs::rename(host.tree.path("0"), host.tree.path("former")).unwrap();
+        for file in ["former/cpu.stat", "former/memory.current"] {
+            host.tree.remove(file);
+        }
+        host.sample.open.close_files();
+        make(&host, 2);
+        host.read_as(Duration::from_secs(60), true);
+        let periods = host.sample.counters.cpu.as_ref().unwrap().periods;
+        assert_eq!(periods, 7);
     }
 
     #[test]

@@ -279,7 +279,7 @@ impl Worker {
                 break;
             }
             let before = thread_cpu_time();
-            self.read(path);
+            self.read(path, false);
             if !is_round {
                 let cost = thread_cpu_time().saturating_sub(before);
                 self.credit_for_new.spend(cost);
@@ -317,18 +317,20 @@ impl Worker {
             return;
         }
         let before = thread_cpu_time();
-        self.read(ended.path);
+        self.read(ended.path, true);
         let cost = thread_cpu_time().saturating_sub(before);
         self.credit(is_users).spend(cost);
     }
 
-    fn read(&mut self, path: String) {
+    fn read(&mut self, path: String, has_ended: bool) {
         let Some(mut turn) = self.shared.lock().readings.begin(path) else {
             return;
         };
         let how = How {
             now: Instant::now(),
             keeps_files: turn.was_active,
+            // What ended may have done so since anybody looked.
+            is_quiet: turn.is_quiet && !has_ended,
         };
         let moved = self.collector.read(&turn.path, &mut turn.sample, how);
         let mut state = self.shared.lock();
