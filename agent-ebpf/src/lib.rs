@@ -16,6 +16,7 @@ pub mod layout;
 pub mod profile;
 pub mod sched;
 pub mod slot;
+pub mod unwind;
 
 pub use pod::{Pod, Wrapping};
 

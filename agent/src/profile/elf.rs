@@ -32,10 +32,10 @@ const CHUNK_BYTES: usize = 256 << 10;
 /// one address makes each of them cost milliseconds.
 const BATCH: usize = 16;
 
-const EHDR_BYTES: usize = 64;
-const PHDR_BYTES: usize = 56;
-const SHDR_BYTES: usize = 64;
-const PT_LOAD: u32 = 1;
+pub(super) const EHDR_BYTES: usize = 64;
+pub(super) const PHDR_BYTES: usize = 56;
+pub(super) const SHDR_BYTES: usize = 64;
+pub(super) const PT_LOAD: u32 = 1;
 const SHT_SYMTAB: u32 = 2;
 const SHT_DYNSYM: u32 = 11;
 
@@ -212,15 +212,15 @@ fn bytes_at<const N: usize>(bytes: &[u8], at: usize) -> [u8; N] {
         .unwrap_or([0; N])
 }
 
-fn u16_at(bytes: &[u8], at: usize) -> u16 {
+pub(super) fn u16_at(bytes: &[u8], at: usize) -> u16 {
     u16::from_le_bytes(bytes_at(bytes, at))
 }
 
-fn u32_at(bytes: &[u8], at: usize) -> u32 {
+pub(super) fn u32_at(bytes: &[u8], at: usize) -> u32 {
     u32::from_le_bytes(bytes_at(bytes, at))
 }
 
-fn u64_at(bytes: &[u8], at: usize) -> u64 {
+pub(super) fn u64_at(bytes: &[u8], at: usize) -> u64 {
     u64::from_le_bytes(bytes_at(bytes, at))
 }
 

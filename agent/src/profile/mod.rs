@@ -30,6 +30,14 @@ mod raw;
 pub mod speedscope;
 pub mod svg;
 pub mod symbolize;
+#[cfg_attr(
+    not(test),
+    expect(
+        dead_code,
+        reason = "the unwinder that reads the tables is not there yet"
+    )
+)]
+pub(crate) mod unwind;
 
 pub use fold::{fold, write_folded};
 pub use kind::{ProfileType, Split};
