@@ -5,6 +5,8 @@ use std::{
     time::{Duration, Instant},
 };
 
+use ctrscope_ebpf::unwind::{GAP, INFO_BITS, PAGE_MASK, UNSUPPORTED, WIDE, kind, row};
+
 use super::{
     demangle::demangle,
     elf::{self, Budget, ElfError},
@@ -12,6 +14,7 @@ use super::{
     kallsyms, maps,
     open_in_root::memory_file,
     perf_map, process,
+    unwind::{UnwindTable, lookup},
 };
 use crate::fuzz::{Target, text};
 
@@ -22,6 +25,7 @@ pub(crate) const TARGETS: &[Target] = &[
     Target::new("profile_perf_map", perf_map),
     Target::new("profile_symbol", symbol),
     Target::new("profile_elf", elf_file),
+    Target::new("profile_unwind_table", unwind_table),
 ];
 
 /// Addresses that are looked up, in order: the least, the greatest, and what begins a seed's entries.
@@ -121,4 +125,47 @@ fn elf_file(bytes: &[u8]) {
         Err(error) => assert!(!matches!(error, ElfError::Panicked)),
     }
     assert!(longest <= bytes.len());
+}
+
+/// An ELF file, of which a table is made: in order, within the code, and packed as it is.
+fn unwind_table(bytes: &[u8]) {
+    let Ok(file) = memory_file() else {
+        return;
+    };
+    if file.write_all_at(bytes, 0).is_err() {
+        return;
+    }
+    let Ok(table) = UnwindTable::read(&file, Duration::from_secs(1)) else {
+        return;
+    };
+    let rows = &table.rows;
+    assert!(rows.is_sorted_by(|a, b| a.pc < b.pc && a.info != b.info));
+    assert!(rows.last().is_none_or(|last| last.info == GAP));
+    for found in rows {
+        let place = u64::from(found.pc);
+        // Gaps begin where a function ends, and a page before the first.
+        let inside = table
+            .segments
+            .iter()
+            .any(|segment| (segment.address..segment.address + segment.bytes).contains(&place));
+        assert!(inside || found.info == GAP);
+        assert!(kind(found.info) != WIDE || found.info == UNSUPPORTED);
+    }
+    // Before it in the map is another table.
+    let packed = table.pack(1);
+    assert_eq!(packed.rows.len(), rows.len());
+    let mut map = vec![row(PAGE_MASK, UNSUPPORTED)];
+    map.extend(&packed.rows);
+    let near = rows
+        .iter()
+        .take(64)
+        .flat_map(|row| [row.pc, row.pc.wrapping_sub(1), row.pc | PAGE_MASK]);
+    for pc in near.chain([0, u32::MAX]) {
+        let (found, wanted) = (
+            lookup::packed(&map, &packed, pc),
+            lookup::unpacked(&table, pc),
+        );
+        let too_wide = found == UNSUPPORTED && wanted >> INFO_BITS != 0;
+        assert!(found == wanted || too_wide, "{pc:#x}: {found} {wanted}");
+    }
 }
