@@ -1,6 +1,7 @@
 //! Fuzz targets: what a container's processes are named by, all of it written by the container.
 
 use std::{
+    fs::File,
     os::unix::fs::FileExt as _,
     time::{Duration, Instant},
 };
@@ -25,11 +26,19 @@ pub(crate) const TARGETS: &[Target] = &[
     Target::new("profile_perf_map", perf_map),
     Target::new("profile_symbol", symbol),
     Target::new("profile_elf", elf_file),
+    Target::new("profile_debug_data", debug_data),
+    Target::new("profile_go_table", go_table),
     Target::new("profile_unwind_table", unwind_table),
 ];
 
 /// Addresses that are looked up, in order: the least, the greatest, and what begins a seed's entries.
 const ADDRESSES: [u64; 6] = [0, 1, 0x1000, 0x7f_1000, 0xffff_ffff_8100_0110, u64::MAX];
+
+/// Addresses of the functions in the tables of Go.
+const GO_ADDRESSES: [u64; 3] = [0x50_0100, 0x50_0180, 0x50_01c0];
+
+/// Most bytes that a target reads and makes of its input.
+const MAX_BYTES: u64 = 1 << 20;
 
 /// `/proc/PID/maps`.
 fn mappings(bytes: &[u8]) {
@@ -102,18 +111,26 @@ fn assert_frame(name: &str) {
     assert_eq!(clean(name), name);
 }
 
+/// A file in memory, unless there is no room for it.
+fn file_of(bytes: &[u8]) -> Option<File> {
+    let file = memory_file().ok()?;
+    file.write_all_at(bytes, 0).ok()?;
+    Some(file)
+}
+
+fn budget() -> Budget {
+    Budget {
+        bytes: MAX_BYTES,
+        deadline: Instant::now() + Duration::from_secs(1),
+    }
+}
+
 /// An ELF file, of which every name that is found is a part.
 fn elf_file(bytes: &[u8]) {
-    let Ok(file) = memory_file() else {
+    let Some(file) = file_of(bytes) else {
         return;
     };
-    if file.write_all_at(bytes, 0).is_err() {
-        return;
-    }
-    let mut budget = Budget {
-        bytes: 1 << 20,
-        deadline: Instant::now() + Duration::from_secs(1),
-    };
+    let mut budget = budget();
     let mut longest = 0;
     let found = elf::resolve(&file, &ADDRESSES, &mut budget, |name| {
         longest = longest.max(name.len());
@@ -127,14 +144,43 @@ fn elf_file(bytes: &[u8]) {
     assert!(longest <= bytes.len());
 }
 
-/// An ELF file, of which a table is made: in order, within the code, and packed as it is.
-fn unwind_table(bytes: &[u8]) {
-    let Ok(file) = memory_file() else {
+/// Compressed symbols, which end when the budget does.
+fn debug_data(bytes: &[u8]) {
+    let Some(file) = file_of(bytes) else {
         return;
     };
-    if file.write_all_at(bytes, 0).is_err() {
-        return;
+    let mut budget = budget();
+    if let Ok(inner) = elf::inflate(&file, 0, bytes.len() as u64, &mut budget) {
+        let length = inner.metadata().map_or(0, |metadata| metadata.len());
+        let spent = MAX_BYTES - budget.bytes;
+        assert!(length <= spent && spent <= length + bytes.len() as u64);
     }
+}
+
+/// The function table of a Go program, of which every name that is found is a part.
+fn go_table(bytes: &[u8]) {
+    let Some(file) = file_of(bytes) else {
+        return;
+    };
+    let Ok(Some(table)) = elf::Table::read(&file, 0, bytes.len() as u64) else {
+        return;
+    };
+    for address in ADDRESSES.into_iter().chain(GO_ADDRESSES) {
+        let Ok(name) = table.name_at(address) else {
+            panic!("a file in memory can be read");
+        };
+        if let Some(name) = name {
+            assert!(!name.is_empty() && !name.contains('\0'));
+            assert!(text(bytes).contains(&name) || name.contains(char::REPLACEMENT_CHARACTER));
+        }
+    }
+}
+
+/// An ELF file, of which a table is made: in order, within the code, and packed as it is.
+fn unwind_table(bytes: &[u8]) {
+    let Some(file) = file_of(bytes) else {
+        return;
+    };
     let Ok(table) = UnwindTable::read(&file, Duration::from_secs(1)) else {
         return;
     };

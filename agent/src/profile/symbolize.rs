@@ -368,9 +368,21 @@ impl Symbolizer {
             };
             let offsets: Vec<u64> = wanted.offsets.keys().copied().collect();
             let keep = |name: &str| interner.symbol(&demangle(name), "");
-            let found = file
-                .map_err(elf::ElfError::from)
-                .and_then(|file| elf::resolve(&file, &offsets, &mut budget, keep));
+            let mut openers = wanted.openers.iter();
+            let living =
+                openers.find(|(tgid, _)| self.processes.get(tgid).is_some_and(|known| known.alive));
+            let found = file.map_err(elf::ElfError::from).and_then(|file| {
+                let (Module::File(..), Some((tgid, mapping))) = (module, living) else {
+                    // The vDSO is everybody's: a debug file of one container would name it for all.
+                    return elf::resolve(&file, &offsets, &mut budget, keep);
+                };
+                let root = process::folder(&self.proc_root, *tgid).join("root");
+                let debug_files = elf::DebugFiles {
+                    binary: Path::new(&*mapping.path),
+                    open: &mut |path| open_regular_in_root(&root, path),
+                };
+                elf::resolve_with(&file, debug_files, &offsets, &mut budget, keep)
+            });
             match found {
                 Ok(found) => {
                     for (slot, symbol) in wanted.offsets.values_mut().zip(found) {

@@ -7,7 +7,7 @@ use gimli::{BaseAddresses, EhFrameHdr, LittleEndian};
 
 use super::{
     Clock, MAX_CFI_BYTES, PAGE_BYTES, Segment, UnwindError,
-    elf::{EHDR_BYTES, PHDR_BYTES, PT_LOAD, SHDR_BYTES, u16_at, u32_at, u64_at},
+    elf::{EHDR_BYTES, PHDR_BYTES, PT_LOAD, SHDR_BYTES, build_id_of, u16_at, u32_at, u64_at},
 };
 
 /// Bytes read at a time, between two looks at the clock.
@@ -19,8 +19,6 @@ const MAX_SEGMENTS: usize = 64;
 /// Most segments of notes that are looked at for the build id, and most bytes of each.
 const MAX_NOTES: usize = 16;
 const MAX_NOTE_BYTES: u64 = 4096;
-/// Longest build id, bytes.
-const MAX_BUILD_ID_BYTES: usize = 64;
 /// Bytes of `.eh_frame_hdr` that lead to `.eh_frame`: four bytes and two pointers.
 const EH_FRAME_HDR_BYTES: u64 = 20;
 const CHDR_BYTES: usize = 24;
@@ -34,7 +32,6 @@ const PF_X: u32 = 1;
 const SHT_NOBITS: u32 = 8;
 const SHF_COMPRESSED: u64 = 0x800;
 const ELFCOMPRESS_ZLIB: u32 = 1;
-const NT_GNU_BUILD_ID: u32 = 3;
 
 /// In which form call frame information is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -360,22 +357,5 @@ fn section(header: &[u8]) -> Section {
             bytes: u64_at(header, 32),
             address: u64_at(header, 16),
         },
-    }
-}
-
-/// The build id among notes, each of whose parts begins at a multiple of `align`.
-fn build_id_of(mut notes: &[u8], align: usize) -> Option<Box<[u8]>> {
-    loop {
-        let (header, rest) = notes.split_at_checked(12)?;
-        let [name_bytes, bytes] = [0, 4].map(|at| u32_at(header, at) as usize);
-        let name = rest.get(..name_bytes)?;
-        // Lengths are 32 bits and add up on 64.
-        let begin = (12 + name_bytes).next_multiple_of(align);
-        let content = notes.get(begin..begin + bytes)?;
-        if u32_at(header, 8) == NT_GNU_BUILD_ID && name == b"GNU\0" {
-            let fits = (1..=MAX_BUILD_ID_BYTES).contains(&bytes);
-            return fits.then(|| content.into());
-        }
-        notes = notes.get((begin + bytes).next_multiple_of(align)..)?;
     }
 }
