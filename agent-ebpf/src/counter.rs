@@ -43,6 +43,10 @@ counters! {
     STACKS_FULL = "profile_stacks_full" "lost",
     /// A sample found the table of samples full.
     SAMPLES_FULL = "profile_samples_full" "lost",
+    /// A program found the table of programs full.
+    PROGRAMS_FULL = "profile_programs_full" "lost",
+    /// User space was not asked for the mappings of a program: the ring was full.
+    ASK_RING_FULL = "profile_ask_ring_full" "lost",
     /// A stack could not be walked at all.
     STACK_UNREADABLE = "profile_stack_unreadable" "lost",
     /// A stack was cut at the depth limit.

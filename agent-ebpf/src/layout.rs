@@ -85,12 +85,12 @@ shared! {
         pub slots: u32,
         /// Entries of `TASKS` less one; a power of two less one.
         pub task_mask: u32,
-        /// Profile sessions: the slot to sample, or [`crate::slot::IDLE`] for all.
-        pub profile_slot: u32,
+        /// `task_struct.group_leader`
+        pub task_group_leader: u32,
         /// `task_struct.se.sum_exec_runtime`
         pub task_sum_exec: u32,
-        /// Profile sessions: 1 if threads are told apart.
-        pub profile_threads: u32,
+        /// `task_struct.start_boottime`
+        pub task_start_boottime: u32,
         /// Byte of `task_struct.in_iowait`, a bitfield.
         pub task_in_iowait: u32,
         /// Its bit in that byte; 0 where the kernel lacks it.
@@ -107,7 +107,13 @@ shared! {
         pub bio_io_vec: u32,
         /// `rq.curr`; 0 where the kernel lacks it.
         pub rq_curr: u32,
+        /// `task_struct.self_exec_id`; 0 where the kernel lacks it.
+        pub task_self_exec_id: u32,
+        /// `task_struct.comm`
+        pub task_comm: u32,
+        /// `task_struct.stack`; 0 where the kernel lacks it.
+        pub task_stack: u32,
         /// Room for what is to come; zero.
-        pub reserved: [u32; 15],
+        pub reserved: [u32; 12],
     }
 }

@@ -17,6 +17,7 @@ pub mod profile;
 pub mod sched;
 pub mod slot;
 pub mod unwind;
+pub mod walk;
 
 pub use pod::{Pod, Wrapping};
 

@@ -11,9 +11,10 @@ use aya_ebpf::{
 use ctrscope_ebpf::{
     block::{BlockSlot, InFlight, REQUESTS_ENTRIES},
     counter,
-    profile::{SampleKey, Stack},
+    profile::{Program, ProgramKey, SESSIONS as MOST_SESSIONS, SampleKey, Stack},
     sched::{CpuState, SchedSlot, TaskState},
     slot,
+    walk::Mapping,
 };
 
 /// User space may map the array's memory (`include/uapi/linux/bpf.h`; 5.5 and later).
@@ -77,7 +78,7 @@ pub static EMPTIED: Array<u64> = Array::with_max_entries(1, 0);
 #[map]
 pub static COUNTERS: PerCpuArray<u64> = PerCpuArray::with_max_entries(counter::COUNT, 0);
 
-/// Hash of a stack → the stack. Written by `profile_sample`; when full the sample keeps its hash,
+/// Hash of a stack, begun with the number of the session → the stack. Written by `profile_sample`; when full the sample keeps its hash,
 /// renders as lost and is counted in `STACKS_FULL`. Preallocated: 5.10 refuses anything else in
 /// programs of perf events.
 #[map]
@@ -90,6 +91,34 @@ pub static SAMPLES: HashMap<SampleKey, u64> = HashMap::with_max_entries(1, 0);
 /// Place to put a stack together: a stack of 1 KiB does not fit a program's own 512 bytes.
 #[map]
 pub static STACK_SCRATCH: PerCpuArray<Stack> = PerCpuArray::with_max_entries(1, 0);
+
+/// Sessions by number: [`ctrscope_ebpf::profile::session_word`], 0 where none records. Written by user space.
+#[map]
+pub static SESSIONS: Array<u64> = Array::with_max_entries(MOST_SESSIONS, BPF_F_MMAPABLE);
+
+/// Programs that were sampled. Entered by `profile_sample`, which also counts and asks; user space writes where the
+/// mappings are, and removes what has ended. One that finds it full is walked by frame pointers, has no name
+/// unless it lives until user space looks, and is counted in `PROGRAMS_FULL`.
+#[map]
+pub static PROGRAMS: HashMap<ProgramKey, Program> = HashMap::with_max_entries(1, 0);
+
+/// Mappings that hold code, by program: [`ctrscope_ebpf::walk::region`]. Written by user space.
+#[map]
+pub static MAPPINGS: Array<Mapping> = Array::with_max_entries(1, BPF_F_MMAPABLE);
+
+/// Rows of unwind tables ([`ctrscope_ebpf::unwind`]), two in each value: a value has 8 bytes at least. Written by user
+/// space, which uses a place again only when nobody can be reading it.
+#[map]
+pub static UNWIND_ROWS: Array<u64> = Array::with_max_entries(1, BPF_F_MMAPABLE);
+
+/// Page indexes and wide words of the same, two in each value.
+#[map]
+pub static UNWIND_INDEX: Array<u64> = Array::with_max_entries(1, BPF_F_MMAPABLE);
+
+/// What a walk has at hand: one for each CPU.
+#[cfg(bpf_target_arch = "x86_64")]
+#[map]
+pub static WALK_SCRATCH: PerCpuArray<crate::probes::Walk> = PerCpuArray::with_max_entries(1, 0);
 
 /// Adds one to a counter.
 #[inline(always)]

@@ -4,6 +4,56 @@
 /// `include/uapi/linux/perf_event.h`).
 pub const MAX_FRAMES: usize = 127;
 
+/// Sessions that can record at once.
+pub const SESSIONS: u32 = 16;
+/// Set in a session's word while it records.
+const SESSION_OPEN: u64 = 1 << 32;
+/// Set where it tells threads apart.
+const SESSION_THREADS: u64 = 1 << 33;
+
+/// Word of a session in the array `SESSIONS`: the slot that it samples, or [`crate::slot::IDLE`] for all.
+#[must_use]
+pub const fn session_word(slot: u32, by_thread: bool) -> u64 {
+    slot as u64 | SESSION_OPEN | if by_thread { SESSION_THREADS } else { 0 }
+}
+
+/// Whether a session records.
+#[inline(always)]
+#[must_use]
+pub const fn is_open(word: u64) -> bool {
+    word & SESSION_OPEN != 0
+}
+
+/// The slot that a session samples.
+#[inline(always)]
+#[must_use]
+pub const fn session_slot(word: u64) -> u32 {
+    word as u32
+}
+
+/// Whether a session tells threads apart.
+#[inline(always)]
+#[must_use]
+pub const fn by_thread(word: u64) -> bool {
+    word & SESSION_THREADS != 0
+}
+
+/// Period of a session's perf events, nanoseconds: that of the rate, but for its lowest bits, which are the number of
+/// the session. The program is handed the period with each sample and so knows for whom it is, on every
+/// kernel; at 99 Hz they are 1.5 millionths of it at most.
+#[must_use]
+pub const fn session_period(frequency: u32, session: u32) -> u64 {
+    let period = 1_000_000_000 / if frequency == 0 { 1 } else { frequency as u64 };
+    period / SESSIONS as u64 * SESSIONS as u64 + (session % SESSIONS) as u64
+}
+
+/// The session of a period.
+#[inline(always)]
+#[must_use]
+pub const fn session_of(period: u64) -> u32 {
+    (period % SESSIONS as u64) as u32
+}
+
 shared! {
     /// A stack, in the hash `STACKS` by its 64-bit hash.
     pub struct Stack [1024] {
@@ -16,18 +66,93 @@ shared! {
 
 shared! {
     /// Where samples were taken, in the hash `SAMPLES`, whose values are counts.
-    pub struct SampleKey [32] {
+    pub struct SampleKey [40] {
         /// Hash of the user stack; 0 is none.
         pub user: u64,
         /// Hash of the kernel stack; 0 is none.
         pub kernel: u64,
         /// Slot of the container.
         pub slot: u32,
+        /// The program that the process ran.
+        pub program: ProgramKey,
+        /// The kernel's pid; 0 where threads are not told apart.
+        pub tid: u32,
+        /// Number of the session.
+        pub session: u32,
+        /// How the walk of the user stack ended: `crate::unwind::STOP_*`, and `STEPPED_BY_POINTER`.
+        pub stop: u32,
+    }
+}
+
+shared! {
+    /// What a process runs, from one `exec` to the next: key of the hash `PROGRAMS`.
+    #[derive(PartialEq, Eq, Hash)]
+    pub struct ProgramKey [8] {
         /// The kernel's tgid.
         pub tgid: u32,
-        /// The kernel's pid.
-        pub tid: u32,
-        /// Zero.
-        pub reserved: u32,
+        /// [`program_id`]
+        pub id: u32,
+    }
+}
+
+/// Tells the programs that a process number had one after the other: from `task_struct.start_boottime` of the first
+/// thread, which tells processes that had the same number, and `task_struct.self_exec_id`, which counts
+/// its `exec`s. Never 0.
+#[inline(always)]
+#[must_use]
+pub const fn program_id(start_ns: u64, exec_id: u32) -> u32 {
+    let mixed = (start_ns ^ ((exec_id as u64) << 48)).wrapping_mul(0x9e37_79b9_7f4a_7c15);
+    (mixed >> 32) as u32 | 1
+}
+
+shared! {
+    /// A program that was sampled, in the hash `PROGRAMS`.
+    pub struct Program [48] {
+        /// `task_struct.comm` of its first thread at its first sample.
+        pub comm: [u8; 16],
+        /// `task_struct.start_boottime` of its first thread, nanoseconds.
+        pub start_ns: u64,
+        /// Where its mappings are in `MAPPINGS`: `crate::unwind::region`; 0 while they are not known.
+        pub region: u64,
+        /// When user space may be asked for it again, `CLOCK_MONOTONIC`, nanoseconds. User space puts it off where
+        /// it has found nothing new.
+        pub ask_after_ns: u64,
+        /// Samples of it, over all sessions.
+        pub samples: u64,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_period_is_of_its_rate_and_names_its_session() {
+        for frequency in [1, 19, 99, 999, 10_000] {
+            for session in 0..SESSIONS {
+                let period = session_period(frequency, session);
+                assert_eq!(session_of(period), session);
+                let wanted = 1_000_000_000 / u64::from(frequency);
+                assert!(period.abs_diff(wanted) < u64::from(SESSIONS));
+            }
+        }
+        assert_eq!(session_of(session_period(0, 3)), 3);
+    }
+
+    #[test]
+    fn a_session_word_holds_what_it_is_told() {
+        let word = session_word(7, true);
+        assert!(is_open(word) && by_thread(word) && session_slot(word) == 7);
+        let word = session_word(u32::MAX, false);
+        assert!(is_open(word) && !by_thread(word) && session_slot(word) == u32::MAX);
+        assert!(!is_open(0));
+    }
+
+    #[test]
+    fn programs_of_one_process_differ() {
+        let first = program_id(12_345_678, 1);
+        assert_ne!(first, program_id(12_345_678, 2));
+        assert_ne!(first, program_id(12_345_679, 1));
+        assert_ne!(program_id(0, 0), 0);
     }
 }

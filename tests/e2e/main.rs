@@ -21,4 +21,5 @@ mod profile;
 mod sched;
 mod slots;
 mod symbols;
+mod unwind;
 mod whose;

@@ -4,3 +4,8 @@ mod block;
 mod cgroup;
 mod profile;
 mod sched;
+#[cfg(bpf_target_arch = "x86_64")]
+mod walk;
+
+#[cfg(bpf_target_arch = "x86_64")]
+pub use walk::Walk;

@@ -1,4 +1,4 @@
-//! On-CPU stacks, by a perf event that exists only while somebody records.
+//! On-CPU stacks, by perf events that exist only while somebody records.
 //!
 //! Stacks are stored whole under their 64-bit hash. `bpf_get_stackid` would drop or confuse those
 //! whose 32-bit hash meets in one bucket (36 of 2,100 in a test with 765 live stacks).
@@ -6,7 +6,7 @@
 use aya_ebpf::{
     EbpfContext as _,
     helpers::{
-        bpf_get_current_pid_tgid, bpf_probe_read_kernel,
+        bpf_get_current_pid_tgid, bpf_ktime_get_ns, bpf_probe_read_kernel,
         generated::{bpf_get_current_task, bpf_get_stack},
     },
     macros::perf_event,
@@ -14,20 +14,30 @@ use aya_ebpf::{
 };
 use ctrscope_ebpf::{
     counter,
-    profile::{MAX_FRAMES, SampleKey},
+    profile::{
+        MAX_FRAMES, Program, ProgramKey, SampleKey, Stack, by_thread, is_open, program_id,
+        session_of, session_slot,
+    },
     slot,
+    walk::{self, Ask},
 };
 
 use crate::{
     atomic::add_u64,
     kernel::layout,
-    maps::{CPU_SLOTS, SAMPLES, STACK_SCRATCH, STACKS, count},
+    maps::{CPU_SLOTS, EVENTS, PROGRAMS, SAMPLES, SESSIONS, STACK_SCRATCH, STACKS, count},
 };
 
 /// `BPF_F_USER_STACK`, `BPF_NOEXIST` and `BPF_ANY`, `include/uapi/linux/bpf.h`.
 const BPF_F_USER_STACK: u64 = 1 << 8;
 const BPF_NOEXIST: u64 = 1;
 const BPF_ANY: u64 = 0;
+
+/// Cgroups that are looked at for the owner of a task: its own, and those above while nothing is known of it.
+const OWNER_LEVELS: u32 = 4;
+
+/// Shortest time between two questions for one program, nanoseconds: a tenth of a second.
+const ASK_INTERVAL_NS: u64 = 100_000_000;
 
 #[perf_event]
 pub fn profile_sample(ctx: PerfEventContext) -> u32 {
@@ -42,23 +52,32 @@ fn try_profile_sample(ctx: &PerfEventContext) -> Option<()> {
     if pid_tgid == 0 {
         return None;
     }
-    let owner = current_owner()?;
-    let wanted = layout!(profile_slot);
+    // SAFETY: the context of a perf event's program.
+    let session =
+        session_of(unsafe { core::ptr::read_volatile(&raw const (*ctx.ctx).sample_period) });
+    let word = SESSIONS.get(session).copied().unwrap_or(0);
+    if !is_open(word) {
+        return None;
+    }
+    // SAFETY: it takes nothing.
+    let task = unsafe { bpf_get_current_task() };
+    let owner = owner(task)?;
+    let wanted = session_slot(word);
     if wanted != slot::IDLE && slot::slot(owner) != wanted {
         return None;
     }
     count(counter::SAMPLES);
+    let program = program((pid_tgid >> 32) as u32, task);
+    let kernel = store_kernel_stack(ctx, session);
+    let (user, stop) = store_user_stack(ctx, session, task, &program);
     let key = SampleKey {
-        user: store_stack(ctx, BPF_F_USER_STACK),
-        kernel: store_stack(ctx, 0),
+        user,
+        kernel,
         slot: slot::slot(owner),
-        tgid: (pid_tgid >> 32) as u32,
-        tid: if layout!(profile_threads) != 0 {
-            pid_tgid as u32
-        } else {
-            0
-        },
-        reserved: 0,
+        program: program.key,
+        tid: if by_thread(word) { pid_tgid as u32 } else { 0 },
+        session,
+        stop,
     };
     if let Some(counted) = SAMPLES.get_ptr_mut(key) {
         // SAFETY: the pointer comes from the map. Two CPUs may take the same sample at once.
@@ -74,19 +93,30 @@ fn try_profile_sample(ctx: &PerfEventContext) -> Option<()> {
     Some(())
 }
 
-/// Owner of the current task by the session's slot table. A perf event's program has no typed
+/// Owner of a task by the sampler's slot table, which is brought up to date ten times a second. A perf event's program has no typed
 /// pointer to start from on every kernel, so the three fields are read by helper.
 #[inline(always)]
-fn current_owner() -> Option<u32> {
-    // SAFETY: it takes nothing.
-    let task = unsafe { bpf_get_current_task() };
+fn owner(task: u64) -> Option<u32> {
     let group: u64 = read(task, layout!(task_sched_task_group))?;
-    let css = group + u64::from(layout!(task_group_css));
-    let id: u32 = read(css, layout!(css_id))?;
-    let serial: u64 = read(css, layout!(css_serial))?;
-    let known = CPU_SLOTS.get(id).copied().unwrap_or(0);
-    if slot::entry_serial(known) == serial {
-        return Some(slot::entry_owner(known));
+    let mut css = group + u64::from(layout!(task_group_css));
+    let mut level = 0;
+    while level < OWNER_LEVELS {
+        let id: u32 = read(css, layout!(css_id))?;
+        let serial: u64 = read(css, layout!(css_serial))?;
+        let known = CPU_SLOTS.get(id).copied().unwrap_or(0);
+        if slot::entry_serial(known) == serial {
+            let owner = slot::entry_owner(known);
+            // What is not known yet is a part of the container that it is in, or a container of its own.
+            if level == 0 || slot::kind(owner) == slot::KIND_CONTAINER {
+                return Some(owner);
+            }
+            break;
+        }
+        css = read(css, layout!(css_parent))?;
+        if css == 0 {
+            break;
+        }
+        level += 1;
     }
     count(counter::SAMPLE_UNKNOWN);
     Some(slot::owner(slot::OTHER, slot::KIND_UNKNOWN))
@@ -94,17 +124,156 @@ fn current_owner() -> Option<u32> {
 
 /// Reads a field through an untyped address.
 #[inline(always)]
-fn read<T>(base: u64, offset: u32) -> Option<T> {
+pub(super) fn read<T>(base: u64, offset: u32) -> Option<T> {
     // SAFETY: the helper checks the address.
     unsafe { bpf_probe_read_kernel((base + u64::from(offset)) as *const T) }.ok()
 }
 
-/// Walks a stack and stores it; returns its hash, or 0 where there is none.
+/// What the current process runs.
+pub(super) struct Current {
+    pub(super) key: ProgramKey,
+    /// Its entry in `PROGRAMS`; null where there was no room.
+    entry: *mut Program,
+    /// Where its mappings are, read once: the entry may become another program's while it is looked at.
+    pub(super) region: u64,
+    start_ns: u64,
+}
+
+/// Looks the current process up by what it runs, enters it if it is new, and counts a sample.
 #[inline(always)]
-fn store_stack(ctx: &PerfEventContext, flags: u64) -> u64 {
+fn program(tgid: u32, task: u64) -> Current {
+    let leader: u64 = read(task, layout!(task_group_leader)).unwrap_or(task);
+    let start_ns: u64 = read(leader, layout!(task_start_boottime)).unwrap_or(0);
+    let exec_offset = layout!(task_self_exec_id);
+    let exec_id = if exec_offset == 0 {
+        0
+    } else {
+        read(task, exec_offset).unwrap_or(0)
+    };
+    let key = ProgramKey {
+        tgid,
+        id: program_id(start_ns, exec_id),
+    };
+    let mut entry = PROGRAMS.get_ptr_mut(key);
+    if entry.is_none() {
+        let new = Program {
+            comm: read(leader, layout!(task_comm)).unwrap_or([0; 16]),
+            start_ns,
+            ..Program::ZERO
+        };
+        // Another CPU may have entered it meanwhile.
+        let _ = PROGRAMS.insert(key, new, BPF_NOEXIST);
+        entry = PROGRAMS.get_ptr_mut(key);
+    }
+    let mut current = Current {
+        key,
+        entry: core::ptr::null_mut(),
+        region: 0,
+        start_ns,
+    };
+    match entry {
+        Some(entry) => {
+            // SAFETY: the pointer comes from the map.
+            unsafe {
+                add_u64(&raw mut (*entry).samples, 1);
+                current.region = core::ptr::read_volatile(&raw const (*entry).region);
+            }
+            current.entry = entry;
+        }
+        None => count(counter::PROGRAMS_FULL),
+    }
+    current
+}
+
+/// Asks user space to look at a program, a few times a second.
+#[inline(always)]
+fn ask(current: &Current, address: u64) {
+    if current.entry.is_null() {
+        return;
+    }
+    // SAFETY: it takes nothing.
+    let now = unsafe { bpf_ktime_get_ns() };
+    // SAFETY: the pointer comes from the map.
+    unsafe {
+        let after = &raw mut (*current.entry).ask_after_ns;
+        if now < core::ptr::read_volatile(after) {
+            return;
+        }
+        core::ptr::write_volatile(after, now + ASK_INTERVAL_NS);
+    }
+    let asked = Ask {
+        tgid: current.key.tgid,
+        program: current.key.id,
+        address,
+        start_ns: current.start_ns,
+    };
+    if EVENTS.output::<Ask>(asked, 0).is_err() {
+        count(counter::ASK_RING_FULL);
+    }
+}
+
+#[inline(always)]
+fn store_kernel_stack(ctx: &PerfEventContext, session: u32) -> u64 {
     let Some(stack) = STACK_SCRATCH.get_ptr_mut(0) else {
         return 0;
     };
+    if walk_by_pointers(ctx, stack, 0) {
+        store(stack, session)
+    } else {
+        0
+    }
+}
+
+/// Walks the user stack and stores it; returns its hash, or 0 where there is none, and how the walk ended.
+#[inline(always)]
+fn store_user_stack(
+    ctx: &PerfEventContext,
+    session: u32,
+    task: u64,
+    current: &Current,
+) -> (u64, u32) {
+    let Some(stack) = STACK_SCRATCH.get_ptr_mut(0) else {
+        return (0, walk::STOP_ABSENT);
+    };
+    let mut stop = walk::STOP_POINTERS;
+    #[cfg(bpf_target_arch = "x86_64")]
+    if walk::region_first(current.region) != 0 {
+        stop = super::walk::walk(ctx, stack, task, current);
+    }
+    if matches!(
+        stop,
+        walk::STOP_POINTERS | walk::STOP_NO_REGISTERS | walk::STOP_32_BIT
+    ) {
+        if !walk_by_pointers(ctx, stack, BPF_F_USER_STACK) {
+            return (0, walk::STOP_ABSENT);
+        }
+        if stop == walk::STOP_POINTERS {
+            ask(current, 0);
+        }
+    } else if stop & walk::STOP_MASK == walk::STOP_UNMAPPED {
+        // SAFETY: the scratch is this CPU's.
+        let length = unsafe { core::ptr::read_volatile(&raw const (*stack).length) };
+        let last = if length as usize > MAX_FRAMES || length == 0 {
+            0
+        } else {
+            // SAFETY: within the frames.
+            unsafe {
+                core::ptr::read_volatile(
+                    (&raw const (*stack).frames)
+                        .cast::<u64>()
+                        .add(length as usize - 1),
+                )
+            }
+        };
+        ask(current, last);
+    }
+    let _ = task;
+    (store(stack, session), stop)
+}
+
+/// Has the kernel walk a stack by frame pointers; says whether there is one.
+#[inline(always)]
+fn walk_by_pointers(ctx: &PerfEventContext, stack: *mut Stack, flags: u64) -> bool {
     // SAFETY: the scratch is this CPU's, and the perf event's program does not interrupt itself.
     unsafe {
         let frames = (&raw mut (*stack).frames).cast::<u64>();
@@ -115,14 +284,25 @@ fn store_stack(ctx: &PerfEventContext, flags: u64) -> u64 {
             if bytes < 0 && bytes != -22 {
                 count(counter::STACK_UNREADABLE);
             }
-            return 0;
+            return false;
         }
         let length = bytes as u64 / 8;
         (*stack).length = length;
         if length as usize == MAX_FRAMES {
             count(counter::STACK_TRUNCATED);
         }
-        let mut hash: u64 = 0xcbf2_9ce4_8422_2325;
+        true
+    }
+}
+
+/// Stores a stack under its hash, which is never 0.
+#[inline(always)]
+fn store(stack: *const Stack, session: u32) -> u64 {
+    // SAFETY: the scratch is this CPU's, and the perf event's program does not interrupt itself.
+    unsafe {
+        let frames = (&raw const (*stack).frames).cast::<u64>();
+        let length = core::ptr::read_volatile(&raw const (*stack).length);
+        let mut hash: u64 = 0xcbf2_9ce4_8422_2325 ^ u64::from(session);
         let mut i = 0;
         while i < MAX_FRAMES {
             if i as u64 >= length {

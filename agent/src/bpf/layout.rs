@@ -5,7 +5,7 @@
 //! second struct of the same name elsewhere in the kernel cannot mislead. A field that is missing,
 //! or is not of the size or type that the programs load, costs the programs that need it, by name.
 //!
-//! `slots`, `task_mask` and `profile_slot` stay 0: the loader fills them.
+//! `slots` and `task_mask` stay 0: the loader fills them.
 //!
 //! # Preempted tasks
 //!
@@ -171,6 +171,11 @@ pub fn resolve(btf: &Btf) -> Resolved {
     let last_queued = kernel.field(&task, "sched_info.last_queued", Load::Long);
     let prev_sum_exec = kernel.field(&task, "se.prev_sum_exec_runtime", Load::Long);
     let in_iowait = kernel.field(&task, "in_iowait", Load::Bit);
+    let leader = kernel.field(&task, "group_leader", Load::Pointer);
+    let start_boottime = kernel.field(&task, "start_boottime", Load::Long);
+    let exec_id = kernel.field(&task, "self_exec_id", Load::LowWord);
+    let comm = kernel.field(&task, "comm", Load::Name);
+    let kernel_stack = kernel.field(&task, "stack", Load::Address);
     let task_signal = kernel.field(&task, "signal", Load::Pointer);
     let signal = kernel.follow("signal_struct", &task_signal);
     let signal_flags = kernel.field(&signal, "flags", Load::Word);
@@ -248,6 +253,11 @@ pub fn resolve(btf: &Btf) -> Resolved {
     layout.task_cfs_rq = se_cfs_rq.offset;
     layout.task_sum_exec = sum_exec.offset;
     layout.task_prev_sum_exec = prev_sum_exec.offset;
+    layout.task_group_leader = leader.offset;
+    layout.task_start_boottime = start_boottime.offset;
+    layout.task_self_exec_id = exec_id.offset;
+    layout.task_comm = comm.offset;
+    layout.task_stack = kernel_stack.offset;
     layout.task_in_iowait = in_iowait.offset;
     layout.task_in_iowait_mask = in_iowait.mask;
     layout.task_run_delay = run_delay.offset;
@@ -379,6 +389,8 @@ pub fn resolve(btf: &Btf) -> Resolved {
 
     let verdict = &mut subjects.profile;
     verdict.require(&[&pid, &tgid, &flags]);
+    verdict.require(&[&leader, &start_boottime, &comm, &css_parent]);
+    verdict.prefer(&[&exec_id, &kernel_stack]);
     verdict.require(&owner);
 
     Resolved { layout, subjects }
@@ -402,6 +414,10 @@ enum Load {
     Pointer,
     /// Its address only.
     Struct,
+    /// A pointer that is not followed.
+    Address,
+    /// 16 bytes of text.
+    Name,
     /// The byte that a bitfield of one bit is in.
     Bit,
 }
@@ -548,6 +564,8 @@ impl Kernel<'_> {
                 target = self.btf.pointee(stripped)?.filter(|id| self.is_struct(*id));
                 target.is_some()
             }
+            Load::Address => kind == Kind::Ptr,
+            Load::Name => kind == Kind::Array && size == Some(16),
             Load::Struct => {
                 target = Some(stripped);
                 self.is_struct(stripped)

@@ -161,7 +161,6 @@ impl KernelSide {
         let layout = Wire(Layout {
             slots: sizes.slots,
             task_mask: sizes.tasks() - 1,
-            profile_slot: slot::IDLE,
             ..resolved.layout
         });
         let mut ebpf = EbpfLoader::new()
@@ -252,7 +251,7 @@ impl KernelSide {
             .map_err(|error| format!("BPF_PROG_TEST_RUN: {error}"))
     }
 
-    /// Whether the kernel accepts the sampling program: loads it and takes it out again.
+    /// Whether the kernel accepts the sampling program: loads it and takes it out again. Some 20 ms.
     fn try_profile(&mut self) -> Result<(), String> {
         let program: &mut PerfEvent = self
             .ebpf

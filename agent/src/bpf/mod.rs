@@ -8,7 +8,7 @@ pub(crate) mod fuzz;
 mod loader;
 mod mapped;
 mod object;
-mod session;
+mod sampler;
 mod syscall;
 
 pub mod btf;
@@ -18,5 +18,5 @@ pub mod layout;
 pub use error::BpfError;
 pub(crate) use event::{CssId, FirstRun, KernelEvent, Subsystem};
 pub(crate) use loader::{KernelSide, Sizes, unattached_programs};
-pub(crate) use session::{ProfileSession, SharedSlots};
-pub(crate) use syscall::{try_cpu_clock, wait_readable};
+pub(crate) use sampler::{Asks, INDEX_WORDS, MAPPINGS, ProfileSession, ROWS, Sampler, SharedSlots};
+pub(crate) use syscall::{monotonic_ns, try_cpu_clock, wait_readable};

@@ -8,6 +8,8 @@ use std::{
 use rustix::{
     event::{PollFd, PollFlags, Timespec, poll},
     io::Errno,
+    thread::{MembarrierCommand, membarrier},
+    time::{ClockId, clock_gettime},
 };
 
 /// `BPF_PROG_TEST_RUN`, `include/uapi/linux/bpf.h`.
@@ -134,6 +136,22 @@ pub(crate) fn wait_readable(
         Err(Errno::INTR) => Ok([false; 2]),
         Err(error) => Err(error.into()),
     }
+}
+
+/// Waits until every program has ended that ran when this was called (`synchronize_rcu`). Some 10 to 50 ms.
+///
+/// # Errors
+///
+/// `EINVAL` where CPUs run without a tick (`nohz_full`), `ENOSYS` before 4.3 or under a seccomp filter.
+pub(crate) fn wait_for_programs() -> io::Result<()> {
+    Ok(membarrier(MembarrierCommand::Global)?)
+}
+
+/// `CLOCK_MONOTONIC`, nanoseconds: that of `bpf_ktime_get_ns`.
+pub(crate) fn monotonic_ns() -> u64 {
+    let now = clock_gettime(ClockId::Monotonic);
+    let seconds = u64::try_from(now.tv_sec).unwrap_or(0);
+    seconds * 1_000_000_000 + u64::try_from(now.tv_nsec).unwrap_or(0)
 }
 
 /// Gives memory that was freed back to the kernel: reading BTF takes tens of megabytes once, and

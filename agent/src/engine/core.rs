@@ -11,14 +11,11 @@ use std::{
     fs,
     io::PipeWriter,
     os::fd::BorrowedFd,
-    sync::{
-        Arc,
-        atomic::{AtomicU64, Ordering},
-    },
+    sync::{Arc, atomic::Ordering},
     time::{Duration, Instant, SystemTime, UNIX_EPOCH},
 };
 
-use ctrscope_ebpf::{counter, slot};
+use ctrscope_ebpf::slot;
 use tokio::sync::watch;
 
 pub(super) use kernel::ProfileParts;
@@ -28,6 +25,7 @@ use super::{
     EngineError, EngineOptions,
     facts::{FactCollector, FactThread, OnCpus, Reply},
     files::FileThread,
+    profiler::ProfileTotals,
     tree::Tree,
 };
 use crate::{
@@ -47,9 +45,6 @@ const SHORTEST_INTERVAL: Duration = Duration::from_millis(100);
 
 /// Events that are taken in at once: some eight times what the ring holds.
 const MOST_EVENTS: usize = 8_192;
-
-/// What ended profile sessions lost, by the index of the kernel side's counters.
-pub(super) type ProfileLossTotals = Arc<[AtomicU64]>;
 
 /// A snapshot, and when it was taken.
 #[derive(Clone, Debug)]
@@ -85,7 +80,7 @@ pub(super) struct Engine {
     sandboxes: Sandboxes,
     measured: Measured,
     options: EngineOptions,
-    profile_losses: ProfileLossTotals,
+    profile_totals: Arc<ProfileTotals>,
     host: Host,
     online_cpus: Vec<u32>,
     started: Instant,
@@ -184,7 +179,7 @@ impl Engine {
             },
             features,
             options,
-            profile_losses: (0..counter::COUNT).map(|_| AtomicU64::new(0)).collect(),
+            profile_totals: Arc::default(),
             online_cpus: online,
             started,
             first_seen_other: Now::default(),
@@ -213,9 +208,9 @@ impl Engine {
         &self.profile
     }
 
-    /// Where profile sessions add what they lost.
-    pub(super) fn profile_losses(&self) -> &ProfileLossTotals {
-        &self.profile_losses
+    /// Where recordings add what they lost.
+    pub(super) fn profile_totals(&self) -> &Arc<ProfileTotals> {
+        &self.profile_totals
     }
 
     /// CPUs that were online at the start.

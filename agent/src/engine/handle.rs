@@ -19,6 +19,7 @@ use super::{
     EngineError, EngineOptions,
     core::{Engine, Published, owner},
     profile::{SessionParts, record},
+    profiler::Profiler,
 };
 use crate::{
     bpf::wait_readable,
@@ -76,10 +77,8 @@ impl Agent {
             .spawn(move || match Engine::start(options, names_wake, publish) {
                 Ok(engine) => {
                     let parts = engine.profile().clone().map(|parts| SessionParts {
-                        proc_root,
-                        resolved: parts.resolved,
-                        slots: parts.slots,
-                        losses: Arc::clone(engine.profile_losses()),
+                        profiler: Profiler::new(parts, proc_root),
+                        totals: Arc::clone(engine.profile_totals()),
                         cpus: engine.online_cpus().to_vec(),
                     });
                     let _ = started.send(Ok(parts));

@@ -9,6 +9,7 @@ mod facts;
 mod files;
 mod handle;
 mod profile;
+mod profiler;
 mod tree;
 
 pub use error::EngineError;

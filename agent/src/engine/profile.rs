@@ -3,36 +3,36 @@
 use std::{
     collections::{HashMap, HashSet},
     fs,
-    path::{Path, PathBuf},
-    sync::{Arc, atomic::Ordering},
+    path::Path,
+    sync::Arc,
     time::{Duration, Instant, SystemTime, UNIX_EPOCH},
 };
 
-use ctrscope_ebpf::counter;
+use ctrscope_ebpf::{counter, profile::ProgramKey};
 
-use super::core::ProfileLossTotals;
+use super::profiler::{ProfileTotals, Profiler};
 use crate::{
-    bpf::{BpfError, ProfileSession, SharedSlots, layout::Resolved},
+    bpf::{BpfError, ProfileSession},
     host::{parse_cpu_list, sample_rate_limit},
     profile::{
-        Asked, FlameGraph, Owner, Profile, ProfileLosses, RawProfile, RawSample, Symbolizer, name,
-        write_folded, write_pprof, write_speedscope,
+        Asked, FlameGraph, Owner, Profile, ProfileLosses, RawProfile, RawSample, Symbolizer,
+        WalkEnd, name, write_folded, write_pprof, write_speedscope,
     },
     snapshot::OTHER_NAME,
     source::{Cancel, ProfileFormat, ProfileRequest, RenderedProfile, SourceError, Split},
 };
 
-/// How often new processes are looked at and the slot table is brought up to date.
+/// How often the slot table is brought up to date.
 const REFRESH: Duration = Duration::from_millis(100);
+/// How often the names of containers are asked for. A slot may change hands during a long profile.
+const NAMES_INTERVAL: Duration = Duration::from_secs(1);
 /// The list of CPUs that are online.
 const ONLINE_CPUS: &str = "/sys/devices/system/cpu/online";
 
 /// What a session needs of the engine.
 pub(super) struct SessionParts {
-    pub(super) proc_root: PathBuf,
-    pub(super) resolved: Arc<Resolved>,
-    pub(super) slots: SharedSlots,
-    pub(super) losses: ProfileLossTotals,
+    pub(super) profiler: Profiler,
+    pub(super) totals: Arc<ProfileTotals>,
     /// CPUs that were online when the agent started.
     pub(super) cpus: Vec<u32>,
 }
@@ -51,12 +51,18 @@ pub(super) fn record(
     names: impl Fn() -> Result<HashMap<u32, Arc<Owner>>, SourceError>,
     cancel: &Cancel,
 ) -> Result<RenderedProfile, SourceError> {
-    let (mut session, frequency) = start(parts, request, slot)?;
-    let mut symbolizer = Symbolizer::with_proc(&parts.proc_root);
-    let mut known = HashSet::new();
+    let proc_root = parts.profiler.proc_root();
+    let recording = parts.profiler.begin().map_err(refused)?;
+    let frequency = allowed(proc_root, request.frequency);
+    // Some may have come or gone since the start.
+    let cpus = online(Path::new(ONLINE_CPUS)).unwrap_or_else(|| parts.cpus.clone());
+    let by_thread = request.split == Split::Thread;
     let mut labels = names()?;
+    let mut session = ProfileSession::start(&recording.sampler, slot, frequency, by_thread, &cpus)
+        .map_err(refused)?;
     let began_unix_ms = unix_ms();
-    let began = Instant::now();
+    let began = session.began;
+    let mut named = Instant::now();
     loop {
         let left = request.duration.saturating_sub(began.elapsed());
         if cancel.is_cancelled() {
@@ -67,26 +73,15 @@ pub(super) fn record(
         }
         std::thread::sleep(left.min(REFRESH));
         session.refresh();
-        let mut grown = false;
-        for tgid in session.tgids() {
-            if known.insert(tgid) {
-                symbolizer.remember(tgid);
-                grown = true;
-            }
-        }
-        // A slot may change hands during a long profile; the first name that was seen counts.
-        if grown {
-            for (slot, name) in names()? {
-                labels.entry(slot).or_insert(name);
-            }
+        if named.elapsed() >= NAMES_INTERVAL {
+            named = Instant::now();
+            add_names(&mut labels, names()?);
         }
     }
     session.stop();
     let seconds = began.elapsed().as_secs_f64();
+    add_names(&mut labels, names()?);
     let losses = session.losses();
-    for (total, loss) in parts.losses.iter().zip(&losses) {
-        total.fetch_add(loss.count, Ordering::Relaxed);
-    }
     let loss = |index: u32| {
         losses
             .get(index as usize)
@@ -96,8 +91,14 @@ pub(super) fn record(
     let sample_ns = 1_000_000_000 / u64::from(frequency.max(1));
     let empty: Arc<[u64]> = Arc::from([]);
     let samples = session.samples();
-    // A thread that was sampled and has gone leaves its process here by name at least.
     drop(session);
+    let stops = samples.iter().map(|sample| (sample.stop, sample.count));
+    parts.totals.add(&losses, stops, recording.refused_tables());
+    let programs: HashSet<ProgramKey> = samples.iter().map(|sample| sample.program).collect();
+    let mut symbolizer = Symbolizer::with_proc(proc_root);
+    for (program, process) in recording.processes(|key| programs.contains(&key)) {
+        symbolizer.know(program, process);
+    }
     let raw = RawProfile {
         profile_type: request.profile_type,
         began_unix_ms,
@@ -105,8 +106,9 @@ pub(super) fn record(
             .into_iter()
             .map(|sample| RawSample {
                 owner: Arc::clone(labels.get(&sample.slot).unwrap_or(&other)),
-                tgid: sample.tgid,
+                program: sample.program,
                 tid: sample.tid,
+                end: WalkEnd::of(sample.stop),
                 user: sample.user.unwrap_or_else(|| Arc::clone(&empty)),
                 kernel: sample.kernel.unwrap_or_else(|| Arc::clone(&empty)),
                 count: sample.count,
@@ -134,35 +136,10 @@ pub(super) fn record(
     })
 }
 
-/// Starts a session at the rate asked for, or at the highest that the kernel allows; returns it with its rate.
-fn start(
-    parts: &SessionParts,
-    request: &ProfileRequest,
-    slot: Option<u32>,
-) -> Result<(ProfileSession, u32), SourceError> {
-    let mut frequency = allowed(&parts.proc_root, request.frequency);
-    // Some may have come or gone since the start.
-    let cpus = online(Path::new(ONLINE_CPUS)).unwrap_or_else(|| parts.cpus.clone());
-    loop {
-        let session = ProfileSession::start(
-            &parts.resolved,
-            Arc::clone(&parts.slots),
-            slot,
-            frequency,
-            request.split == Split::Thread,
-            &cpus,
-        );
-        match session {
-            Ok(session) => return Ok((session, frequency)),
-            Err(error) => {
-                // It may have been lowered just now.
-                let lower = allowed(&parts.proc_root, frequency);
-                if lower >= frequency {
-                    return Err(refused(error));
-                }
-                frequency = lower;
-            }
-        }
+/// Adds names of slots; the first that was seen counts.
+fn add_names(labels: &mut HashMap<u32, Arc<Owner>>, names: HashMap<u32, Arc<Owner>>) {
+    for (slot, name) in names {
+        labels.entry(slot).or_insert(name);
     }
 }
 

@@ -50,9 +50,11 @@ pub fn write_folded(profile: &Profile, out: &mut impl Write) -> io::Result<()> {
 mod tests {
     use std::{collections::BTreeMap, sync::Arc};
 
+    use ctrscope_ebpf::profile::ProgramKey;
+
     use super::*;
     use crate::profile::{
-        Owner, RawProfile, RawSample, Split, StackCounts, Symbolizer, name, named::BROKEN,
+        Owner, RawProfile, RawSample, Split, StackCounts, Symbolizer, WalkEnd, name, named::BROKEN,
     };
 
     #[inline(never)]
@@ -64,9 +66,10 @@ mod tests {
     fn sample(container: &str, tgid: u32, user: &[u64], kernel: &[u64], count: u64) -> RawSample {
         RawSample {
             owner: Arc::new(Owner::named(container)),
-            tgid,
+            program: ProgramKey { tgid, id: 0 },
             tid: tgid,
             user: user.into(),
+            end: WalkEnd::Pointers,
             kernel: kernel.into(),
             count,
             ns: count,
@@ -104,7 +107,8 @@ mod tests {
             "ffffffff81000000 T do_syscall_64\nffffffff81000100 T vfs_read\n",
         )
         .unwrap();
-        let symbolizer = Symbolizer::with_proc(proc_root.path());
+        let mut symbolizer = Symbolizer::with_proc(proc_root.path());
+        assert!(symbolizer.remember(own) && symbolizer.remember(7));
         (proc_root, symbolizer)
     }
 
@@ -129,7 +133,7 @@ mod tests {
             ..RawProfile::default()
         };
         let named = name(&raw, &mut symbolizer, Split::Name);
-        let comm = symbolizer.process_name(own);
+        let comm = symbolizer.process_name(ProgramKey { tgid: own, id: 0 });
         let f = "ctrscope_test_folded_function";
         let expected: BTreeMap<String, u64> = [
             (
@@ -147,7 +151,8 @@ mod tests {
             named.user_stacks,
             StackCounts {
                 absent: 1,
-                complete: 8,
+                complete: 0,
+                pointers: 8,
                 cut: 2,
                 truncated: 0,
                 unmapped: 1

@@ -80,7 +80,8 @@ fn kernel_symbols(bytes: &[u8]) {
 
 /// The file of a just-in-time compiler.
 fn perf_map(bytes: &[u8]) {
-    let Ok(names) = perf_map::resolve(bytes, &ADDRESSES) else {
+    let Ok(names) = perf_map::resolve(bytes, &ADDRESSES, Instant::now() + Duration::from_secs(60))
+    else {
         panic!("a slice can be read");
     };
     assert_eq!(names.len(), ADDRESSES.len());

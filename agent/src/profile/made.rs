@@ -65,6 +65,7 @@ pub(crate) fn of_lines(lines: &[(&str, u64)]) -> Profile {
             cut: 12,
             ..StackCounts::default()
         },
+        cuts: [("fault", 9), ("unmapped", 3)].into(),
         symbol_hits: 9,
         symbol_misses: 1,
         seconds: 10.0,

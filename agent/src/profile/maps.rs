@@ -2,12 +2,14 @@
 
 use std::sync::Arc;
 
+use super::image::Image;
+
 /// Most executable mappings kept of a process.
 const MAX_MAPPINGS: usize = 16_384;
 
 /// An executable mapping.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) struct Mapping {
+#[derive(Clone, Debug)]
+pub(crate) struct Mapping {
     /// First address.
     pub(super) start: u64,
     /// Address after the last.
@@ -20,7 +22,19 @@ pub(super) struct Mapping {
     pub(super) inode: u64,
     /// Path, `[vdso]` and the like, or nothing.
     pub(super) path: Arc<str>,
+    /// Its file, where it was opened while it was mapped.
+    pub(super) image: Option<Arc<Image>>,
 }
+
+/// As the kernel tells it: whether its file is open does not matter.
+impl PartialEq for Mapping {
+    fn eq(&self, other: &Self) -> bool {
+        let told = |one: &Self| (one.start, one.end, one.offset, one.device, one.inode);
+        told(self) == told(other) && self.path == other.path
+    }
+}
+
+impl Eq for Mapping {}
 
 impl Mapping {
     /// Whether bytes of a file are mapped.
@@ -73,6 +87,7 @@ fn parse_line(line: &str) -> Option<Mapping> {
         ),
         inode: inode.parse().ok()?,
         path: fields.next().unwrap_or("").trim_start_matches(' ').into(),
+        image: None,
     })
 }
 

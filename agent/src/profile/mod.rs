@@ -15,6 +15,7 @@ pub mod fold;
 pub mod frame_name;
 #[cfg(any(test, feature = "fuzzing"))]
 pub(crate) mod fuzz;
+mod image;
 mod kallsyms;
 mod kind;
 #[cfg(test)]
@@ -26,24 +27,22 @@ mod open_in_root;
 mod perf_map;
 pub mod pprof;
 mod process;
+mod programs;
 mod raw;
 pub mod speedscope;
 pub mod svg;
 pub mod symbolize;
-#[cfg_attr(
-    not(test),
-    expect(
-        dead_code,
-        reason = "the unwinder that reads the tables is not there yet"
-    )
-)]
 pub(crate) mod unwind;
 
 pub use fold::{fold, write_folded};
+pub(crate) use image::Image;
 pub use kind::{ProfileType, Split};
 pub use named::{Frame, FrameKind, NamedStack, Profile, StackCounts, name};
 pub use pprof::write_pprof;
-pub use raw::{Asked, Owner, ProfileLosses, RawProfile, RawSample};
+pub(crate) use process::Process;
+pub(crate) use programs::{Programs, WalkMemory};
+pub use raw::{Asked, Owner, ProfileLosses, RawProfile, RawSample, WalkEnd};
 pub use speedscope::write_speedscope;
 pub use svg::{FlameGraph, SvgError};
 pub use symbolize::Symbolizer;
+pub(crate) use unwind::UnwindTable;

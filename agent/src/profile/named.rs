@@ -1,6 +1,9 @@
 //! Samples to stacks with names: what every format is written from.
 
-use std::{collections::HashMap, sync::Arc};
+use std::{
+    collections::{BTreeMap, HashMap},
+    sync::Arc,
+};
 
 use super::{
     frame_name::{JIT_SUFFIX, KERNEL_SUFFIX, UNKNOWN, clean},
@@ -9,7 +12,7 @@ use super::{
     raw::{Asked, Owner, ProfileLosses, RawProfile},
     symbolize::{StackState, Symbolizer},
 };
-use ctrscope_ebpf::profile::MAX_FRAMES;
+use ctrscope_ebpf::profile::{MAX_FRAMES, ProgramKey};
 
 /// Stands at the root side of a stack whose walk ended in garbage.
 pub(super) const BROKEN: &str = "[broken stack]";
@@ -106,6 +109,8 @@ pub struct Profile {
     pub ns: u64,
     /// Counts by the state of the user stack.
     pub user_stacks: StackCounts,
+    /// Of those that were cut, why: [`ctrscope_ebpf::walk::STOPS`].
+    pub cuts: BTreeMap<&'static str, u64>,
     /// Distinct addresses that have a name.
     pub symbol_hits: u64,
     /// Distinct addresses that have none.
@@ -127,9 +132,11 @@ pub struct Profile {
 pub struct StackCounts {
     /// No user stack: kernel threads.
     pub absent: u64,
-    /// Walked to the end.
+    /// Walked to the outermost frame.
     pub complete: u64,
-    /// Cut where the walk left executable memory.
+    /// Walked by frame pointers alone, which can pass over frames and end too early.
+    pub pointers: u64,
+    /// Cut where the walk left executable memory, or could not go on.
     pub cut: u64,
     /// As deep as the limit.
     pub truncated: u64,
@@ -142,6 +149,7 @@ impl StackCounts {
         let counter = match state {
             StackState::Absent => &mut self.absent,
             StackState::Complete => &mut self.complete,
+            StackState::Pointers => &mut self.pointers,
             StackState::Cut => &mut self.cut,
             StackState::Truncated => &mut self.truncated,
             StackState::Unmapped => &mut self.unmapped,
@@ -215,7 +223,7 @@ pub fn name(raw: &RawProfile, symbolizer: &mut Symbolizer, split: Split) -> Prof
     let kernel_truncated = marker(&format!("{TRUNCATED}{KERNEL_SUFFIX}"));
 
     let mut owners = Numbers::default();
-    let mut processes: HashMap<u32, Arc<str>> = HashMap::new();
+    let mut processes: HashMap<ProgramKey, Arc<str>> = HashMap::new();
     let mut threads: HashMap<u32, Arc<str>> = HashMap::new();
     let nameless: Arc<str> = "".into();
     let mut stacks: HashMap<StackKey, (u64, u64)> = HashMap::new();
@@ -224,13 +232,13 @@ pub fn name(raw: &RawProfile, symbolizer: &mut Symbolizer, split: Split) -> Prof
         line.clear();
         let user = symbolizer.user_stack(sample);
         match user.state {
-            StackState::Absent | StackState::Complete => {}
+            StackState::Absent | StackState::Complete | StackState::Pointers => {}
             StackState::Cut => line.push(broken),
             StackState::Truncated => line.push(truncated),
             StackState::Unmapped => line.push(unknown),
         }
         for (index, &address) in user.frames.iter().enumerate().rev() {
-            line.push(names.user(sample.tgid, index, address));
+            line.push(names.user(sample.program, index, address));
         }
         if sample.kernel.len() >= MAX_FRAMES {
             line.push(kernel_truncated);
@@ -241,22 +249,32 @@ pub fn name(raw: &RawProfile, symbolizer: &mut Symbolizer, split: Split) -> Prof
             }
         }
         profile.user_stacks.add(user.state, sample.count);
+        if user.state == StackState::Cut {
+            let cuts = profile.cuts.entry(sample.end.cut()).or_default();
+            *cuts = cuts.saturating_add(sample.count);
+        }
         profile.count = profile.count.saturating_add(sample.count);
         profile.ns = profile.ns.saturating_add(sample.ns);
         let process = processes
-            .entry(sample.tgid)
-            .or_insert_with(|| symbolizer.process_name(sample.tgid).into());
+            .entry(sample.program)
+            .or_insert_with(|| symbolizer.process_name(sample.program).into());
         let thread = if split == Split::Thread {
-            threads
-                .entry(sample.tid)
-                .or_insert_with(|| symbolizer.thread_name(sample.tgid, sample.tid).into())
+            threads.entry(sample.tid).or_insert_with(|| {
+                symbolizer
+                    .thread_name(sample.program.tgid, sample.tid)
+                    .into()
+            })
         } else {
             &nameless
         };
         let key = (
             owners.of(&sample.owner),
             Arc::clone(process),
-            if split == Split::Name { 0 } else { sample.tgid },
+            if split == Split::Name {
+                0
+            } else {
+                sample.program.tgid
+            },
             Arc::clone(thread),
             if split == Split::Thread {
                 sample.tid

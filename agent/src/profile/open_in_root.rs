@@ -23,9 +23,18 @@ pub(super) fn open_regular_in_root(root: &Path, path: &Path) -> io::Result<File>
         .read(true)
         .custom_flags(libc::O_PATH | libc::O_DIRECTORY | libc::O_CLOEXEC)
         .open(root)?;
+    open_regular_below(&root, path)
+}
+
+/// The same for a root that is open, with `O_PATH` at least.
+///
+/// # Errors
+///
+/// As [`open_regular_in_root`].
+pub(super) fn open_regular_below(root: &File, path: &Path) -> io::Result<File> {
     let flags = OFlags::PATH | OFlags::CLOEXEC;
     let resolve = ResolveFlags::IN_ROOT | ResolveFlags::NO_MAGICLINKS;
-    let handle = openat2(&root, path, flags, Mode::empty(), resolve)?;
+    let handle = openat2(root, path, flags, Mode::empty(), resolve)?;
     reopen_regular(&File::from(handle))
 }
 

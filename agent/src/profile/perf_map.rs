@@ -8,14 +8,13 @@
 use std::{
     fs::File,
     io::{self, BufRead, BufReader, Read},
-    path::{Path, PathBuf},
+    path::PathBuf,
     sync::Arc,
+    time::Instant,
 };
 
-use super::open_in_root::open_regular_in_root;
+use super::open_in_root::open_regular_below;
 
-/// Largest perf map that is read, bytes; a larger one is not used at all.
-pub(super) const MAX_BYTES: u64 = 64 << 20;
 /// Longest line that is kept, bytes; the rest of a longer one is skipped.
 const MAX_LINE_BYTES: usize = 1024;
 /// Most times an address is given a name, over all addresses: bounds the work that overlapping
@@ -26,34 +25,51 @@ const MAX_NAME_BYTES: usize = 8 << 20;
 
 /// Opens the perf map of a process.
 ///
-/// `root` is `/proc/PID/root`, `own_pid` the PID that the process sees itself as.
+/// `root` is its root directory, `own_pid` the PID that the process sees itself as.
 ///
 /// # Errors
 ///
-/// The kernel's; `InvalidInput` if it is not a regular file of at most [`MAX_BYTES`].
-pub(super) fn open(root: &Path, own_pid: u32) -> io::Result<File> {
+/// The kernel's; `InvalidInput` if it is not a regular file.
+pub(super) fn open(root: &File, own_pid: u32) -> io::Result<File> {
     let path = PathBuf::from(format!("tmp/perf-{own_pid}.map"));
-    let file = open_regular_in_root(root, &path)?;
-    if file.metadata()?.len() > MAX_BYTES {
-        return Err(io::Error::new(
-            io::ErrorKind::InvalidInput,
-            "perf map too large",
-        ));
+    open_regular_below(root, &path)
+}
+
+/// A file that ends at a deadline.
+struct Timed<R> {
+    file: R,
+    deadline: Instant,
+}
+
+impl<R: Read> Read for Timed<R> {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        if Instant::now() >= self.deadline {
+            return Ok(0);
+        }
+        self.file.read(buffer)
     }
-    Ok(file)
 }
 
 /// Finds the names of addresses, which must be sorted. Of entries that overlap the last one counts:
-/// compilers append when code moves.
+/// compilers append when code moves. The map may be of any size; what is not read by the deadline does not count.
+/// Some 300 MB a second.
 ///
 /// # Errors
 ///
 /// Those of the reader.
-pub(super) fn resolve(map: impl Read, addresses: &[u64]) -> io::Result<Vec<Option<Arc<str>>>> {
+pub(super) fn resolve(
+    map: impl Read,
+    addresses: &[u64],
+    deadline: Instant,
+) -> io::Result<Vec<Option<Arc<str>>>> {
     let mut names = vec![None; addresses.len()];
     let mut matches_left = MAX_MATCHES;
     let mut name_bytes_left = MAX_NAME_BYTES;
-    let mut reader = BufReader::with_capacity(64 << 10, map.take(MAX_BYTES));
+    let map = Timed {
+        file: map,
+        deadline,
+    };
+    let mut reader = BufReader::with_capacity(64 << 10, map);
     let mut line = Vec::with_capacity(MAX_LINE_BYTES);
     while read_line(&mut reader, &mut line)? {
         let Some((start, end, name)) = parse_line(&line) else {
@@ -117,12 +133,16 @@ fn parse_hex(field: &[u8]) -> Option<u64> {
 
 #[cfg(test)]
 mod tests {
-    use std::{os::unix::fs::symlink, process::Command, time::Instant};
+    use std::{os::unix::fs::symlink, process::Command, time::Duration};
 
     use super::*;
 
+    fn later() -> Instant {
+        Instant::now() + Duration::from_secs(600)
+    }
+
     fn names(map: &[u8], addresses: &[u64]) -> Vec<Option<String>> {
-        resolve(map, addresses)
+        resolve(map, addresses, later())
             .unwrap()
             .into_iter()
             .map(|name| name.map(|name| name.to_string()))
@@ -187,12 +207,27 @@ mod tests {
         let map = b"0 ffffffffffffffff all\n".repeat(1 << 20);
         let addresses: Vec<u64> = (0..10_000).collect();
         let begun = Instant::now();
-        assert!(resolve(map.as_slice(), &addresses).unwrap()[0].is_some());
+        let found = resolve(map.as_slice(), &addresses, later()).unwrap();
+        assert!(found[0].is_some());
         assert!(begun.elapsed().as_secs() < 5);
     }
 
     #[test]
-    fn only_a_regular_file_of_fair_size_inside_the_root_is_opened() {
+    fn a_map_without_end_is_read_until_the_deadline() {
+        let endless = io::repeat(b'\n');
+        let deadline = Instant::now() + Duration::from_millis(20);
+        assert_eq!(resolve(endless, &[1], deadline).unwrap(), [None]);
+        assert!(Instant::now() >= deadline);
+        // What is written first is read first.
+        let map = b"10 10 first\n".chain(io::repeat(0));
+        let found = resolve(map, &[0x10], Instant::now() + Duration::from_secs(1)).unwrap();
+        assert_eq!(found[0].as_deref(), Some("first"));
+        let found = resolve(b"10 10 first\n".as_slice(), &[0x10], Instant::now()).unwrap();
+        assert_eq!(found, [None]);
+    }
+
+    #[test]
+    fn only_a_regular_file_inside_the_root_is_opened() {
         let outside = tempfile::NamedTempFile::new().unwrap();
         let root = tempfile::tempdir().unwrap();
         let tmp = root.path().join("tmp");
@@ -200,15 +235,16 @@ mod tests {
         symlink(outside.path(), tmp.join("perf-1.map")).unwrap();
         let fifo = Command::new("mkfifo").arg(tmp.join("perf-2.map")).status();
         assert!(fifo.unwrap().success());
-        File::create(tmp.join("perf-3.map"))
-            .and_then(|file| file.set_len(10 << 30))
-            .unwrap();
         std::fs::create_dir(tmp.join("perf-4.map")).unwrap();
-        for own_pid in 1..=5 {
-            assert!(open(root.path(), own_pid).is_err(), "{own_pid}");
+        for own_pid in [1, 2, 4, 5] {
+            assert!(
+                open(&File::open(root.path()).unwrap(), own_pid).is_err(),
+                "{own_pid}"
+            );
         }
         std::fs::write(tmp.join("perf-6.map"), "10 10 ok\n").unwrap();
-        let found = resolve(open(root.path(), 6).unwrap(), &[0x10]).unwrap();
+        let map = open(&File::open(root.path()).unwrap(), 6).unwrap();
+        let found = resolve(map, &[0x10], later()).unwrap();
         assert_eq!(found[0].as_deref(), Some("ok"));
     }
 }

@@ -1,29 +1,39 @@
 //! What is kept of a process so that its stacks can be named later, or after it died.
 
 use std::{
-    fs::File,
+    fs::{self, File, OpenOptions},
     io::{self, Read},
+    os::unix::fs::OpenOptionsExt as _,
     path::{Path, PathBuf},
+    sync::Arc,
 };
 
 use super::maps::{self, Mapping};
 
+/// Threads that are tried of a process whose first one has ended.
+const MAX_TASKS: usize = 64;
+/// Most mappings that are kept of those that are gone.
+const MAX_PAST_MAPPINGS: usize = 1_024;
 /// Largest file read below `/proc/PID`, bytes.
 const MAX_PROC_BYTES: u64 = 8 << 20;
 
 /// A process that was alive when it was first seen.
 #[derive(Clone, Debug)]
-pub(super) struct Process {
+pub(crate) struct Process {
     /// Name, as the kernel has it (at most 15 bytes; hostile).
     pub(super) comm: String,
     /// The PID that the process sees itself as.
     pub(super) own_pid: u32,
+    /// The thread through which it is read: the first one, or another where that has ended.
+    pub(super) task: u32,
     /// Start time in clock ticks since boot: tells a reused PID.
     start_ticks: u64,
     /// Executable mappings when it was last looked at.
     pub(super) mappings: Vec<Mapping>,
-    /// Those of the first look that are gone since.
+    /// Those of earlier looks that are gone since.
     pub(super) past_mappings: Vec<Mapping>,
+    /// Its root directory, where it has code of no file: that is named by a file in there.
+    pub(super) root: Option<Arc<File>>,
     /// Whether it was alive when it was last looked at.
     pub(super) alive: bool,
 }
@@ -39,35 +49,57 @@ impl Process {
         let start_ticks = start_ticks(&folder)?;
         let comm = read_bounded(&folder.join("comm"))?;
         let status = read_bounded(&folder.join("status"))?;
+        let mut mappings = read_mappings(&folder)?;
+        let mut task = tgid;
+        if mappings.is_empty()
+            && let Some((living, its)) = living_task(proc_root, &folder)
+        {
+            (task, mappings) = (living, its);
+        }
+        let folder = self::folder(proc_root, task);
+        let generates = mappings.iter().any(|mapping| mapping.module() == "[anon]");
+        let root = generates.then(|| open_root(&folder)).flatten();
         Ok(Self {
             comm: comm.trim_end_matches('\n').to_owned(),
             own_pid: own_pid(&status).unwrap_or(tgid),
+            task,
             start_ticks,
-            mappings: read_mappings(&folder)?,
+            mappings,
             past_mappings: Vec::new(),
+            root,
             alive: true,
         })
     }
 
-    /// Looks again: takes the mappings as they are now, if they take no more than `room_bytes`, and
-    /// keeps the earlier ones for addresses that are in none of them.
-    pub(super) fn refresh(&mut self, proc_root: &Path, tgid: u32, room_bytes: usize) {
-        let folder = folder(proc_root, tgid);
-        self.alive = start_ticks(&folder).is_ok_and(|ticks| ticks == self.start_ticks);
-        if !self.alive {
-            return;
+    /// One that was gone before anybody looked, by the name that the kernel side met it under.
+    pub(super) fn gone(comm: String, tgid: u32) -> Self {
+        Self {
+            comm,
+            own_pid: tgid,
+            task: tgid,
+            start_ticks: 0,
+            mappings: Vec::new(),
+            past_mappings: Vec::new(),
+            root: None,
+            alive: false,
         }
-        // A zombie has no mappings left.
-        match read_mappings(&folder) {
-            Ok(mappings)
-                if !mappings.is_empty()
-                    && mappings != self.mappings
-                    && bytes(&mappings) <= room_bytes =>
-            {
-                self.past_mappings = std::mem::replace(&mut self.mappings, mappings);
-            }
-            _ => {}
-        }
+    }
+
+    /// Start time, clock ticks since boot.
+    pub(super) fn start_ticks(&self) -> u64 {
+        self.start_ticks
+    }
+
+    /// Whether both have the same mapped now.
+    pub(super) fn maps_the_same(&self, other: &Self) -> bool {
+        self.mappings == other.mappings
+    }
+
+    /// Keeps what was mapped before for addresses that are in no mapping now.
+    pub(super) fn keep_past(&mut self, before: Self) {
+        let past = before.mappings.into_iter().chain(before.past_mappings);
+        let gone = past.filter(|mapping| !self.mappings.contains(mapping));
+        self.past_mappings = gone.take(MAX_PAST_MAPPINGS).collect();
     }
 
     /// Memory that its mappings take, bytes.
@@ -75,10 +107,33 @@ impl Process {
         bytes(&self.mappings) + bytes(&self.past_mappings)
     }
 
-    /// The executable mapping that covers an address.
+    /// The executable mapping that covers an address; of those that are gone, the latest.
     pub(super) fn mapping(&self, address: u64) -> Option<&Mapping> {
-        maps::find(&self.mappings, address).or_else(|| maps::find(&self.past_mappings, address))
+        let covers = |mapping: &&Mapping| (mapping.start..mapping.end).contains(&address);
+        maps::find(&self.mappings, address).or_else(|| self.past_mappings.iter().find(covers))
     }
+}
+
+/// A thread of a process whose first one has ended, and what is mapped: of a thread that has ended nothing is to be read.
+fn living_task(proc_root: &Path, process: &Path) -> Option<(u32, Vec<Mapping>)> {
+    let tasks = fs::read_dir(process.join("task")).ok()?;
+    let tids = tasks
+        .flatten()
+        .filter_map(|task| task.file_name().to_str()?.parse().ok());
+    tids.take(MAX_TASKS).find_map(|tid| {
+        let mappings = read_mappings(&folder(proc_root, tid)).ok()?;
+        (!mappings.is_empty()).then_some((tid, mappings))
+    })
+}
+
+/// The root directory of a process, open.
+fn open_root(folder: &Path) -> Option<Arc<File>> {
+    let flags = libc::O_PATH | libc::O_DIRECTORY | libc::O_CLOEXEC;
+    let root = OpenOptions::new()
+        .read(true)
+        .custom_flags(flags)
+        .open(folder.join("root"));
+    root.ok().map(Arc::new)
 }
 
 fn bytes(mappings: &[Mapping]) -> usize {
@@ -153,21 +208,38 @@ mod tests {
     }
 
     #[test]
-    fn a_process_can_be_read_and_refreshed() {
+    fn what_was_mapped_before_is_remembered_behind_what_is_mapped_now() {
+        let process = |text: &str| Process {
+            mappings: maps::parse(text),
+            ..Process::gone("x".to_owned(), 7)
+        };
+        let mut first = process("1000-2000 r-xp 0 0:0 0 \n3000-4000 r-xp 0 0:0 0 \n");
+        first.keep_past(process("5000-6000 r-xp 0 0:0 0 \n"));
+        let mut now = process("1000-2000 r-xp 0 0:0 0 \n3000-3800 r-xp 0 0:0 0 \n");
+        assert!(!now.maps_the_same(&first));
+        now.keep_past(first);
+        let found = |address| now.mapping(address).map(|mapping| mapping.end);
+        assert_eq!(found(0x1000), Some(0x2000));
+        assert_eq!(found(0x3700), Some(0x3800));
+        assert_eq!(found(0x3900), Some(0x4000));
+        assert_eq!(found(0x5000), Some(0x6000));
+        assert_eq!(found(0x6000), None);
+        assert_eq!(now.past_mappings.len(), 2);
+    }
+
+    #[test]
+    fn a_process_can_be_read() {
         let proc_root = Path::new("/proc");
         let pid = std::process::id();
-        let mut process = Process::read(proc_root, pid).unwrap();
+        let process = Process::read(proc_root, pid).unwrap();
         assert!(!process.comm.is_empty());
         assert!(
             process
                 .mapping(parse_start_ticks as *const () as u64)
                 .is_some()
         );
-        process.refresh(proc_root, pid, usize::MAX);
-        assert!(process.alive);
-        process.start_ticks += 1;
-        process.refresh(proc_root, pid, usize::MAX);
-        assert!(!process.alive, "a reused PID is another process");
+        let again = Process::read(proc_root, pid).unwrap();
+        assert_eq!(process.start_ticks(), again.start_ticks());
         assert!(Process::read(proc_root, u32::MAX).is_err());
     }
 }

@@ -2,6 +2,8 @@
 
 use std::sync::Arc;
 
+use ctrscope_ebpf::{profile::ProgramKey, walk};
+
 use super::kind::ProfileType;
 
 /// Samples of one recording.
@@ -71,13 +73,15 @@ impl Owner {
 pub struct RawSample {
     /// The container.
     pub owner: Arc<Owner>,
-    /// The kernel's tgid.
-    pub tgid: u32,
+    /// What the process ran.
+    pub program: ProgramKey,
     /// The kernel's pid; 0 where threads are not told apart.
     pub tid: u32,
     /// User addresses, the innermost first; empty when there is no user stack. All but the first are
     /// return addresses.
     pub user: Arc<[u64]>,
+    /// How the walk of them ended.
+    pub end: WalkEnd,
     /// Kernel addresses, the innermost first; empty for a sample taken in user mode. All but the
     /// first are return addresses.
     pub kernel: Arc<[u64]>,
@@ -85,6 +89,53 @@ pub struct RawSample {
     pub count: u64,
     /// How long they took together, nanoseconds.
     pub ns: u64,
+}
+
+/// How the walk of a user stack ended.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum WalkEnd {
+    /// At the outermost frame.
+    Outermost,
+    /// At the limit of the depth.
+    Depth,
+    /// The kernel walked by frame pointers alone; whether it left the code is to be seen from the addresses.
+    #[default]
+    Pointers,
+    /// Before the outermost frame; the word is that of [`walk::STOPS`].
+    Cut(&'static str),
+}
+
+impl WalkEnd {
+    /// Why a stack that was cut was.
+    #[must_use]
+    pub fn cut(self) -> &'static str {
+        match self {
+            Self::Cut(reason) => reason,
+            // The kernel's walk by frame pointers went astray; one that came to its end did not, but its frames are
+            // in no mapping that is known.
+            Self::Pointers => "frame_pointers",
+            Self::Outermost | Self::Depth => "unmapped",
+        }
+    }
+
+    /// From the number that the kernel side gives.
+    #[must_use]
+    pub fn of(stop: u32) -> Self {
+        match stop & walk::STOP_MASK {
+            walk::STOP_END => Self::Outermost,
+            walk::STOP_DEPTH => Self::Depth,
+            walk::STOP_POINTERS
+            | walk::STOP_NO_REGISTERS
+            | walk::STOP_32_BIT
+            | walk::STOP_ABSENT => Self::Pointers,
+            other => Self::Cut(
+                walk::STOPS
+                    .get(other as usize)
+                    .copied()
+                    .unwrap_or("unknown"),
+            ),
+        }
+    }
 }
 
 /// What a recording could not keep.

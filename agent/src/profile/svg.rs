@@ -123,13 +123,21 @@ fn subtitle(profile: &Profile) -> String {
     }
     let stacks = profile.user_stacks;
     for (count, what) in [
-        (stacks.cut, "broken (no frame pointers)"),
+        (stacks.cut, "broken"),
+        (stacks.pointers, "by frame pointers alone"),
         (stacks.truncated, "deeper than kept"),
         (stacks.unmapped, "of exited processes"),
     ] {
         if count > 0 {
             text.push_str(&format!(", {} {what}", thousands(count)));
         }
+    }
+    if !profile.cuts.is_empty() {
+        let cuts = profile.cuts.iter();
+        let cuts: Vec<String> = cuts
+            .map(|(reason, count)| format!("{} {}", reason.replace('_', " "), thousands(*count)))
+            .collect();
+        text.push_str(&format!(" (broken: {})", cuts.join(", ")));
     }
     text
 }
@@ -230,7 +238,7 @@ mod tests {
         );
         for part in [
             ">web — on-CPU, 99 Hz, 10 s<",
-            ">1,235 samples, 3 lost, 90 % of addresses named, 12 broken (no frame pointers)<",
+            ">1,235 samples, 3 lost, 90 % of addresses named, 12 broken (broken: fault 9, unmapped 3)<",
             "total_samples=\"1235\"",
             "main (1,234 samples, 99.92%)",
         ] {

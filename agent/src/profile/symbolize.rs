@@ -25,34 +25,30 @@
 use std::{
     collections::{BTreeMap, BTreeSet, HashMap, HashSet},
     fs::File,
-    io::{self, Read},
-    os::unix::fs::FileExt,
+    io,
     path::{Path, PathBuf},
     sync::Arc,
     time::{Duration, Instant},
 };
 
-use ctrscope_ebpf::profile::MAX_FRAMES;
+use ctrscope_ebpf::profile::{MAX_FRAMES, ProgramKey};
 use tracing::debug;
 
 use super::{
     demangle::demangle,
     elf,
     frame_name::{JIT_SUFFIX, KERNEL_SUFFIX, UNKNOWN, clean},
+    image::{FileIdentity, Image, Images},
     kallsyms,
     maps::Mapping,
     named::{Frame, FrameKind, KERNEL_MODULE},
     numbers::Numbers,
-    open_in_root::{memory_file, open_regular, open_regular_in_root},
+    open_in_root::open_regular_in_root,
     perf_map,
     process::{self, Process},
-    raw::{RawProfile, RawSample},
+    raw::{RawProfile, RawSample, WalkEnd},
 };
 
-/// Most processes remembered; later ones are shown as exited.
-const MAX_PROCESSES: usize = 4_096;
-/// Most bytes of executable mappings remembered, over all processes.
-const MAX_MAPPING_BYTES: usize = 8 << 20;
 /// Most distinct addresses that are named; later ones are shown as offsets.
 const MAX_ADDRESSES: usize = 1 << 16;
 /// Most bytes of distinct names; later ones are shown as offsets.
@@ -61,25 +57,23 @@ const MAX_NAME_BYTES: usize = 8 << 20;
 const MAX_TABLE_BYTES: u64 = 1 << 30;
 /// Longest that symbol tables are searched for a profile.
 const MAX_TABLE_TIME: Duration = Duration::from_secs(20);
-/// Most bytes of perf maps read for a profile.
-const MAX_PERF_MAP_BYTES: u64 = 256 << 20;
+/// Longest that perf maps are read for a profile.
+const MAX_PERF_MAP_TIME: Duration = Duration::from_secs(5);
 /// Ways to open a file that are tried: its mappings in that many processes.
 const MAX_OPENERS: usize = 4;
-/// Largest vDSO, bytes.
-const MAX_VDSO_BYTES: u64 = 1 << 20;
 
 /// Names the frames of one profile.
 ///
-/// Made when a recording begins and dropped with it; nothing outlives it. It blocks on files, so it
-/// belongs on a thread of its own. Its caches have no eviction: each is bounded
-/// (4,096 processes with 8 MiB of mappings, 65,536 addresses, 8 MiB of names), and what does not
+/// Made when a recording has ended, of what was found out of its processes while they lived. It blocks on files, so
+/// it belongs on a thread of its own. Its caches have no eviction: each is bounded
+/// (65,536 addresses, 8 MiB of names), and what does not
 /// fit is shown as if it could not be named, and counted as a miss. Symbol tables and perf maps are
 /// read one file at a time and dropped.
 #[derive(Debug)]
 pub struct Symbolizer {
     proc_root: PathBuf,
-    processes: HashMap<u32, Process>,
-    mapping_bytes: usize,
+    processes: HashMap<ProgramKey, Process>,
+    vdso: Images,
 }
 
 /// A user stack that was judged.
@@ -87,9 +81,11 @@ pub struct Symbolizer {
 pub enum StackState {
     /// There is none.
     Absent,
-    /// Every frame is in executable memory and the walk came to an end.
+    /// Every frame is in executable memory and the walk came to the outermost.
     Complete,
-    /// The walk left executable memory: a function without frame pointers. The frames before that
+    /// The same of a walk by frame pointers alone, which can pass over frames and end too early.
+    Pointers,
+    /// The walk left executable memory, or could not go on. The frames before that
     /// are kept.
     Cut,
     /// It is as deep as the limit ([`MAX_FRAMES`]).
@@ -110,7 +106,7 @@ pub struct UserStack<'a> {
 /// The names of one profile.
 #[derive(Debug)]
 pub struct Names {
-    user: HashMap<(u32, u64), u32>,
+    user: HashMap<(ProgramKey, u64), u32>,
     kernel: HashMap<u64, u32>,
     frames: Numbers<Frame>,
     unknown: u32,
@@ -152,9 +148,9 @@ impl Names {
     /// Number of a user frame in [`frames`](Self::frames); `index` is its place in the stack, 0 the
     /// innermost.
     #[must_use]
-    pub fn user(&self, tgid: u32, index: usize, address: u64) -> u32 {
+    pub fn user(&self, program: ProgramKey, index: usize, address: u64) -> u32 {
         self.user
-            .get(&(tgid, lookup_address(index, address)))
+            .get(&(program, lookup_address(index, address)))
             .copied()
             .unwrap_or(self.unknown)
     }
@@ -181,19 +177,21 @@ fn lookup_address(index: usize, address: u64) -> u64 {
 /// What holds code.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 enum Module {
-    /// A file, by device and inode.
+    /// A file that is open.
+    Image(FileIdentity),
+    /// One that is not, by device and inode.
     File((u32, u32), u64),
     /// The vDSO: one for all processes.
     Vdso,
     /// Generated code of a process.
-    Anonymous(u32),
+    Anonymous(ProgramKey),
 }
 
 /// A module and the places in it that are asked for.
 #[derive(Debug, Default)]
 struct Wanted {
     /// Processes that have it mapped, and where.
-    openers: Vec<(u32, Mapping)>,
+    openers: Vec<(ProgramKey, Mapping)>,
     /// Offsets, with the name once it is found.
     offsets: BTreeMap<u64, Option<Arc<str>>>,
 }
@@ -226,36 +224,33 @@ impl Symbolizer {
         Self {
             proc_root: proc_root.into(),
             processes: HashMap::new(),
-            mapping_bytes: 0,
+            vdso: Images::default(),
         }
     }
 
-    /// Remembers the name, the PID and the mappings of a process, so that its stacks can be judged
-    /// and its name be shown when it is gone. Call it when a process is first seen; the first call
-    /// costs some 30 µs, later ones a look-up. Returns whether it is known.
-    pub fn remember(&mut self, tgid: u32) -> bool {
-        if self.processes.contains_key(&tgid) {
-            return true;
-        }
-        if self.processes.len() >= MAX_PROCESSES || self.mapping_bytes >= MAX_MAPPING_BYTES {
-            return false;
-        }
-        match Process::read(&self.proc_root, tgid) {
-            Ok(process) => {
-                self.mapping_bytes += process.mapping_bytes();
-                self.processes.insert(tgid, process);
-                true
-            }
-            Err(_) => false,
-        }
+    /// Takes what was found out of a process.
+    pub(crate) fn know(&mut self, program: ProgramKey, process: Process) {
+        self.processes.insert(program, process);
     }
 
-    /// Name of a process: its comm, or `[exited PID]` when it was gone before it was remembered.
+    /// Looks at a process that lives; says whether it does.
+    #[cfg(any(test, feature = "fuzzing"))]
+    pub(crate) fn remember(&mut self, tgid: u32) -> bool {
+        let process = Process::read(&self.proc_root, tgid);
+        let key = ProgramKey { tgid, id: 0 };
+        process.is_ok_and(|process| {
+            self.know(key, process);
+            true
+        })
+    }
+
+    /// Name of a process: its comm, or `[exited PID]` when nothing is known of it.
     #[must_use]
-    pub fn process_name(&self, tgid: u32) -> String {
-        self.processes
-            .get(&tgid)
-            .map_or_else(|| format!("[exited {tgid}]"), |known| clean(&known.comm))
+    pub fn process_name(&self, program: ProgramKey) -> String {
+        self.processes.get(&program).map_or_else(
+            || format!("[exited {}]", program.tgid),
+            |known| clean(&known.comm),
+        )
     }
 
     /// Name of a thread: its comm, or `[exited TID]` when it was gone before it was looked at.
@@ -279,7 +274,7 @@ impl Symbolizer {
         }
         let Some(process) = self
             .processes
-            .get(&sample.tgid)
+            .get(&sample.program)
             .filter(|process| !process.mappings.is_empty())
         else {
             return UserStack {
@@ -295,33 +290,22 @@ impl Symbolizer {
             })
             .count();
         UserStack {
-            state: if kept < all.len() {
-                StackState::Cut
-            } else if kept >= MAX_FRAMES {
-                StackState::Truncated
-            } else {
-                StackState::Complete
+            state: match sample.end {
+                _ if kept < all.len() => StackState::Cut,
+                WalkEnd::Depth => StackState::Truncated,
+                WalkEnd::Pointers if kept >= MAX_FRAMES => StackState::Truncated,
+                WalkEnd::Pointers => StackState::Pointers,
+                WalkEnd::Outermost => StackState::Complete,
+                WalkEnd::Cut(_) => StackState::Cut,
             },
             frames: &all[..kept],
         }
     }
 
-    /// Names every frame of a profile. Processes that were not remembered are looked up now.
+    /// Names every frame of a profile.
     ///
     /// Never fails: what cannot be named is shown by where it is.
     pub fn resolve(&mut self, raw: &RawProfile) -> Names {
-        let mut seen = HashSet::new();
-        for sample in &raw.samples {
-            if seen.insert(sample.tgid)
-                && self.remember(sample.tgid)
-                && let Some(process) = self.processes.get_mut(&sample.tgid)
-            {
-                let before = process.mapping_bytes();
-                let room = MAX_MAPPING_BYTES.saturating_sub(self.mapping_bytes);
-                process.refresh(&self.proc_root, sample.tgid, room);
-                self.mapping_bytes = (self.mapping_bytes + process.mapping_bytes()) - before;
-            }
-        }
         let mut interner = Interner::default();
         let mut names = Names::default();
         self.resolve_user(raw, &mut interner, &mut names);
@@ -329,27 +313,28 @@ impl Symbolizer {
         names
     }
 
-    fn resolve_user(&self, raw: &RawProfile, interner: &mut Interner, names: &mut Names) {
+    fn resolve_user(&mut self, raw: &RawProfile, interner: &mut Interner, names: &mut Names) {
         let mut places = HashMap::new();
         let mut wanted: HashMap<Module, Wanted> = HashMap::new();
         for sample in &raw.samples {
             for (index, &address) in self.user_stack(sample).frames.iter().enumerate() {
                 let address = lookup_address(index, address);
-                let key = (sample.tgid, address);
+                let key = (sample.program, address);
                 if places.len() >= MAX_ADDRESSES || places.contains_key(&key) {
                     continue;
                 }
                 if let Some(mapping) = self
                     .processes
-                    .get(&sample.tgid)
+                    .get(&sample.program)
                     .and_then(|process| process.mapping(address))
                 {
-                    let place = place(sample.tgid, address, mapping, interner);
+                    let place = place(sample.program, address, mapping, interner);
                     let module = wanted.entry(place.module.clone()).or_default();
                     module.offsets.insert(place.offset, None);
-                    let known = module.openers.iter().any(|(tgid, _)| *tgid == sample.tgid);
+                    let mut openers = module.openers.iter();
+                    let known = openers.any(|(program, _)| *program == sample.program);
                     if !known && module.openers.len() < MAX_OPENERS {
-                        module.openers.push((sample.tgid, mapping.clone()));
+                        module.openers.push((sample.program, mapping.clone()));
                     }
                     places.insert(key, place);
                 }
@@ -361,27 +346,32 @@ impl Symbolizer {
             deadline: Instant::now() + MAX_TABLE_TIME,
         };
         for (module, wanted) in &mut wanted {
-            let file = match module {
-                Module::File(..) => self.open_module(&wanted.openers),
-                Module::Vdso => own_vdso(),
-                Module::Anonymous(_) => continue,
+            let opener = wanted.openers.first().map(|(_, mapping)| mapping);
+            let file = match (module, opener) {
+                (Module::Anonymous(_), _) | (_, None) => continue,
+                (Module::Vdso, Some(mapping)) => self
+                    .vdso
+                    .of(&self.proc_root, mapping)
+                    .and_then(|vdso| vdso.ok_or_else(|| io::ErrorKind::NotFound.into())),
+                (Module::Image(_), Some(mapping)) => mapping
+                    .image
+                    .clone()
+                    .ok_or_else(|| io::ErrorKind::NotFound.into()),
+                (Module::File(..), _) => self.open_module(&wanted.openers),
             };
             let offsets: Vec<u64> = wanted.offsets.keys().copied().collect();
             let keep = |name: &str| interner.symbol(&demangle(name), "");
-            let mut openers = wanted.openers.iter();
-            let living =
-                openers.find(|(tgid, _)| self.processes.get(tgid).is_some_and(|known| known.alive));
-            let found = file.map_err(elf::ElfError::from).and_then(|file| {
-                let (Module::File(..), Some((tgid, mapping))) = (module, living) else {
+            let root = self.living_root(&wanted.openers);
+            let found = file.map_err(elf::ElfError::from).and_then(|image| {
+                let (false, Some((root, path))) = (*module == Module::Vdso, root) else {
                     // The vDSO is everybody's: a debug file of one container would name it for all.
-                    return elf::resolve(&file, &offsets, &mut budget, keep);
+                    return elf::resolve(&image.file, &offsets, &mut budget, keep);
                 };
-                let root = process::folder(&self.proc_root, *tgid).join("root");
                 let debug_files = elf::DebugFiles {
-                    binary: Path::new(&*mapping.path),
+                    binary: Path::new(&*path),
                     open: &mut |path| open_regular_in_root(&root, path),
                 };
-                elf::resolve_with(&file, debug_files, &offsets, &mut budget, keep)
+                elf::resolve_with(&image.file, debug_files, &offsets, &mut budget, keep)
             });
             match found {
                 Ok(found) => {
@@ -396,8 +386,8 @@ impl Symbolizer {
             }
         }
 
-        let mut unnamed: HashMap<u32, BTreeSet<u64>> = HashMap::new();
-        for (&(tgid, address), place) in &places {
+        let mut unnamed: HashMap<ProgramKey, BTreeSet<u64>> = HashMap::new();
+        for (&(program, address), place) in &places {
             let symbol = wanted
                 .get(&place.module)
                 .and_then(|module| module.offsets.get(&place.offset)?.clone());
@@ -409,18 +399,18 @@ impl Symbolizer {
                         module: Arc::clone(&place.module_name),
                         kind: FrameKind::Native,
                     });
-                    names.user.insert((tgid, address), frame);
+                    names.user.insert((program, address), frame);
                 }
                 None => {
-                    unnamed.entry(tgid).or_default().insert(address);
+                    unnamed.entry(program).or_default().insert(address);
                 }
             }
         }
-        let mut budget_bytes = MAX_PERF_MAP_BYTES;
-        for (tgid, addresses) in unnamed {
+        let deadline = Instant::now() + MAX_PERF_MAP_TIME;
+        for (program, addresses) in unnamed {
             let addresses: Vec<u64> = addresses.into_iter().collect();
             let found = self
-                .read_perf_map(tgid, &addresses, &mut budget_bytes)
+                .read_perf_map(program, &addresses, deadline)
                 .unwrap_or_default();
             for (index, address) in addresses.into_iter().enumerate() {
                 let symbol = found
@@ -431,7 +421,7 @@ impl Symbolizer {
                 } else {
                     names.symbol_misses += 1;
                 }
-                let Some(place) = places.get(&(tgid, address)) else {
+                let Some(place) = places.get(&(program, address)) else {
                     continue;
                 };
                 let kind = if symbol.is_some() {
@@ -444,7 +434,7 @@ impl Symbolizer {
                     module: Arc::clone(&place.module_name),
                     kind,
                 });
-                names.user.insert((tgid, address), frame);
+                names.user.insert((program, address), frame);
             }
         }
     }
@@ -492,19 +482,26 @@ impl Symbolizer {
         }
     }
 
+    /// The root directory of a process that has a file mapped and lives, and the path of the file in there.
+    fn living_root(&self, openers: &[(ProgramKey, Mapping)]) -> Option<(PathBuf, Arc<str>)> {
+        openers.iter().find_map(|(program, mapping)| {
+            let process = self.processes.get(program)?;
+            let root = process::folder(&self.proc_root, process.task).join("root");
+            process.alive.then(|| (root, Arc::clone(&mapping.path)))
+        })
+    }
+
     /// Opens the file of a module through one of the processes that have it mapped.
-    fn open_module(&self, openers: &[(u32, Mapping)]) -> io::Result<File> {
+    fn open_module(&self, openers: &[(ProgramKey, Mapping)]) -> io::Result<Arc<Image>> {
         let mut last = io::Error::from(io::ErrorKind::NotFound);
-        for (tgid, mapping) in openers {
-            if !self.processes.get(tgid).is_some_and(|known| known.alive) {
+        for (program, mapping) in openers {
+            if !self.processes.get(program).is_some_and(|known| known.alive) {
                 continue;
             }
-            let folder = process::folder(&self.proc_root, *tgid);
-            let range = format!("map_files/{:x}-{:x}", mapping.start, mapping.end);
-            let opened = open_regular(&folder.join(range))
-                .or_else(|_| open_regular_in_root(&folder.join("root"), Path::new(&*mapping.path)));
-            match opened {
-                Ok(file) => return Ok(file),
+            let folder = process::folder(&self.proc_root, program.tgid);
+            match Images::default().of(&folder, mapping) {
+                Ok(Some(image)) => return Ok(image),
+                Ok(None) => {}
                 Err(error) => last = error,
             }
         }
@@ -513,35 +510,31 @@ impl Symbolizer {
 
     fn read_perf_map(
         &self,
-        tgid: u32,
+        program: ProgramKey,
         addresses: &[u64],
-        budget_bytes: &mut u64,
+        deadline: Instant,
     ) -> io::Result<Vec<Option<Arc<str>>>> {
-        let Some(process) = self.processes.get(&tgid).filter(|known| known.alive) else {
-            return Err(io::ErrorKind::NotFound.into());
-        };
-        let root = process::folder(&self.proc_root, tgid).join("root");
-        let map = perf_map::open(&root, process.own_pid)?;
-        let Some(left) = budget_bytes.checked_sub(map.metadata()?.len()) else {
-            return Err(io::ErrorKind::QuotaExceeded.into());
-        };
-        *budget_bytes = left;
-        perf_map::resolve(map, addresses)
+        let process = self.processes.get(&program);
+        let process = process.ok_or(io::ErrorKind::NotFound)?;
+        let root = process.root.as_ref().ok_or(io::ErrorKind::NotFound)?;
+        let map = perf_map::open(root, process.own_pid)?;
+        perf_map::resolve(map, addresses, deadline)
     }
 }
 
 /// Where an address is, and what to call it without a symbol.
-fn place(tgid: u32, address: u64, mapping: &Mapping, interner: &mut Interner) -> Place {
+fn place(program: ProgramKey, address: u64, mapping: &Mapping, interner: &mut Interner) -> Place {
     let in_mapping = address.saturating_sub(mapping.start);
     let (module, offset) = if mapping.is_file() {
-        (
-            Module::File(mapping.device, mapping.inode),
-            in_mapping.wrapping_add(mapping.offset),
-        )
+        let module = match &mapping.image {
+            Some(image) => Module::Image(image.identity),
+            None => Module::File(mapping.device, mapping.inode),
+        };
+        (module, in_mapping.wrapping_add(mapping.offset))
     } else if &*mapping.path == "[vdso]" {
         (Module::Vdso, in_mapping)
     } else {
-        (Module::Anonymous(tgid), address)
+        (Module::Anonymous(program), address)
     };
     let name = clean(mapping.module());
     let fallback = if matches!(module, Module::Anonymous(_)) {
@@ -555,23 +548,6 @@ fn place(tgid: u32, address: u64, mapping: &Mapping, interner: &mut Interner) ->
         offset,
         fallback: interner.keep(fallback),
     }
-}
-
-/// A copy of this process' vDSO, which is everybody's.
-fn own_vdso() -> io::Result<File> {
-    let mut text = String::new();
-    File::open("/proc/self/maps")?.read_to_string(&mut text)?;
-    let mappings = super::maps::parse(&text);
-    let vdso = mappings
-        .iter()
-        .find(|mapping| &*mapping.path == "[vdso]")
-        .ok_or(io::ErrorKind::NotFound)?;
-    let length = (vdso.end - vdso.start).min(MAX_VDSO_BYTES);
-    let mut image = vec![0; usize::try_from(length).unwrap_or(0)];
-    File::open("/proc/self/mem")?.read_exact_at(&mut image, vdso.start)?;
-    let copy = memory_file()?;
-    copy.write_all_at(&image, 0)?;
-    Ok(copy)
 }
 
 /// Distinct names, up to [`MAX_NAME_BYTES`].

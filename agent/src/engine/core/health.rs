@@ -1,9 +1,6 @@
 //! What the agent says of itself.
 
-use std::{
-    sync::atomic::Ordering,
-    time::{Duration, Instant},
-};
+use std::time::{Duration, Instant};
 
 use super::Engine;
 use crate::{
@@ -42,10 +39,8 @@ impl Engine {
         let collectors = self.collectors(&programs);
         let files = self.files.health();
         let mut losses = losses;
-        // Sessions count on their own; these are the sums of those that have ended.
-        for (loss, ended) in losses.iter_mut().zip(self.profile_losses.iter()) {
-            loss.count += ended.load(Ordering::Relaxed);
-        }
+        // Recordings count on their own; these are the sums of those that have ended.
+        self.profile_totals.add_to(&mut losses);
         losses.retain(|loss| loss.kind != "taken");
         for (kind, reason, count) in [
             ("lost", "runtime_queue_full", self.names.dropped()),

@@ -15,6 +15,7 @@ mod image;
 pub(super) mod lookup;
 #[cfg(test)]
 mod made;
+mod pool;
 mod table;
 #[cfg(test)]
 mod tests;
@@ -27,6 +28,7 @@ use std::{
 
 use super::elf;
 use image::Image;
+pub(crate) use pool::Pool;
 use table::Spans;
 pub(crate) use table::{FrameRow, Packed};
 
@@ -121,6 +123,7 @@ pub(crate) struct UnwindTable {
     /// The build id, which a linker writes; 1 to 64 bytes.
     pub(crate) build_id: Option<Box<[u8]>>,
     /// Counts, for whoever wants to know what the table cannot do.
+    #[cfg_attr(not(test), expect(dead_code, reason = "for tests and debuggers"))]
     pub(crate) stats: Stats,
 }
 
@@ -175,26 +178,46 @@ impl UnwindTable {
         table::pack(&self.rows, base)
     }
 
-    /// The bias of a mapping of this file: what to subtract (wrapping) from an address for the virtual
-    /// address that rows are about. `None` when no executable segment is in the mapping.
-    ///
-    /// `start` is the mapping's first address, `offset` the file offset mapped there, `length` in bytes.
-    /// Only executable segments count: lld puts the same page of the file into two segments that have
-    /// different biases. Of two executable ones in the mapping, the one with more bytes there wins.
-    pub(crate) fn bias(&self, start: u64, offset: u64, length: u64) -> Option<u64> {
-        let end = offset.saturating_add(length);
-        let shared = |segment: &Segment| {
-            let first = segment.offset.max(offset);
-            (segment.offset.saturating_add(segment.bytes))
-                .min(end)
-                .saturating_sub(first)
+    /// A table with so many rows, all of one page.
+    #[cfg(test)]
+    pub(super) fn of_rows(rows: u32) -> Self {
+        let row = |pc| FrameRow {
+            pc,
+            info: ctrscope_ebpf::unwind::info(ctrscope_ebpf::unwind::RSP, 0, pc + 1),
         };
-        let segment = self.segments.iter().max_by_key(|segment| shared(segment))?;
-        (shared(segment) > 0).then(|| {
-            start
-                .wrapping_sub(offset)
-                .wrapping_add(segment.offset)
-                .wrapping_sub(segment.address)
-        })
+        Self {
+            rows: (0..rows).map(row).collect(),
+            segments: Box::default(),
+            build_id: None,
+            stats: Stats::default(),
+        }
     }
+
+    #[cfg(test)]
+    fn bias(&self, start: u64, offset: u64, length: u64) -> Option<u64> {
+        bias(&self.segments, start, offset, length)
+    }
+}
+
+/// The bias of a mapping of a file with these segments: what to subtract (wrapping) from an address for the virtual
+/// address that rows are about. `None` when no executable segment is in the mapping.
+///
+/// `start` is the mapping's first address, `offset` the file offset mapped there, `length` in bytes.
+/// Only executable segments count: lld puts the same page of the file into two segments that have
+/// different biases. Of two executable ones in the mapping, the one with more bytes there wins.
+pub(crate) fn bias(segments: &[Segment], start: u64, offset: u64, length: u64) -> Option<u64> {
+    let end = offset.saturating_add(length);
+    let shared = |segment: &Segment| {
+        let first = segment.offset.max(offset);
+        (segment.offset.saturating_add(segment.bytes))
+            .min(end)
+            .saturating_sub(first)
+    };
+    let segment = segments.iter().max_by_key(|segment| shared(segment))?;
+    (shared(segment) > 0).then(|| {
+        start
+            .wrapping_sub(offset)
+            .wrapping_add(segment.offset)
+            .wrapping_sub(segment.address)
+    })
 }

@@ -1,0 +1,506 @@
+//! The sampler: a copy of the object with only what sampling needs, for all recordings of the agent.
+//!
+//! It shares nothing with the programs that always run but what it copies from their slot table. While
+//! nobody records no perf event exists, so nothing of it runs. Recordings are sessions of it: each has
+//! perf events of its own, whose period says which session a sample is for, and entries of its own in
+//! the tables of samples and stacks.
+
+use std::{
+    collections::HashMap,
+    os::fd::{AsFd, BorrowedFd},
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicU32, Ordering, fence},
+    },
+    time::{Duration, Instant},
+};
+
+use aya::{
+    Ebpf, EbpfLoader,
+    maps::{HashMap as BpfHashMap, Map, MapData, PerCpuArray, RingBuf},
+    programs::{
+        PerfEvent, ProgramError,
+        perf_event::{
+            PerfEventConfig, PerfEventLinkId, PerfEventScope, SamplePolicy, SoftwareEvent,
+        },
+    },
+};
+use ctrscope_ebpf::{
+    layout::Layout,
+    profile::{self, Program, ProgramKey, SampleKey, Stack},
+    slot,
+    walk::{Ask, Mapping},
+};
+
+use super::{
+    BpfError,
+    layout::Resolved,
+    loader::{Wire, describe, raise_memlock_limit, read_counters},
+    mapped::MappedArray,
+    object, syscall,
+};
+use crate::snapshot::LossCounter;
+
+/// Distinct stacks of all sessions: 16 MiB of them.
+const STACKS: u32 = 16_384;
+/// Distinct samples (stack pair, program, container, end) of all sessions.
+const SAMPLES: u32 = 32_768;
+/// Programs that are known at a time.
+const PROGRAMS: u32 = 8_192;
+/// Mappings of them: 2.6 MB.
+pub(crate) const MAPPINGS: u32 = 1 << 16;
+/// Rows of unwind tables: 16 MB. A whole machine that compiled had 2.8 million.
+pub(crate) const ROWS: u32 = 4 << 20;
+/// Words of their page indexes: 4 MB, a gigabyte of code.
+pub(crate) const INDEX_WORDS: u32 = 1 << 20;
+/// Bytes of the ring of questions.
+const RING: u32 = 64 << 10;
+/// How long a walk can take at most, where the kernel has no way to wait for all that run: it is in an interrupt.
+const LONGEST_WALK: Duration = Duration::from_millis(500);
+
+/// The slot table of the programs that always run.
+pub(crate) type SharedSlots = Arc<MappedArray<u64>>;
+
+/// What a session counted at one place.
+#[derive(Clone, Debug)]
+pub(crate) struct SessionSample {
+    pub(crate) slot: u32,
+    pub(crate) program: ProgramKey,
+    /// 0 where threads are not told apart.
+    pub(crate) tid: u32,
+    /// Innermost first; `None` where the stack was lost.
+    pub(crate) user: Option<Arc<[u64]>>,
+    /// Innermost first; `None` where the stack was lost.
+    pub(crate) kernel: Option<Arc<[u64]>>,
+    /// How the walk of the user stack ended.
+    pub(crate) stop: u32,
+    pub(crate) count: u64,
+}
+
+/// What the sampler holds that one thread at a time may use.
+struct Guarded {
+    ebpf: Ebpf,
+    stacks: BpfHashMap<MapData, u64, Wire<Stack>>,
+    samples: BpfHashMap<MapData, Wire<SampleKey>, u64>,
+    /// Sessions that are open, by bit.
+    open: u32,
+}
+
+/// The programs and maps of all sessions.
+pub(crate) struct Sampler {
+    guarded: Mutex<Guarded>,
+    sessions: MappedArray<u64>,
+    slots: MappedArray<u64>,
+    shared_slots: SharedSlots,
+    counters: PerCpuArray<MapData, u64>,
+    programs: Mutex<BpfHashMap<MapData, Wire<ProgramKey>, Wire<Program>>>,
+    mappings: MappedArray<Mapping>,
+    rows: MappedArray<u64>,
+    index: MappedArray<u64>,
+}
+
+/// Questions of the kernel side for the mappings of programs.
+pub(crate) struct Asks {
+    ring: RingBuf<MapData>,
+}
+
+impl Asks {
+    /// The next one, if there is one.
+    pub(crate) fn next(&mut self) -> Option<Ask> {
+        loop {
+            let record = self.ring.next()?;
+            if record.len() == size_of::<Ask>() {
+                // SAFETY: of that size, and any bit pattern is a value.
+                return Some(unsafe { record.as_ptr().cast::<Ask>().read_unaligned() });
+            }
+        }
+    }
+
+    /// Becomes readable when there is one.
+    pub(crate) fn fd(&self) -> BorrowedFd<'_> {
+        self.ring.as_fd()
+    }
+}
+
+impl Sampler {
+    /// Loads it.
+    ///
+    /// # Errors
+    ///
+    /// The kernel refuses the object or the program.
+    pub(crate) fn load(
+        resolved: &Resolved,
+        shared_slots: SharedSlots,
+    ) -> Result<(Self, Asks), BpfError> {
+        if let Err(reason) = resolved.verdict("profile") {
+            return Err(BpfError::Unsupported {
+                what: "sampling stacks",
+                reason,
+            });
+        }
+        raise_memlock_limit();
+        let layout = Wire(Layout {
+            slots: 1,
+            ..resolved.layout
+        });
+        let mut ebpf = EbpfLoader::new()
+            .btf(None)
+            .override_global("LAYOUT", &layout, true)
+            .map_max_entries("BLOCK_SLOTS", 1)
+            .map_max_entries("REQUESTS", 1)
+            .map_max_entries("GENERATIONS", 1)
+            .map_max_entries("EVENTS", RING)
+            .map_max_entries("STACKS", STACKS)
+            .map_max_entries("SAMPLES", SAMPLES)
+            .map_max_entries("PROGRAMS", PROGRAMS)
+            .map_max_entries("MAPPINGS", MAPPINGS)
+            .map_max_entries("UNWIND_ROWS", ROWS / 2)
+            .map_max_entries("UNWIND_INDEX", INDEX_WORDS / 2)
+            .load(object::bytes())
+            .map_err(|source| BpfError::Load {
+                source: Box::new(source),
+            })?;
+        let mut take = |name: &'static str| ebpf.take_map(name).ok_or(BpfError::NoMap { name });
+        let slots = MappedArray::new("CPU_SLOTS", take("CPU_SLOTS")?, slot::TABLE_ENTRIES)?;
+        let sessions = MappedArray::new("SESSIONS", take("SESSIONS")?, profile::SESSIONS)?;
+        let mappings = MappedArray::new("MAPPINGS", take("MAPPINGS")?, MAPPINGS)?;
+        let rows = MappedArray::new("UNWIND_ROWS", take("UNWIND_ROWS")?, ROWS / 2)?;
+        let index = MappedArray::new("UNWIND_INDEX", take("UNWIND_INDEX")?, INDEX_WORDS / 2)?;
+        let stacks = convert("STACKS", take("STACKS")?)?;
+        let samples = convert("SAMPLES", take("SAMPLES")?)?;
+        let programs = convert("PROGRAMS", take("PROGRAMS")?)?;
+        let counters = convert("COUNTERS", take("COUNTERS")?)?;
+        let ring = convert("EVENTS", take("EVENTS")?)?;
+        let program: &mut PerfEvent = ebpf
+            .program_mut("profile_sample")
+            .ok_or(BpfError::NoMap {
+                name: "profile_sample",
+            })?
+            .try_into()
+            .map_err(|error: ProgramError| refused(&error))?;
+        program.load().map_err(|error| refused(&error))?;
+        let sampler = Self {
+            guarded: Mutex::new(Guarded {
+                ebpf,
+                stacks,
+                samples,
+                open: 0,
+            }),
+            sessions,
+            slots,
+            shared_slots,
+            counters,
+            programs: Mutex::new(programs),
+            mappings,
+            rows,
+            index,
+        };
+        syscall::release_free_memory();
+        Ok((sampler, Asks { ring }))
+    }
+
+    fn guarded(&self) -> MutexGuard<'_, Guarded> {
+        // What a thread that panicked left is whole: each call into the kernel is.
+        self.guarded.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Takes over what the agent has decided about cgroups since the last call. Costs about 50 µs.
+    fn refresh(&self) {
+        for index in 0..self.slots.len() {
+            if let (Some(mine), Some(theirs)) =
+                (self.slots.word(index, 0), self.shared_slots.word(index, 0))
+            {
+                let entry = theirs.load(Ordering::Relaxed);
+                if mine.load(Ordering::Relaxed) != entry {
+                    mine.store(entry, Ordering::Relaxed);
+                }
+            }
+        }
+    }
+
+    /// What the kernel side knows of a program.
+    pub(crate) fn program(&self, key: ProgramKey) -> Option<Program> {
+        let programs = self.programs.lock().unwrap_or_else(PoisonError::into_inner);
+        programs.get(&Wire(key), 0).ok().map(|program| program.0)
+    }
+
+    /// All programs that the kernel side has met and that were not forgotten. Two system calls for each.
+    pub(crate) fn programs(&self) -> Vec<(ProgramKey, Program)> {
+        let programs = self.programs.lock().unwrap_or_else(PoisonError::into_inner);
+        let programs = programs.iter().flatten();
+        programs.map(|(key, program)| (key.0, program.0)).collect()
+    }
+
+    /// Tells the kernel side where the mappings of a program are, and when it may ask for it again.
+    pub(crate) fn publish(&self, key: ProgramKey, region: u64, ask_after_ns: u64) {
+        let mut programs = self.programs.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Ok(known) = programs.get(&Wire(key), 0) {
+            let program = Program {
+                region,
+                ask_after_ns,
+                ..known.0
+            };
+            // Only if it is still there.
+            let _ = programs.insert(Wire(key), Wire(program), BPF_EXIST);
+        }
+    }
+
+    /// Has the kernel side forget a program.
+    pub(crate) fn forget(&self, key: ProgramKey) {
+        let mut programs = self.programs.lock().unwrap_or_else(PoisonError::into_inner);
+        let _ = programs.remove(&Wire(key));
+    }
+
+    /// Writes a mapping. What says that there is a table is written last: a walk that meets it half-written must not
+    /// use it.
+    pub(crate) fn write_mapping(&self, at: u32, mapping: &Mapping) {
+        let words: [u64; size_of::<Mapping>() / 8] = [
+            mapping.start,
+            mapping.end,
+            mapping.bias,
+            u64::from(mapping.index) | u64::from(mapping.pages) << 32,
+            u64::from(mapping.first_page) | u64::from(mapping.kind) << 32,
+        ];
+        for (word, value) in words.into_iter().enumerate() {
+            if let Some(place) = self.mappings.word(at as usize, word) {
+                place.store(value, Ordering::Release);
+            }
+        }
+    }
+
+    /// Writes rows of a table.
+    pub(crate) fn write_rows(&self, at: u32, rows: &[u32]) {
+        write_words(&self.rows, at, rows);
+    }
+
+    /// Writes words of a page index.
+    pub(crate) fn write_index(&self, at: u32, words: &[u32]) {
+        write_words(&self.index, at, words);
+    }
+
+    /// Waits until no walk runs that has begun before: what was taken out of all mappings by then is read by nobody any
+    /// more. Takes some ten milliseconds.
+    pub(crate) fn wait_for_walks(&self) {
+        fence(Ordering::SeqCst);
+        if syscall::wait_for_programs().is_err() {
+            std::thread::sleep(LONGEST_WALK);
+        }
+    }
+
+    /// What was lost, in the order of [`ctrscope_ebpf::counter::NAMES`].
+    fn losses(&self) -> Vec<LossCounter> {
+        read_counters(&self.counters)
+    }
+}
+
+/// Writes into an array whose values hold two words each. The halves are written by themselves: the other one may be of
+/// another table that is being read.
+fn write_words(array: &MappedArray<u64>, at: u32, words: &[u32]) {
+    for (index, word) in (at as usize..).zip(words) {
+        if let Some(pair) = array.word(index / 2, 0) {
+            // SAFETY: a half of an aligned word that lives as long as the array.
+            let half = unsafe { AtomicU32::from_ptr(pair.as_ptr().cast::<u32>().add(index % 2)) };
+            half.store(*word, Ordering::Relaxed);
+        }
+    }
+}
+
+/// `BPF_EXIST`, `include/uapi/linux/bpf.h`.
+const BPF_EXIST: u64 = 2;
+
+/// Sampling in progress; ends when dropped.
+pub(crate) struct ProfileSession {
+    sampler: Arc<Sampler>,
+    number: u32,
+    links: Vec<PerfEventLinkId>,
+    losses_before: Vec<LossCounter>,
+    /// When it began.
+    pub(crate) began: Instant,
+}
+
+impl ProfileSession {
+    /// Starts to sample `only_slot`, or every slot, on the CPUs given, `frequency` times a second.
+    ///
+    /// # Errors
+    ///
+    /// The kernel refuses the perf events, or there are too many sessions.
+    pub(crate) fn start(
+        sampler: &Arc<Sampler>,
+        only_slot: Option<u32>,
+        frequency: u32,
+        by_thread: bool,
+        cpus: &[u32],
+    ) -> Result<Self, BpfError> {
+        let number = {
+            let mut guarded = sampler.guarded();
+            let number = guarded.open.trailing_ones();
+            if number >= profile::SESSIONS {
+                return Err(BpfError::Unsupported {
+                    what: "sampling stacks",
+                    reason: "too many recordings at once".to_owned(),
+                });
+            }
+            guarded.open |= 1 << number;
+            number
+        };
+        sampler.refresh();
+        let mut session = Self {
+            sampler: Arc::clone(sampler),
+            number,
+            links: Vec::new(),
+            losses_before: sampler.losses(),
+            began: Instant::now(),
+        };
+        session.word(profile::session_word(
+            only_slot.unwrap_or(slot::IDLE),
+            by_thread,
+        ));
+        session.attach(frequency, cpus)?;
+        session.began = Instant::now();
+        Ok(session)
+    }
+
+    fn word(&self, word: u64) {
+        if let Some(place) = self.sampler.sessions.word(self.number as usize, 0) {
+            place.store(word, Ordering::Release);
+        }
+    }
+
+    fn attach(&mut self, frequency: u32, cpus: &[u32]) -> Result<(), BpfError> {
+        let mut guarded = self.sampler.guarded();
+        let program = program(&mut guarded.ebpf)?;
+        for &cpu in cpus {
+            let link = program.attach(
+                PerfEventConfig::Software(SoftwareEvent::CpuClock),
+                PerfEventScope::AllProcessesOneCpu { cpu },
+                SamplePolicy::Period(profile::session_period(frequency, self.number)),
+                false,
+            );
+            match link {
+                Ok(link) => self.links.push(link),
+                // A CPU may go offline between the list and here.
+                Err(error) if self.links.is_empty() && Some(&cpu) == cpus.last() => {
+                    return Err(refused(&error));
+                }
+                Err(error) => tracing::debug!(cpu, error = %describe(&error), "cpu not sampled"),
+            }
+        }
+        Ok(())
+    }
+
+    /// Takes over what the agent has decided about cgroups since the last call. Costs about 50 µs.
+    pub(crate) fn refresh(&self) {
+        self.sampler.refresh();
+    }
+
+    /// Stops sampling; what was counted stays readable.
+    pub(crate) fn stop(&mut self) {
+        let mut guarded = self.sampler.guarded();
+        if let Ok(program) = program(&mut guarded.ebpf) {
+            for link in self.links.drain(..) {
+                let _ = program.detach(link);
+            }
+        }
+        drop(guarded);
+        self.word(0);
+    }
+
+    /// All that was counted.
+    pub(crate) fn samples(&self) -> Vec<SessionSample> {
+        let guarded = self.sampler.guarded();
+        let mut known: HashMap<u64, Option<Arc<[u64]>>> = HashMap::new();
+        let mut stack = |hash: u64| -> Option<Arc<[u64]>> {
+            if hash == 0 {
+                return Some(Arc::from([]));
+            }
+            known
+                .entry(hash)
+                .or_insert_with(|| {
+                    let stack = guarded.stacks.get(&hash, 0).ok()?.0;
+                    let length = usize::try_from(stack.length).ok()?;
+                    stack.frames.get(..length).map(Arc::from)
+                })
+                .clone()
+        };
+        guarded
+            .samples
+            .iter()
+            .flatten()
+            .filter(|(key, _)| key.0.session == self.number)
+            .map(|(key, count)| SessionSample {
+                slot: key.0.slot,
+                program: key.0.program,
+                tid: key.0.tid,
+                user: stack(key.0.user),
+                kernel: stack(key.0.kernel),
+                stop: key.0.stop,
+                count,
+            })
+            .collect()
+    }
+
+    /// What was lost since it began, in the order of [`ctrscope_ebpf::counter::NAMES`]; of other sessions, too, that
+    /// record at the same time.
+    pub(crate) fn losses(&self) -> Vec<LossCounter> {
+        let mut losses = self.sampler.losses();
+        for (now, before) in losses.iter_mut().zip(&self.losses_before) {
+            now.count = now.count.saturating_sub(before.count);
+        }
+        losses
+    }
+}
+
+impl Drop for ProfileSession {
+    fn drop(&mut self) {
+        self.stop();
+        let mut guarded = self.sampler.guarded();
+        let guarded = &mut *guarded;
+        let keys: Vec<SampleKey> = guarded
+            .samples
+            .keys()
+            .flatten()
+            .map(|key| key.0)
+            .filter(|key| key.session == self.number)
+            .collect();
+        for key in keys {
+            for stack in [key.user, key.kernel] {
+                let _ = guarded.stacks.remove(&stack);
+            }
+            let _ = guarded.samples.remove(&Wire(key));
+        }
+        guarded.open &= !(1 << self.number);
+        if guarded.open == 0 {
+            // Those whose sample found no room.
+            let left: Vec<u64> = guarded.stacks.keys().flatten().collect();
+            for stack in left {
+                let _ = guarded.stacks.remove(&stack);
+            }
+        }
+    }
+}
+
+fn program(ebpf: &mut Ebpf) -> Result<&mut PerfEvent, BpfError> {
+    ebpf.program_mut("profile_sample")
+        .ok_or(BpfError::NoMap {
+            name: "profile_sample",
+        })?
+        .try_into()
+        .map_err(|error: ProgramError| refused(&error))
+}
+
+fn refused(error: &dyn std::error::Error) -> BpfError {
+    BpfError::Unsupported {
+        what: "sampling stacks",
+        reason: describe(error),
+    }
+}
+
+fn convert<T: TryFrom<Map, Error = aya::maps::MapError>>(
+    name: &'static str,
+    map: Map,
+) -> Result<T, BpfError> {
+    T::try_from(map).map_err(|source| BpfError::Map {
+        name,
+        source: Box::new(source),
+    })
+}

@@ -1,0 +1,430 @@
+//! What all recordings share: the sampler in the kernel, and the thread that looks at the programs that it meets.
+//!
+//! It is made at the first recording and stays: tables and what the kernel has verified are there for the next one.
+//! While nobody records it does nothing.
+
+use std::{
+    io::{PipeReader, PipeWriter, Read as _, Write as _},
+    os::fd::AsFd as _,
+    path::{Path, PathBuf},
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicBool, AtomicU64, Ordering},
+        mpsc::{Receiver, SyncSender, TrySendError, sync_channel},
+    },
+    thread::JoinHandle,
+    time::{Duration, Instant},
+};
+
+use ctrscope_ebpf::{
+    counter,
+    profile::ProgramKey,
+    walk::{self, Mapping},
+};
+
+use super::core::ProfileParts;
+use crate::{
+    bpf::{Asks, BpfError, INDEX_WORDS, MAPPINGS, ROWS, Sampler, monotonic_ns, wait_readable},
+    profile::{Image, Process, Programs, UnwindTable, WalkMemory},
+    snapshot::LossCounter,
+};
+
+/// Longest that the table of one file is read.
+const BUILD_TIME: Duration = Duration::from_secs(2);
+/// How often programs that go on being sampled are looked at again, and those that have ended are left.
+const SWEEP_INTERVAL: Duration = Duration::from_secs(1);
+
+impl WalkMemory for Arc<Sampler> {
+    fn write_mapping(&self, at: u32, mapping: &Mapping) {
+        Sampler::write_mapping(self, at, mapping);
+    }
+
+    fn write_rows(&self, at: u32, rows: &[u32]) {
+        Sampler::write_rows(self, at, rows);
+    }
+
+    fn write_index(&self, at: u32, words: &[u32]) {
+        Sampler::write_index(self, at, words);
+    }
+
+    fn publish(&self, key: ProgramKey, region: u64, ask_after_ns: u64) {
+        Sampler::publish(self, key, region, ask_after_ns);
+    }
+
+    fn forget(&self, key: ProgramKey) {
+        Sampler::forget(self, key);
+    }
+
+    fn wait_for_walks(&self) {
+        Sampler::wait_for_walks(self);
+    }
+
+    fn sizes(&self) -> [u32; 3] {
+        [MAPPINGS, ROWS, INDEX_WORDS]
+    }
+}
+
+type SharedPrograms = Arc<Mutex<Programs<Arc<Sampler>>>>;
+
+/// What recordings that have ended could not get.
+#[derive(Debug)]
+pub(super) struct ProfileTotals {
+    /// By the index of the kernel side's counters.
+    losses: Box<[AtomicU64]>,
+    /// User stacks by how their walk ended: [`walk::STOPS`].
+    stops: Box<[AtomicU64]>,
+    /// Unwind tables for which there was no room.
+    refused_tables: AtomicU64,
+}
+
+impl Default for ProfileTotals {
+    fn default() -> Self {
+        let zeroes = |count: usize| (0..count).map(|_| AtomicU64::new(0)).collect();
+        Self {
+            losses: zeroes(counter::NAMES.len()),
+            stops: zeroes(walk::STOPS.len()),
+            refused_tables: AtomicU64::new(0),
+        }
+    }
+}
+
+impl ProfileTotals {
+    /// Adds those of a recording: the kernel side's counters, and how often a walk ended how.
+    pub(super) fn add(
+        &self,
+        losses: &[LossCounter],
+        stops: impl Iterator<Item = (u32, u64)>,
+        refused_tables: u64,
+    ) {
+        for (total, loss) in self.losses.iter().zip(losses) {
+            total.fetch_add(loss.count, Ordering::Relaxed);
+        }
+        for (stop, count) in stops {
+            if let Some(total) = self.stops.get((stop & walk::STOP_MASK) as usize) {
+                total.fetch_add(count, Ordering::Relaxed);
+            }
+        }
+        self.refused_tables
+            .fetch_add(refused_tables, Ordering::Relaxed);
+    }
+
+    /// Adds them to the counters of the programs that always run, of which there are as many and in the same order,
+    /// and stacks that are not whole by the reason behind those.
+    pub(super) fn add_to(&self, losses: &mut Vec<LossCounter>) {
+        for (loss, total) in losses.iter_mut().zip(&self.losses) {
+            loss.count += total.load(Ordering::Relaxed);
+        }
+        let mut push = |reason: String, count: &AtomicU64| {
+            losses.push(LossCounter {
+                kind: "lost".into(),
+                reason,
+                count: count.load(Ordering::Relaxed),
+            });
+        };
+        for ((stop, name), count) in (0..).zip(walk::STOPS).zip(&self.stops) {
+            // Those are whole, or counted as truncated.
+            if ![walk::STOP_END, walk::STOP_ABSENT, walk::STOP_DEPTH].contains(&stop) {
+                push(format!("profile_stack_{name}"), count);
+            }
+        }
+        push("profile_tables_full".to_owned(), &self.refused_tables);
+    }
+}
+
+/// The sampler and its threads, once there was a recording.
+pub(super) struct Profiler {
+    parts: ProfileParts,
+    proc_root: PathBuf,
+    running: Mutex<Option<Running>>,
+}
+
+struct Running {
+    sampler: Arc<Sampler>,
+    programs: SharedPrograms,
+    follower: Follower,
+    recordings: usize,
+}
+
+/// A recording that is under way; the programs that it met are forgotten with the last one.
+pub(super) struct Recording<'a> {
+    profiler: &'a Profiler,
+    /// What samples.
+    pub(super) sampler: Arc<Sampler>,
+    programs: SharedPrograms,
+}
+
+impl Profiler {
+    pub(super) fn new(parts: ProfileParts, proc_root: PathBuf) -> Self {
+        Self {
+            parts,
+            proc_root,
+            running: Mutex::new(None),
+        }
+    }
+
+    /// Where the host's processes are.
+    pub(super) fn proc_root(&self) -> &Path {
+        &self.proc_root
+    }
+
+    fn running(&self) -> MutexGuard<'_, Option<Running>> {
+        self.running.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Begins a recording. The first one loads the sampler, which takes some tenths of a second.
+    ///
+    /// # Errors
+    ///
+    /// The kernel refuses it, or there can be no thread.
+    pub(super) fn begin(&self) -> Result<Recording<'_>, BpfError> {
+        let mut running = self.running();
+        // A thread that has ended by a defect is no reason to do without.
+        if running
+            .as_ref()
+            .is_some_and(|known| !known.follower.is_running())
+        {
+            *running = None;
+        }
+        let running = match &mut *running {
+            Some(running) => running,
+            none => none.insert(self.start()?),
+        };
+        running.recordings += 1;
+        running.follower.record(true);
+        Ok(Recording {
+            profiler: self,
+            sampler: Arc::clone(&running.sampler),
+            programs: Arc::clone(&running.programs),
+        })
+    }
+
+    fn start(&self) -> Result<Running, BpfError> {
+        let (sampler, asks) = Sampler::load(&self.parts.resolved, Arc::clone(&self.parts.slots))?;
+        let sampler = Arc::new(sampler);
+        let programs = Programs::new(Arc::clone(&sampler), self.proc_root.clone());
+        let programs = Arc::new(Mutex::new(programs));
+        let follower = Follower::start(Arc::clone(&sampler), Arc::clone(&programs), asks).map_err(
+            |source| BpfError::Unsupported {
+                what: "sampling stacks",
+                reason: format!("no thread: {source}"),
+            },
+        )?;
+        Ok(Running {
+            sampler,
+            programs,
+            follower,
+            recordings: 0,
+        })
+    }
+}
+
+fn lock(programs: &SharedPrograms) -> MutexGuard<'_, Programs<Arc<Sampler>>> {
+    // What a panic left half-done is a region or table that nobody refers to.
+    programs.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+impl Recording<'_> {
+    /// What is known of the programs that were sampled: those that live and were not looked at yet are looked at now.
+    pub(super) fn processes(
+        &self,
+        wanted: impl Fn(ProgramKey) -> bool,
+    ) -> Vec<(ProgramKey, Process)> {
+        let sampled = self.sampler.programs();
+        let mut programs = lock(&self.programs);
+        programs.complete(&sampled);
+        let processes = programs.processes().filter(|(key, _)| wanted(*key));
+        processes
+            .map(|(key, process)| (key, process.clone()))
+            .collect()
+    }
+}
+
+impl Recording<'_> {
+    /// Unwind tables for which there was no room since somebody asked.
+    pub(super) fn refused_tables(&self) -> u64 {
+        lock(&self.programs).take_refused()
+    }
+}
+
+impl Drop for Recording<'_> {
+    fn drop(&mut self) {
+        let mut running = self.profiler.running();
+        let Some(running) = running.as_mut() else {
+            return;
+        };
+        // It may be another one by now, if a thread had to be started anew.
+        if !Arc::ptr_eq(&running.sampler, &self.sampler) {
+            return;
+        }
+        running.recordings = running.recordings.saturating_sub(1);
+        if running.recordings == 0 {
+            running.follower.record(false);
+            let sampled = self.sampler.programs();
+            lock(&self.programs).rest(&sampled);
+        }
+    }
+}
+
+/// The thread that answers the kernel side, and the one that reads tables for it. Dropping it ends both.
+struct Follower {
+    wake: PipeWriter,
+    records: Arc<AtomicBool>,
+    is_over: Arc<AtomicBool>,
+    thread: Option<JoinHandle<()>>,
+}
+
+impl Follower {
+    fn start(sampler: Arc<Sampler>, programs: SharedPrograms, asks: Asks) -> std::io::Result<Self> {
+        let (woken, wake) = std::io::pipe()?;
+        let records = Arc::new(AtomicBool::new(false));
+        let is_over = Arc::new(AtomicBool::new(false));
+        let builder = Builder::start(wake.try_clone()?)?;
+        let worker = Worker {
+            sampler,
+            programs,
+            asks,
+            woken,
+            builder,
+            records: Arc::clone(&records),
+            is_over: Arc::clone(&is_over),
+        };
+        let thread = std::thread::Builder::new()
+            .name("programs".into())
+            .spawn(move || worker.run())?;
+        Ok(Self {
+            wake,
+            records,
+            is_over,
+            thread: Some(thread),
+        })
+    }
+
+    fn is_running(&self) -> bool {
+        let thread = self.thread.as_ref();
+        thread.is_some_and(|thread| !thread.is_finished())
+    }
+
+    fn record(&self, records: bool) {
+        self.records.store(records, Ordering::Relaxed);
+        let _ = (&self.wake).write(&[1]);
+    }
+}
+
+impl Drop for Follower {
+    fn drop(&mut self) {
+        self.is_over.store(true, Ordering::Relaxed);
+        let _ = (&self.wake).write(&[1]);
+        if let Some(thread) = self.thread.take() {
+            let _ = thread.join();
+        }
+    }
+}
+
+struct Worker {
+    sampler: Arc<Sampler>,
+    programs: SharedPrograms,
+    asks: Asks,
+    woken: PipeReader,
+    builder: Builder,
+    records: Arc<AtomicBool>,
+    is_over: Arc<AtomicBool>,
+}
+
+impl Worker {
+    fn run(mut self) {
+        let mut scratch = [0; 64];
+        let mut swept = Instant::now();
+        loop {
+            let records = self.records.load(Ordering::Relaxed);
+            let wait = if records {
+                SWEEP_INTERVAL.saturating_sub(swept.elapsed())
+            } else {
+                Duration::from_secs(3_600)
+            };
+            match wait_readable(self.asks.fd(), self.woken.as_fd(), wait) {
+                Ok([_, true]) => {
+                    let _ = self.woken.read(&mut scratch);
+                }
+                Ok(_) => {}
+                Err(error) => {
+                    tracing::error!(%error, "wait for programs");
+                    std::thread::sleep(Duration::from_millis(100));
+                }
+            }
+            if self.is_over.load(Ordering::Relaxed) {
+                return;
+            }
+            self.answer();
+            if records && swept.elapsed() >= SWEEP_INTERVAL {
+                swept = Instant::now();
+                let sampled = self.sampler.programs();
+                lock(&self.programs).sweep(&sampled);
+            }
+            self.build();
+        }
+    }
+
+    fn answer(&mut self) {
+        while let Some(ask) = self.asks.next() {
+            let key = ProgramKey {
+                tgid: ask.tgid,
+                id: ask.program,
+            };
+            if let Some(program) = self.sampler.program(key) {
+                lock(&self.programs).asked(&ask, &program, monotonic_ns());
+            }
+        }
+    }
+
+    /// Takes in the tables that were read, and has the next one read.
+    fn build(&mut self) {
+        while let Ok((image, table)) = self.builder.done.try_recv() {
+            lock(&self.programs).built(&image, table.as_ref());
+            self.builder.is_idle = true;
+        }
+        if self.builder.is_idle
+            && let Some(image) = lock(&self.programs).next_build()
+        {
+            match self.builder.jobs.try_send(image) {
+                Ok(()) => self.builder.is_idle = false,
+                Err(TrySendError::Full(image) | TrySendError::Disconnected(image)) => {
+                    lock(&self.programs).built(&image, None);
+                }
+            }
+        }
+    }
+}
+
+type Built = (Arc<Image>, Option<UnwindTable>);
+
+/// The thread that reads tables, one at a time: a process that lives for a moment must be looked at meanwhile. It
+/// ends when nobody can give it work any more.
+struct Builder {
+    jobs: SyncSender<Arc<Image>>,
+    done: Receiver<Built>,
+    is_idle: bool,
+}
+
+impl Builder {
+    fn start(mut wake: PipeWriter) -> std::io::Result<Self> {
+        let (jobs, inbox) = sync_channel::<Arc<Image>>(1);
+        let (built, done) = sync_channel::<Built>(1);
+        std::thread::Builder::new()
+            .name("unwind-tables".into())
+            .spawn(move || {
+                while let Ok(image) = inbox.recv() {
+                    let table = UnwindTable::read(&image.file, BUILD_TIME);
+                    let table = table.map_err(|error| tracing::debug!(%error, "no unwind table"));
+                    if built.send((image, table.ok())).is_err() {
+                        return;
+                    }
+                    let _ = wake.write(&[1]);
+                }
+            })?;
+        Ok(Self {
+            jobs,
+            done,
+            is_idle: true,
+        })
+    }
+}

@@ -1,0 +1,518 @@
+//! The programs that are sampled: looked at while they live, so that their stacks can be walked by unwind tables and be
+//! named when they have gone.
+//!
+//! The kernel side asks for a program at its first sample, and again when a stack leads out of the mappings that are known
+//! of it. What is found is written where the kernel side reads it: a region of mappings for each
+//! program, whose tables are shared by all that map the same file. Tables stay when nobody records, the least used
+//! of them until others need their place; regions are of one recording, or of several that overlap.
+
+use std::{
+    collections::{HashMap, HashSet},
+    ops::Range,
+    path::PathBuf,
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use ctrscope_ebpf::{
+    profile::{Program, ProgramKey},
+    walk::{
+        self, Ask, MAPPING_PENDING, MAPPING_POINTERS, MAPPING_TABLE, MAX_MAPPINGS,
+        Mapping as Region,
+    },
+};
+
+use super::{
+    image::{FileIdentity, Image, Images},
+    maps::Mapping,
+    process::{self, Process},
+    unwind::{Pool, Segment, UnwindTable, bias},
+};
+
+/// Programs that are remembered at most; later ones are walked by frame pointers and have a name alone.
+const MAX_PROGRAMS: usize = 4_096;
+/// Bytes of mappings that are remembered of them.
+const MAX_MAPPING_BYTES: usize = 16 << 20;
+/// How long the kernel side does not ask again for a program of which nothing new was found; doubled each time up to
+/// the second one.
+const QUIET: Duration = Duration::from_millis(500);
+const MOST_QUIET: Duration = Duration::from_secs(8);
+/// Clock ticks of `/proc/PID/stat` in nanoseconds (`USER_HZ`).
+const TICK_NS: u64 = 10_000_000;
+
+/// What the kernel side reads, written from here.
+pub(crate) trait WalkMemory {
+    /// Writes a mapping, or the head of a region.
+    fn write_mapping(&self, at: u32, mapping: &Region);
+    /// Writes rows of a table.
+    fn write_rows(&self, at: u32, rows: &[u32]);
+    /// Writes the page index of a table.
+    fn write_index(&self, at: u32, words: &[u32]);
+    /// Says where the mappings of a program are, and when it may be asked for again (`CLOCK_MONOTONIC`).
+    fn publish(&self, key: ProgramKey, region: u64, ask_after_ns: u64);
+    /// Forgets a program.
+    fn forget(&self, key: ProgramKey);
+    /// Waits until nobody reads what was taken out before.
+    fn wait_for_walks(&self);
+    /// Places of mappings, rows, and words of page indexes.
+    fn sizes(&self) -> [u32; 3];
+}
+
+/// A table that is in the kernel side's memory.
+#[derive(Debug)]
+struct Placed {
+    rows: Range<u32>,
+    index: Range<u32>,
+    pages: u32,
+    first_page: u32,
+    segments: Box<[Segment]>,
+}
+
+/// What is known of the unwind table of a file.
+#[derive(Debug)]
+enum Table {
+    /// Not read yet; asked for so often.
+    Pending { samples: u64, image: Arc<Image> },
+    /// Being read.
+    Building,
+    /// Its code is walked by frame pointers: it has none, or none that can be used.
+    Pointers,
+    /// Of the same build as another file, by which the table is placed.
+    Placed(TableId),
+}
+
+type TableId = u64;
+
+/// A program that was looked at.
+#[derive(Debug)]
+struct Known {
+    process: Process,
+    /// Places of its head and mappings.
+    region: Option<Range<u32>>,
+    /// How long it is left alone if nothing new is found.
+    quiet: Duration,
+}
+
+/// All of them.
+pub(crate) struct Programs<M> {
+    memory: M,
+    proc_root: PathBuf,
+    known: HashMap<ProgramKey, Known>,
+    mapping_bytes: usize,
+    images: Images,
+    tables: HashMap<FileIdentity, Table>,
+    /// By build id: files of one build share a table.
+    by_build: HashMap<Box<[u8]>, TableId>,
+    placed: HashMap<TableId, Placed>,
+    /// When a table was last put into a region.
+    used: HashMap<TableId, Instant>,
+    next_table: TableId,
+    regions: Pool,
+    rows: Pool,
+    index: Pool,
+    /// Regions that nobody may enter any more, but somebody may still read.
+    left: Vec<Range<u32>>,
+    /// Tables for which there was no room.
+    refused: u64,
+}
+
+impl<M: WalkMemory> Programs<M> {
+    pub(crate) fn new(memory: M, proc_root: PathBuf) -> Self {
+        let [mappings, rows, index] = memory.sizes();
+        Self {
+            memory,
+            proc_root,
+            known: HashMap::new(),
+            mapping_bytes: 0,
+            images: Images::default(),
+            tables: HashMap::new(),
+            by_build: HashMap::new(),
+            placed: HashMap::new(),
+            used: HashMap::new(),
+            next_table: 0,
+            // The first place of each means none.
+            regions: Pool::new(1..mappings),
+            rows: Pool::new(1..rows),
+            index: Pool::new(1..index),
+            left: Vec::new(),
+            refused: 0,
+        }
+    }
+
+    /// Answers a question of the kernel side, which knows this of the program, at `now_ns` of `CLOCK_MONOTONIC`.
+    pub(crate) fn asked(&mut self, ask: &Ask, program: &Program, now_ns: u64) {
+        let key = ProgramKey {
+            tgid: ask.tgid,
+            id: ask.program,
+        };
+        let looked = self.look(key, program);
+        let quiet = match self.known.get_mut(&key) {
+            Some(known) if !looked => {
+                let quiet = known.quiet;
+                known.quiet = (quiet * 2).min(MOST_QUIET);
+                quiet
+            }
+            Some(known) => {
+                known.quiet = QUIET;
+                Duration::ZERO
+            }
+            None => MOST_QUIET,
+        };
+        let region = self.known.get(&key).and_then(|known| known.region.clone());
+        let word = region.map_or(0, |region| region_word(&region));
+        let quiet_ns = u64::try_from(quiet.as_nanos()).unwrap_or(u64::MAX);
+        self.memory
+            .publish(key, word, now_ns.saturating_add(quiet_ns));
+    }
+
+    /// Looks at a program; says whether its mappings are others than before.
+    fn look(&mut self, key: ProgramKey, program: &Program) -> bool {
+        if !self.known.contains_key(&key) && self.known.len() >= MAX_PROGRAMS {
+            return false;
+        }
+        let process = Process::read(&self.proc_root, key.tgid);
+        // Or another process has the number now.
+        let is_it = |process: &Process| process.start_ticks() == program.start_ns / TICK_NS;
+        let Some(mut process) = process.ok().filter(is_it) else {
+            self.ended(key, program);
+            return false;
+        };
+        process.comm = comm(&program.comm);
+        let before = self.known.get(&key);
+        if before.is_some_and(|before| before.process.maps_the_same(&process)) {
+            return false;
+        }
+        // It has run another program since: what is mapped now is of that one.
+        let is_of_a_later = self.known.iter().any(|(other, known)| {
+            other.tgid == key.tgid && *other != key && known.process.maps_the_same(&process)
+        });
+        if is_of_a_later || process.mappings.is_empty() {
+            return false;
+        }
+        if self.mapping_bytes + process.mapping_bytes() > MAX_MAPPING_BYTES {
+            return false;
+        }
+        let folder = process::folder(&self.proc_root, process.task);
+        for mapping in &mut process.mappings {
+            match self.images.of(&folder, mapping) {
+                Ok(image) => mapping.image = image,
+                Err(error) => tracing::trace!(%error, path = &*mapping.path, "not opened"),
+            }
+        }
+        let mut former = None;
+        if let Some(before) = self.known.remove(&key) {
+            self.mapping_bytes -= before.process.mapping_bytes();
+            former = before.region;
+            process.keep_past(before.process);
+        }
+        self.mapping_bytes += process.mapping_bytes();
+        let region = self.write_region(key, &process.mappings, program.samples.max(1));
+        self.known.insert(
+            key,
+            Known {
+                process,
+                region,
+                quiet: QUIET,
+            },
+        );
+        self.left.extend(former);
+        true
+    }
+
+    /// Writes the mappings of a program where the kernel side will look; `None` if there is no room.
+    fn write_region(
+        &mut self,
+        key: ProgramKey,
+        mappings: &[Mapping],
+        samples: u64,
+    ) -> Option<Range<u32>> {
+        let mappings = mappings.get(..MAX_MAPPINGS as usize).unwrap_or(mappings);
+        let length = u32::try_from(mappings.len()).ok()? + 1;
+        let region = self.regions.take(length).or_else(|| {
+            self.clear_left();
+            self.regions.take(length)
+        })?;
+        let head = Region {
+            start: walk::head(key.tgid, key.id),
+            ..Region::ZERO
+        };
+        self.memory.write_mapping(region.start, &head);
+        for (at, mapping) in (region.start + 1..).zip(mappings) {
+            let entry = self.entry(mapping, samples);
+            self.memory.write_mapping(at, &entry);
+        }
+        Some(region)
+    }
+
+    /// A mapping as the kernel side reads it.
+    fn entry(&mut self, mapping: &Mapping, samples: u64) -> Region {
+        let mut entry = Region {
+            start: mapping.start,
+            end: mapping.end,
+            kind: MAPPING_POINTERS,
+            ..Region::ZERO
+        };
+        let Some(image) = &mapping.image else {
+            return entry;
+        };
+        let table = self
+            .tables
+            .entry(image.identity)
+            .or_insert_with(|| Table::Pending {
+                samples: 0,
+                image: Arc::clone(image),
+            });
+        match table {
+            Table::Pending { samples: all, .. } => {
+                *all = all.saturating_add(samples);
+                entry.kind = MAPPING_PENDING;
+            }
+            Table::Building => entry.kind = MAPPING_PENDING,
+            Table::Pointers => {}
+            Table::Placed(id) => {
+                if let Some(placed) = self.placed.get(id) {
+                    placed.fill(&mut entry, mapping);
+                    self.used.insert(*id, Instant::now());
+                }
+            }
+        }
+        entry
+    }
+
+    /// The file whose table is to be read next: that of which most was sampled for its size.
+    pub(crate) fn next_build(&mut self) -> Option<Arc<Image>> {
+        let pending = self
+            .tables
+            .iter()
+            .filter_map(|(identity, table)| match table {
+                Table::Pending { samples, image } => Some((urgency(*samples, image), *identity)),
+                _ => None,
+            });
+        let (_, identity) = pending.max_by_key(|(urgency, _)| *urgency)?;
+        let table = self.tables.insert(identity, Table::Building)?;
+        match table {
+            Table::Pending { image, .. } => Some(image),
+            _ => None,
+        }
+    }
+
+    /// Takes in a table that was read, or that there is none, and tells it to all programs that map the file.
+    pub(crate) fn built(&mut self, image: &Image, table: Option<&UnwindTable>) {
+        let table = match table.and_then(|table| self.place(table)) {
+            Some(id) => Table::Placed(id),
+            None => Table::Pointers,
+        };
+        self.tables.insert(image.identity, table);
+        let mut entries = Vec::new();
+        for known in self.known.values() {
+            let Some(region) = &known.region else {
+                continue;
+            };
+            for (at, mapping) in (region.start + 1..region.end).zip(&known.process.mappings) {
+                if mapping
+                    .image
+                    .as_deref()
+                    .is_some_and(|one| one.identity == image.identity)
+                {
+                    entries.push((at, mapping.clone()));
+                }
+            }
+        }
+        for (at, mapping) in entries {
+            let entry = self.entry(&mapping, 0);
+            self.memory.write_mapping(at, &entry);
+        }
+    }
+
+    /// Puts a table into the kernel side's memory, or finds that of the same build.
+    fn place(&mut self, table: &UnwindTable) -> Option<TableId> {
+        if table.rows.is_empty() {
+            return None;
+        }
+        if let Some(build) = &table.build_id
+            && let Some(id) = self.by_build.get(build)
+        {
+            return Some(*id);
+        }
+        let packed = table.pack(0);
+        let lengths = (
+            u32::try_from(packed.rows.len()).ok()?,
+            u32::try_from(packed.index.len()).ok()?,
+        );
+        let Some((rows, index)) = self.room_for(lengths) else {
+            self.refused += 1;
+            return None;
+        };
+        let packed = table.pack(rows.start);
+        self.memory.write_rows(rows.start, &packed.rows);
+        self.memory.write_index(index.start, &packed.index);
+        let id = self.next_table;
+        self.next_table += 1;
+        if let Some(build) = &table.build_id {
+            self.by_build.insert(build.clone(), id);
+        }
+        self.placed.insert(
+            id,
+            Placed {
+                rows,
+                index,
+                pages: packed.pages,
+                first_page: packed.page0,
+                segments: table.segments.clone(),
+            },
+        );
+        self.used.insert(id, Instant::now());
+        Some(id)
+    }
+
+    /// Room for so many rows and words of an index, made by throwing out tables that no program uses, those first that
+    /// were used longest ago.
+    fn room_for(&mut self, (rows, words): (u32, u32)) -> Option<(Range<u32>, Range<u32>)> {
+        loop {
+            if let Some(rows) = self.rows.take(rows) {
+                if let Some(index) = self.index.take(words) {
+                    return Some((rows, index));
+                }
+                self.rows.give(rows);
+            }
+            let in_use = self.in_use();
+            let oldest = self.used.iter().filter(|(id, _)| !in_use.contains(id));
+            let oldest = oldest.min_by_key(|(_, used)| **used).map(|(id, _)| *id)?;
+            // Nobody has it in a region since the last grace: regions that were left may be read still.
+            self.clear_left();
+            self.memory.wait_for_walks();
+            self.throw_out(oldest);
+        }
+    }
+
+    /// Tables of files that a program has mapped.
+    fn in_use(&self) -> HashSet<TableId> {
+        let mappings = self.known.values().filter(|known| known.region.is_some());
+        let mappings = mappings.flat_map(|known| &known.process.mappings);
+        let images = mappings.filter_map(|mapping| mapping.image.as_ref());
+        images
+            .filter_map(|image| match self.tables.get(&image.identity) {
+                Some(Table::Placed(id)) => Some(*id),
+                _ => None,
+            })
+            .collect()
+    }
+
+    fn throw_out(&mut self, id: TableId) {
+        self.used.remove(&id);
+        if let Some(placed) = self.placed.remove(&id) {
+            self.rows.give(placed.rows);
+            self.index.give(placed.index);
+        }
+        self.by_build.retain(|_, other| *other != id);
+        self.tables
+            .retain(|_, table| !matches!(table, Table::Placed(other) if *other == id));
+    }
+
+    /// Makes the places of regions that were left free again.
+    fn clear_left(&mut self) {
+        if self.left.is_empty() {
+            return;
+        }
+        self.memory.wait_for_walks();
+        for region in self.left.drain(..) {
+            self.regions.give(region);
+        }
+    }
+
+    /// A program has ended, or runs another one. What is known of it stays for its samples, be it its name alone.
+    fn ended(&mut self, key: ProgramKey, program: &Program) {
+        if let Some(known) = self.known.get_mut(&key) {
+            known.process.alive = false;
+            self.left.extend(known.region.take());
+        } else if self.known.len() < MAX_PROGRAMS {
+            let process = Process::gone(comm(&program.comm), key.tgid);
+            self.known.insert(
+                key,
+                Known {
+                    process,
+                    region: None,
+                    quiet: QUIET,
+                },
+            );
+        }
+        self.memory.forget(key);
+    }
+
+    /// Looks at all programs again that were sampled since the last time, and leaves those that have ended; `samples`
+    /// are those that the kernel side knows. Some 40 µs for each.
+    pub(crate) fn sweep(&mut self, sampled: &[(ProgramKey, Program)]) {
+        for (key, program) in sampled {
+            if self.look(*key, program) {
+                let region = self.known.get(key).and_then(|known| known.region.clone());
+                let word = region.map_or(0, |region| region_word(&region));
+                self.memory.publish(*key, word, 0);
+            }
+        }
+        self.clear_left();
+    }
+
+    /// What is known of the programs.
+    pub(crate) fn processes(&self) -> impl Iterator<Item = (ProgramKey, &Process)> {
+        self.known.iter().map(|(key, known)| (*key, &known.process))
+    }
+
+    /// Looks at those of the sampled programs that nobody has looked at yet. Of those that have gone the name is known.
+    pub(crate) fn complete(&mut self, sampled: &[(ProgramKey, Program)]) {
+        for (key, program) in sampled {
+            if !self.known.contains_key(key) && !self.look(*key, program) {
+                self.ended(*key, program);
+            }
+        }
+    }
+
+    /// Nobody records any more: programs are forgotten, tables stay.
+    pub(crate) fn rest(&mut self, sampled: &[(ProgramKey, Program)]) {
+        for (key, _) in sampled {
+            self.memory.forget(*key);
+        }
+        let regions = self.known.drain().filter_map(|(_, known)| known.region);
+        self.left.extend(regions);
+        self.mapping_bytes = 0;
+        self.clear_left();
+        // What was not read is asked for again; a file that cannot be read may be another one then.
+        self.tables
+            .retain(|_, table| matches!(table, Table::Placed(_) | Table::Building));
+    }
+
+    /// Tables for which there was no room since the last call.
+    pub(crate) fn take_refused(&mut self) -> u64 {
+        std::mem::take(&mut self.refused)
+    }
+}
+
+impl Placed {
+    fn fill(&self, entry: &mut Region, mapping: &Mapping) {
+        let length = mapping.end - mapping.start;
+        if let Some(bias) = bias(&self.segments, mapping.start, mapping.offset, length) {
+            entry.bias = bias;
+            entry.index = self.index.start;
+            entry.pages = self.pages;
+            entry.first_page = self.first_page;
+            entry.kind = MAPPING_TABLE;
+        }
+    }
+}
+
+/// Samples for each MiB of a file: reading the table of a large one takes long, and the others wait for it.
+fn urgency(samples: u64, image: &Image) -> u64 {
+    samples.saturating_mul(1 << 20) / ((image.identity.bytes() >> 20) + 1)
+}
+
+fn region_word(region: &Range<u32>) -> u64 {
+    walk::region(region.start, region.end - region.start - 1)
+}
+
+/// A name as the kernel has it.
+fn comm(bytes: &[u8; 16]) -> String {
+    let end = bytes.iter().position(|byte| *byte == 0);
+    String::from_utf8_lossy(&bytes[..end.unwrap_or(bytes.len())]).into_owned()
+}
+
+#[cfg(test)]
+mod tests;

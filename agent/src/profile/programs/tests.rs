@@ -1,0 +1,294 @@
+//! The programs over a memory that is a map, and this process as the one that is sampled.
+
+use std::{
+    cell::{Cell, RefCell},
+    collections::BTreeMap,
+    path::Path,
+    rc::Rc,
+};
+
+use ctrscope_ebpf::walk::{region_count, region_first};
+
+use super::*;
+use crate::profile::unwind::lookup;
+
+const SECOND_NS: u64 = 1_000_000_000;
+
+/// What the kernel side would read.
+#[derive(Default)]
+struct Fake {
+    mappings: RefCell<BTreeMap<u32, Region>>,
+    rows: RefCell<Vec<u32>>,
+    index: RefCell<Vec<u32>>,
+    published: RefCell<HashMap<ProgramKey, (u64, u64)>>,
+    graces: Cell<usize>,
+    sizes: [u32; 3],
+}
+
+impl WalkMemory for Rc<Fake> {
+    fn write_mapping(&self, at: u32, mapping: &Region) {
+        assert!(at > 0 && at < self.sizes[0]);
+        self.mappings.borrow_mut().insert(at, *mapping);
+    }
+
+    fn write_rows(&self, at: u32, rows: &[u32]) {
+        write(&self.rows, at, rows);
+    }
+
+    fn write_index(&self, at: u32, words: &[u32]) {
+        write(&self.index, at, words);
+    }
+
+    fn publish(&self, key: ProgramKey, region: u64, ask_after_ns: u64) {
+        self.published
+            .borrow_mut()
+            .insert(key, (region, ask_after_ns));
+    }
+
+    fn forget(&self, key: ProgramKey) {
+        self.published.borrow_mut().remove(&key);
+    }
+
+    fn wait_for_walks(&self) {
+        self.graces.set(self.graces.get() + 1);
+    }
+
+    fn sizes(&self) -> [u32; 3] {
+        self.sizes
+    }
+}
+
+fn write(memory: &RefCell<Vec<u32>>, at: u32, words: &[u32]) {
+    assert!(at > 0);
+    let mut memory = memory.borrow_mut();
+    let end = at as usize + words.len();
+    if memory.len() < end {
+        memory.resize(end, 0);
+    }
+    memory[at as usize..end].copy_from_slice(words);
+}
+
+struct Host {
+    memory: Rc<Fake>,
+    programs: Programs<Rc<Fake>>,
+}
+
+impl Host {
+    fn new(sizes: [u32; 3]) -> Self {
+        let memory = Rc::new(Fake {
+            sizes,
+            ..Fake::default()
+        });
+        Self {
+            programs: Programs::new(Rc::clone(&memory), "/proc".into()),
+            memory,
+        }
+    }
+
+    fn roomy() -> Self {
+        Self::new([4_096, 1 << 22, 1 << 20])
+    }
+
+    fn ask(&mut self, key: ProgramKey, program: &Program) {
+        let ask = Ask {
+            tgid: key.tgid,
+            program: key.id,
+            ..Ask::ZERO
+        };
+        self.programs.asked(&ask, program, SECOND_NS);
+    }
+
+    /// Reads every table that is asked for.
+    fn build_all(&mut self) -> usize {
+        let mut built = 0;
+        while let Some(image) = self.programs.next_build() {
+            let table = UnwindTable::read(&image.file, Duration::from_secs(600));
+            self.programs.built(&image, table.ok().as_ref());
+            built += 1;
+        }
+        built
+    }
+
+    /// The mapping of an address of a program, as the kernel side finds it.
+    fn mapping(&self, key: ProgramKey, address: u64) -> Option<Region> {
+        let (region, _) = *self.memory.published.borrow().get(&key)?;
+        let mappings = self.memory.mappings.borrow();
+        let first = region_first(region);
+        if first == 0 {
+            return None;
+        }
+        assert_eq!(mappings[&first].start, walk::head(key.tgid, key.id));
+        let all = (first + 1..).take(region_count(region) as usize);
+        let all: Vec<Region> = all.map(|at| mappings[&at]).collect();
+        assert!(all.is_sorted_by_key(|mapping| mapping.start));
+        all.into_iter()
+            .find(|mapping| (mapping.start..mapping.end).contains(&address))
+    }
+}
+
+fn this() -> (ProgramKey, Program) {
+    let process = Process::read(Path::new("/proc"), std::process::id()).unwrap();
+    let key = ProgramKey {
+        tgid: std::process::id(),
+        id: 5,
+    };
+    let program = Program {
+        comm: *b"at its sample\0\0\0",
+        start_ns: process.start_ticks() * TICK_NS + 1,
+        samples: 1,
+        ..Program::ZERO
+    };
+    (key, program)
+}
+
+/// An address of this program's code.
+fn code() -> u64 {
+    code as *const () as u64
+}
+
+#[test]
+fn a_program_that_is_asked_for_gets_its_mappings_and_then_their_tables() {
+    let mut host = Host::roomy();
+    let (key, program) = this();
+    host.ask(key, &program);
+    assert_eq!(host.mapping(key, code()).unwrap().kind, MAPPING_PENDING);
+    assert!(host.build_all() > 0);
+    let mapping = host.mapping(key, code()).unwrap();
+    assert_eq!(mapping.kind, MAPPING_TABLE);
+    // What the kernel side finds there is what the table says.
+    let file = std::fs::File::open("/proc/self/exe").unwrap();
+    let table = UnwindTable::read(&file, Duration::from_secs(600)).unwrap();
+    let index = host.memory.index.borrow();
+    let packed = crate::profile::unwind::Packed {
+        rows: Vec::new(),
+        index: index[mapping.index as usize..].to_vec(),
+        page0: mapping.first_page,
+        pages: mapping.pages,
+    };
+    let pc = u32::try_from(code() - mapping.bias).unwrap();
+    let rows = host.memory.rows.borrow();
+    for pc in (pc..pc + 4_096).step_by(7) {
+        let found = lookup::packed(&rows, &packed, pc);
+        assert_eq!(found, lookup::unpacked(&table, pc), "{pc:#x}");
+    }
+    let known: Vec<_> = host.programs.processes().collect();
+    assert_eq!(known[0].1.comm, "at its sample");
+    assert!(known[0].1.mapping(code()).unwrap().image.is_some());
+}
+
+#[test]
+fn one_of_which_nothing_new_is_found_is_left_alone_for_longer_and_longer() {
+    let mut host = Host::roomy();
+    let (key, program) = this();
+    let mut waits = Vec::new();
+    for _ in 0..8 {
+        // Threads of other tests may map something in between, which begins anew.
+        host.ask(key, &program);
+        waits.push(host.memory.published.borrow()[&key].1 - SECOND_NS);
+    }
+    assert_eq!(waits[0], 0);
+    assert!(waits.iter().all(|wait| *wait <= 8 * SECOND_NS), "{waits:?}");
+    assert!(waits.iter().any(|wait| *wait >= SECOND_NS / 2), "{waits:?}");
+}
+
+#[test]
+fn another_process_of_the_same_number_is_not_looked_at() {
+    let mut host = Host::roomy();
+    let (key, program) = this();
+    let other = Program {
+        start_ns: program.start_ns + 7 * SECOND_NS,
+        comm: *b"gone\0\0\0\0\0\0\0\0\0\0\0\0",
+        ..program
+    };
+    host.ask(key, &other);
+    assert!(host.mapping(key, code()).is_none());
+    let known: Vec<_> = host.programs.processes().collect();
+    assert_eq!(known[0].1.comm, "gone");
+    assert!(known[0].1.mappings.is_empty() && !known[0].1.alive);
+}
+
+#[test]
+fn what_a_process_maps_after_an_exec_is_not_of_the_program_before() {
+    let mut host = Host::roomy();
+    let (key, program) = this();
+    host.ask(key, &program);
+    let earlier = ProgramKey { id: 4, ..key };
+    let sampled = [(earlier, program)];
+    host.programs.complete(&sampled);
+    let known: HashMap<_, _> = host.programs.processes().collect();
+    assert!(known[&earlier].mappings.is_empty());
+    assert!(!known[&key].mappings.is_empty());
+}
+
+#[test]
+fn tables_outlive_recordings_and_programs_do_not() {
+    let mut host = Host::roomy();
+    let (key, program) = this();
+    host.ask(key, &program);
+    let built = host.build_all();
+    assert!(built > 0);
+    host.programs.rest(&[(key, program)]);
+    assert!(host.memory.published.borrow().is_empty());
+    assert_eq!(host.programs.processes().count(), 0);
+    assert_eq!(host.programs.regions.free_count(), 4_095);
+    assert!(
+        host.memory.graces.get() > 0,
+        "a walk may have been under way"
+    );
+    host.ask(key, &program);
+    assert_eq!(host.mapping(key, code()).unwrap().kind, MAPPING_TABLE);
+}
+
+#[test]
+fn a_table_that_finds_no_room_is_counted_and_its_code_walked_by_frame_pointers() {
+    let mut host = Host::new([4_096, 100, 100]);
+    let (key, program) = this();
+    host.ask(key, &program);
+    host.build_all();
+    assert_eq!(host.mapping(key, code()).unwrap().kind, MAPPING_POINTERS);
+    assert!(host.programs.take_refused() > 0);
+    assert_eq!(host.programs.take_refused(), 0);
+}
+
+/// A table of one function of `bytes`, with a row for each 16 of them.
+fn table(build: u8, rows: u32) -> UnwindTable {
+    let mut table = UnwindTable::of_rows(rows);
+    table.build_id = Some(Box::new([build; 20]));
+    table
+}
+
+fn image(host: &mut Host, name: &str) -> Arc<Image> {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join(name);
+    std::fs::write(&path, name).unwrap();
+    host.programs
+        .images
+        .keep_file(std::fs::File::open(&path).unwrap())
+}
+
+#[test]
+fn a_table_makes_room_for_another_once_nobody_uses_it() {
+    let mut host = Host::new([4_096, 250, 4_096]);
+    let images: Vec<_> = ["one", "two", "three"]
+        .map(|name| image(&mut host, name))
+        .into();
+    host.programs.built(&images[0], Some(&table(1, 100)));
+    host.programs.built(&images[1], Some(&table(2, 100)));
+    let graces = host.memory.graces.get();
+    host.programs.built(&images[2], Some(&table(3, 100)));
+    assert!(host.memory.graces.get() > graces, "it may have been read");
+    let placed = |host: &Host, image: &Arc<Image>| {
+        matches!(
+            host.programs.tables.get(&image.identity),
+            Some(Table::Placed(_))
+        )
+    };
+    // The one that was used longest ago has gone, and is asked for again where it is met.
+    assert!(!placed(&host, &images[0]));
+    assert!(placed(&host, &images[1]) && placed(&host, &images[2]));
+    // Another file of a build that is there shares its table.
+    let copy = image(&mut host, "a copy of two");
+    host.programs.built(&copy, Some(&table(2, 100)));
+    assert!(placed(&host, &copy) && placed(&host, &images[1]));
+    assert_eq!(host.programs.placed.len(), 2);
+}
