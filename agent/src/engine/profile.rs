@@ -95,7 +95,7 @@ pub(super) fn record(
     let stops = samples.iter().map(|sample| (sample.stop, sample.count));
     parts.totals.add(&losses, stops, recording.refused_tables());
     let programs: HashSet<ProgramKey> = samples.iter().map(|sample| sample.program).collect();
-    let mut symbolizer = Symbolizer::with_proc(proc_root);
+    let mut symbolizer = Symbolizer::with_proc(proc_root).cached(parts.profiler.symbols());
     for (program, process) in recording.processes(|key| programs.contains(&key)) {
         symbolizer.know(program, process);
     }

@@ -25,7 +25,7 @@ use ctrscope_ebpf::{
 use super::core::ProfileParts;
 use crate::{
     bpf::{Asks, BpfError, INDEX_WORDS, MAPPINGS, ROWS, Sampler, monotonic_ns, wait_readable},
-    profile::{Image, Process, Programs, UnwindTable, WalkMemory},
+    profile::{Image, Process, Programs, SymbolCache, UnwindTable, WalkMemory},
     snapshot::LossCounter,
 };
 
@@ -135,6 +135,7 @@ impl ProfileTotals {
 pub(super) struct Profiler {
     parts: ProfileParts,
     proc_root: PathBuf,
+    symbols: Arc<Mutex<SymbolCache>>,
     running: Mutex<Option<Running>>,
 }
 
@@ -158,6 +159,7 @@ impl Profiler {
         Self {
             parts,
             proc_root,
+            symbols: Arc::default(),
             running: Mutex::new(None),
         }
     }
@@ -165,6 +167,11 @@ impl Profiler {
     /// Where the host's processes are.
     pub(super) fn proc_root(&self) -> &Path {
         &self.proc_root
+    }
+
+    /// Names that were found in earlier recordings.
+    pub(super) fn symbols(&self) -> &Arc<Mutex<SymbolCache>> {
+        &self.symbols
     }
 
     fn running(&self) -> MutexGuard<'_, Option<Running>> {

@@ -80,6 +80,13 @@ pub(super) struct Budget {
 }
 
 impl Budget {
+    /// Whether all was looked for that is there.
+    pub(super) fn is_left(&self) -> bool {
+        self.bytes > 0 && Instant::now() < self.deadline
+    }
+}
+
+impl Budget {
     /// Takes bytes that are about to be read or written.
     fn spend(&mut self, bytes: usize) -> Result<(), ElfError> {
         let left = self.bytes.checked_sub(bytes as u64);

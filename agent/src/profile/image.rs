@@ -35,6 +35,18 @@ impl FileIdentity {
         self.bytes
     }
 
+    /// One that is told from others by a number.
+    #[cfg(test)]
+    pub(crate) fn numbered(inode: u64) -> Self {
+        Self {
+            device: 0,
+            inode,
+            bytes: 0,
+            modified_ns: 0,
+            changed_ns: 0,
+        }
+    }
+
     fn of(metadata: &Metadata) -> Self {
         let ns = |seconds: i64, ns: i64| i128::from(seconds) * 1_000_000_000 + i128::from(ns);
         Self {

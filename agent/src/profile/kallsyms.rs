@@ -51,6 +51,86 @@ pub(super) fn resolve(kallsyms: impl Read, addresses: &[u64]) -> io::Result<Vec<
         .collect())
 }
 
+/// Functions of the kernel itself, which are the same until the next boot.
+#[derive(Debug)]
+pub(super) struct CoreSymbols {
+    start: u64,
+    end: u64,
+    /// Where each begins, in order: bytes after the start, and its name in the text.
+    functions: Vec<(u32, u32)>,
+    /// The names, each followed by a line's end.
+    text: String,
+}
+
+impl CoreSymbols {
+    /// Reads those between `_stext` and `_etext`; `None` where addresses are hidden.
+    ///
+    /// # Errors
+    ///
+    /// Those of the reader.
+    pub(super) fn read(kallsyms: impl Read) -> io::Result<Option<Self>> {
+        let mut reader = BufReader::with_capacity(64 << 10, kallsyms);
+        let mut line = String::new();
+        let (mut start, mut end) = (None, None);
+        let mut found: Vec<(u64, u32)> = Vec::new();
+        let mut text = String::new();
+        loop {
+            line.clear();
+            if reader.read_line(&mut line)? == 0 {
+                break;
+            }
+            let Some((address, name)) = parse_line(&line) else {
+                continue;
+            };
+            match name {
+                "_stext" => start = Some(address),
+                "_etext" => end = Some(address),
+                _ if line.contains('[') => continue,
+                _ => {}
+            }
+            let Ok(at) = u32::try_from(text.len()) else {
+                break;
+            };
+            found.push((address, at));
+            text.push_str(name);
+            text.push('\n');
+        }
+        let (Some(start), Some(end)) = (start, end) else {
+            return Ok(None);
+        };
+        // Of several at one place the first stands, as the nearest does for who reads the file.
+        found.sort_by_key(|(address, _)| *address);
+        found.dedup_by_key(|(address, _)| *address);
+        let functions = found
+            .into_iter()
+            .filter(|(address, _)| (start..end).contains(address))
+            .filter_map(|(address, at)| Some((u32::try_from(address - start).ok()?, at)))
+            .collect();
+        text.shrink_to_fit();
+        Ok(Some(Self {
+            start,
+            end,
+            functions,
+            text,
+        }))
+    }
+
+    /// Whether an address is in the kernel's own code.
+    pub(super) fn covers(&self, address: u64) -> bool {
+        (self.start..self.end).contains(&address)
+    }
+
+    /// The function at or below an address of it.
+    pub(super) fn name(&self, address: u64) -> Option<&str> {
+        let offset = address.checked_sub(self.start)?;
+        let after = self
+            .functions
+            .partition_point(|(begins, _)| u64::from(*begins) <= offset);
+        let (_, at) = self.functions.get(after.checked_sub(1)?)?;
+        self.text.get(*at as usize..)?.lines().next()
+    }
+}
+
 /// `ADDRESS TYPE NAME[\t[MODULE]]` of a function that is not hidden.
 fn parse_line(line: &str) -> Option<(u64, &str)> {
     let mut fields = line.split_ascii_whitespace();
@@ -100,6 +180,23 @@ ffffffffc0100000 t bpf_prog_6deef7357e7b4530_switch\t[bpf]
             Some("ext4_sync_file"),
         ];
         assert_eq!(found, expected.map(|name| name.map(str::to_owned)));
+    }
+
+    #[test]
+    fn the_kernels_own_functions_are_those_of_the_file() {
+        let text = std::fs::read_to_string("/proc/kallsyms").unwrap_or_default();
+        let core = CoreSymbols::read(text.as_bytes()).unwrap();
+        let Some(core) = core else {
+            println!("skipped: addresses are hidden");
+            return;
+        };
+        let step = ((core.end - core.start) / 500).max(1) as usize;
+        let addresses: Vec<u64> = (core.start..core.end).step_by(step).collect();
+        for (address, name) in addresses.iter().zip(names(&text, &addresses)) {
+            assert_eq!(core.name(*address), name.as_deref(), "{address:#x}");
+        }
+        assert!(!core.covers(0) && !core.covers(u64::MAX) && core.name(0).is_none());
+        assert!(CoreSymbols::read(KALLSYMS.as_bytes()).unwrap().is_none());
     }
 
     #[test]

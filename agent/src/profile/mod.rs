@@ -16,6 +16,7 @@ pub mod frame_name;
 #[cfg(any(test, feature = "fuzzing"))]
 pub(crate) mod fuzz;
 mod image;
+mod interner;
 mod kallsyms;
 mod kind;
 #[cfg(test)]
@@ -32,6 +33,7 @@ mod raw;
 pub mod speedscope;
 pub mod svg;
 pub mod symbolize;
+mod symbols;
 pub(crate) mod unwind;
 
 pub use fold::{fold, write_folded};
@@ -45,4 +47,5 @@ pub use raw::{Asked, Owner, ProfileLosses, RawProfile, RawSample, WalkEnd};
 pub use speedscope::write_speedscope;
 pub use svg::{FlameGraph, SvgError};
 pub use symbolize::Symbolizer;
+pub(crate) use symbols::SymbolCache;
 pub(crate) use unwind::UnwindTable;

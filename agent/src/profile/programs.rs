@@ -8,6 +8,7 @@
 
 use std::{
     collections::{HashMap, HashSet},
+    hash::RandomState,
     ops::Range,
     path::PathBuf,
     sync::Arc,
@@ -83,6 +84,13 @@ enum Table {
 
 type TableId = u64;
 
+/// What files that share a table have in common.
+#[derive(Debug, PartialEq, Eq, Hash)]
+struct Build {
+    id: Option<Box<[u8]>>,
+    digests: [u64; 2],
+}
+
 /// A program that was looked at.
 #[derive(Debug)]
 struct Known {
@@ -101,8 +109,10 @@ pub(crate) struct Programs<M> {
     mapping_bytes: usize,
     images: Images,
     tables: HashMap<FileIdentity, Table>,
-    /// By build id: files of one build share a table.
-    by_build: HashMap<Box<[u8]>, TableId>,
+    /// Files of one build share a table. It must be the same: a container can give a file any build id.
+    by_build: HashMap<Build, TableId>,
+    /// Nobody outside can make a table that has the digest of another.
+    hashers: [RandomState; 2],
     placed: HashMap<TableId, Placed>,
     /// When a table was last put into a region.
     used: HashMap<TableId, Instant>,
@@ -127,6 +137,7 @@ impl<M: WalkMemory> Programs<M> {
             images: Images::default(),
             tables: HashMap::new(),
             by_build: HashMap::new(),
+            hashers: [RandomState::new(), RandomState::new()],
             placed: HashMap::new(),
             used: HashMap::new(),
             next_table: 0,
@@ -329,9 +340,11 @@ impl<M: WalkMemory> Programs<M> {
         if table.rows.is_empty() {
             return None;
         }
-        if let Some(build) = &table.build_id
-            && let Some(id) = self.by_build.get(build)
-        {
+        let build = Build {
+            id: table.build_id.clone(),
+            digests: self.hashers.each_ref().map(|hasher| table.digest(hasher)),
+        };
+        if let Some(id) = self.by_build.get(&build) {
             return Some(*id);
         }
         let packed = table.pack(0);
@@ -348,9 +361,7 @@ impl<M: WalkMemory> Programs<M> {
         self.memory.write_index(index.start, &packed.index);
         let id = self.next_table;
         self.next_table += 1;
-        if let Some(build) = &table.build_id {
-            self.by_build.insert(build.clone(), id);
-        }
+        self.by_build.insert(build, id);
         self.placed.insert(
             id,
             Placed {

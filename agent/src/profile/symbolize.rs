@@ -16,18 +16,17 @@
 //! An unnamed kernel address is shown by its low 21 bits only: they are the same on every boot, so
 //! they tell functions apart and nothing about where the kernel is.
 //!
-//! Cost on a virtual machine of two CPUs, release build: 45 ms for the kernel, whatever the number of
-//! addresses (most of it is the kernel writing `/proc/kallsyms`, 122,000 lines); 25 to 40 µs a user
+//! Cost on a virtual machine of two CPUs, release build: 45 ms for the kernel, once, and again for addresses in
+//! modules (most of it is the kernel writing `/proc/kallsyms`, 122,000 lines); 25 to 40 µs a user
 //! address, reading the tables included (725 addresses in node, its perf map, python3, libc and a
 //! C++ program: 26 ms; 1,218 in rustc, whose library has 150 MB: 28 ms). Memory rises by 8 to 12 MB
 //! while the largest table is looked at; 1.2 MB of it are left after the profile was folded.
 
 use std::{
-    collections::{BTreeMap, BTreeSet, HashMap, HashSet},
-    fs::File,
+    collections::{BTreeMap, BTreeSet, HashMap},
     io,
     path::{Path, PathBuf},
-    sync::Arc,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::{Duration, Instant},
 };
 
@@ -39,7 +38,7 @@ use super::{
     elf,
     frame_name::{JIT_SUFFIX, KERNEL_SUFFIX, UNKNOWN, clean},
     image::{FileIdentity, Image, Images},
-    kallsyms,
+    interner::Interner,
     maps::Mapping,
     named::{Frame, FrameKind, KERNEL_MODULE},
     numbers::Numbers,
@@ -47,12 +46,11 @@ use super::{
     perf_map,
     process::{self, Process},
     raw::{RawProfile, RawSample, WalkEnd},
+    symbols::SymbolCache,
 };
 
 /// Most distinct addresses that are named; later ones are shown as offsets.
 const MAX_ADDRESSES: usize = 1 << 16;
-/// Most bytes of distinct names; later ones are shown as offsets.
-const MAX_NAME_BYTES: usize = 8 << 20;
 /// Most bytes of symbol tables read for a profile.
 const MAX_TABLE_BYTES: u64 = 1 << 30;
 /// Longest that symbol tables are searched for a profile.
@@ -74,6 +72,7 @@ pub struct Symbolizer {
     proc_root: PathBuf,
     processes: HashMap<ProgramKey, Process>,
     vdso: Images,
+    cache: Arc<Mutex<SymbolCache>>,
 }
 
 /// A user stack that was judged.
@@ -225,7 +224,19 @@ impl Symbolizer {
             proc_root: proc_root.into(),
             processes: HashMap::new(),
             vdso: Images::default(),
+            cache: Arc::default(),
         }
+    }
+
+    /// Uses names that were found before, and keeps those that are found now.
+    pub(crate) fn cached(mut self, cache: &Arc<Mutex<SymbolCache>>) -> Self {
+        self.cache = Arc::clone(cache);
+        self
+    }
+
+    fn cache(&self) -> MutexGuard<'_, SymbolCache> {
+        // Each change is whole before anything can panic.
+        self.cache.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Takes what was found out of a process.
@@ -359,19 +370,33 @@ impl Symbolizer {
                     .ok_or_else(|| io::ErrorKind::NotFound.into()),
                 (Module::File(..), _) => self.open_module(&wanted.openers),
             };
-            let offsets: Vec<u64> = wanted.offsets.keys().copied().collect();
-            let keep = |name: &str| interner.symbol(&demangle(name), "");
             let root = self.living_root(&wanted.openers);
             let found = file.map_err(elf::ElfError::from).and_then(|image| {
-                let (false, Some((root, path))) = (*module == Module::Vdso, root) else {
+                let offsets: Vec<u64> = wanted.offsets.keys().copied().collect();
+                let known = self.cache().of_file(image.identity, &offsets);
+                let pairs = offsets.iter().zip(&known);
+                let missing = pairs.filter(|(_, known)| known.is_none());
+                let missing: Vec<u64> = missing.map(|(offset, _)| *offset).collect();
+                let keep = |name: &str| interner.symbol(&demangle(name), "");
+                let (is_of_all, root) = (*module == Module::Vdso, root);
+                let fresh = match root.filter(|_| !is_of_all) {
                     // The vDSO is everybody's: a debug file of one container would name it for all.
-                    return elf::resolve(&image.file, &offsets, &mut budget, keep);
-                };
-                let debug_files = elf::DebugFiles {
-                    binary: Path::new(&*path),
-                    open: &mut |path| open_regular_in_root(&root, path),
-                };
-                elf::resolve_with(&image.file, debug_files, &offsets, &mut budget, keep)
+                    None => elf::resolve(&image.file, &missing, &mut budget, keep),
+                    Some((root, path)) => {
+                        let debug_files = elf::DebugFiles {
+                            binary: Path::new(&*path),
+                            open: &mut |path| open_regular_in_root(&root, path),
+                        };
+                        elf::resolve_with(&image.file, debug_files, &missing, &mut budget, keep)
+                    }
+                }?;
+                let fresh: Vec<_> = missing.into_iter().zip(fresh).collect();
+                if budget.is_left() && !interner.is_full() {
+                    self.cache().keep(image.identity, &fresh);
+                }
+                let mut fresh = fresh.into_iter().map(|(_, name)| name);
+                let name = |known: Option<_>| known.unwrap_or_else(|| fresh.next().flatten());
+                Ok(known.into_iter().map(name).collect::<Vec<_>>())
             });
             match found {
                 Ok(found) => {
@@ -453,8 +478,9 @@ impl Symbolizer {
         }
         let kernel: Arc<str> = KERNEL_MODULE.into();
         let addresses: Vec<u64> = addresses.into_iter().collect();
-        let found = File::open(self.proc_root.join("kallsyms"))
-            .and_then(|file| kallsyms::resolve(file, &addresses))
+        let found = self
+            .cache()
+            .of_kernel(&self.proc_root, &addresses)
             .unwrap_or_else(|error| {
                 debug!(%error, "no kernel symbols");
                 Vec::new()
@@ -547,38 +573,6 @@ fn place(program: ProgramKey, address: u64, mapping: &Mapping, interner: &mut In
         module_name: interner.keep(clean(mapping.module())),
         offset,
         fallback: interner.keep(fallback),
-    }
-}
-
-/// Distinct names, up to [`MAX_NAME_BYTES`].
-#[derive(Debug, Default)]
-struct Interner {
-    names: HashSet<Arc<str>>,
-    bytes: usize,
-}
-
-impl Interner {
-    /// A symbol made safe, with a suffix; `None` when there is no room.
-    fn symbol(&mut self, name: &str, suffix: &str) -> Option<Arc<str>> {
-        if self.bytes >= MAX_NAME_BYTES {
-            return None;
-        }
-        Some(self.keep(clean(name) + suffix))
-    }
-
-    /// The one copy of a name; beyond the limit, [`UNKNOWN`].
-    fn keep(&mut self, name: String) -> Arc<str> {
-        if let Some(known) = self.names.get(name.as_str()) {
-            return Arc::clone(known);
-        }
-        let name: Arc<str> = if self.bytes >= MAX_NAME_BYTES {
-            UNKNOWN.into()
-        } else {
-            name.into()
-        };
-        self.bytes += name.len();
-        self.names.insert(Arc::clone(&name));
-        name
     }
 }
 

@@ -68,6 +68,12 @@ fn an_interrupted_recording_is_written_and_its_place_is_free() {
     wait_seen(&agent, &container);
     let name = container.cgroup().trim_start_matches('/');
     let directory = tempdir().unwrap();
+    // What all recordings share is there from the first on.
+    let path = format!(
+        "/api/v1/profile?container={}&seconds=1",
+        name.replace('/', "%2F")
+    );
+    assert_eq!(agent.get_slow(&path, PATIENCE).unwrap().status, 200);
     let before = bpf::held(agent.pid()).unwrap();
     for source in [Source::Daemon(&agent), Source::Local] {
         for number in [libc::SIGINT, libc::SIGTERM, libc::SIGHUP] {

@@ -291,4 +291,9 @@ fn a_table_makes_room_for_another_once_nobody_uses_it() {
     host.programs.built(&copy, Some(&table(2, 100)));
     assert!(placed(&host, &copy) && placed(&host, &images[1]));
     assert_eq!(host.programs.placed.len(), 2);
+    // One that only says that it is of that build does not.
+    let liar = image(&mut host, "a liar");
+    host.programs.built(&liar, Some(&table(2, 40)));
+    assert!(placed(&host, &liar));
+    assert_eq!(host.programs.placed.len(), 3);
 }

@@ -22,6 +22,7 @@ mod tests;
 
 use std::{
     fs::File,
+    hash::BuildHasher,
     io,
     time::{Duration, Instant},
 };
@@ -92,7 +93,7 @@ impl Clock {
 }
 
 /// A loaded segment of code: bytes `offset .. offset + bytes` of the file are at `address`.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub(crate) struct Segment {
     /// Where it begins in the file, bytes.
     pub(crate) offset: u64,
@@ -176,6 +177,11 @@ impl UnwindTable {
     /// What the kernel side reads, for rows that are put at `base` in the map of rows.
     pub(crate) fn pack(&self, base: u32) -> Packed {
         table::pack(&self.rows, base)
+    }
+
+    /// A digest of all that the kernel side reads of it.
+    pub(crate) fn digest(&self, hasher: &impl BuildHasher) -> u64 {
+        hasher.hash_one((&self.rows, &self.segments))
     }
 
     /// A table with so many rows, all of one page.

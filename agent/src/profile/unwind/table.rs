@@ -18,7 +18,7 @@ const GAP_BYTES: u32 = 16;
 const END_OF_FUNCTION: u32 = u32::MAX;
 
 /// How to find the caller from `pc` on.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub(crate) struct FrameRow {
     /// Virtual address in the file.
     pub(crate) pc: u32,
