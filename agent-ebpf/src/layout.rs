@@ -113,7 +113,11 @@ shared! {
         pub task_comm: u32,
         /// `task_struct.stack`; 0 where the kernel lacks it.
         pub task_stack: u32,
+        /// `task_struct.mm`
+        pub task_mm: u32,
+        /// `mm_struct.start_stack`; 0 where the kernel lacks it.
+        pub mm_start_stack: u32,
         /// Room for what is to come; zero.
-        pub reserved: [u32; 12],
+        pub reserved: [u32; 10],
     }
 }

@@ -107,11 +107,13 @@ pub const fn program_id(start_ns: u64, exec_id: u32) -> u32 {
 
 shared! {
     /// A program that was sampled, in the hash `PROGRAMS`.
-    pub struct Program [48] {
+    pub struct Program [56] {
         /// `task_struct.comm` of its first thread at its first sample.
         pub comm: [u8; 16],
         /// `task_struct.start_boottime` of its first thread, nanoseconds.
         pub start_ns: u64,
+        /// `mm_struct.start_stack`, where its stack began: another one after each `exec`. 0 is not known.
+        pub start_stack: u64,
         /// Where its mappings are in `MAPPINGS`: `crate::unwind::region`; 0 while they are not known.
         pub region: u64,
         /// When user space may be asked for it again, `CLOCK_MONOTONIC`, nanoseconds. User space puts it off where

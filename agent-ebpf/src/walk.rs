@@ -14,7 +14,7 @@ pub const MAPPING_POINTERS: u32 = 1;
 pub const MAPPING_PENDING: u32 = 2;
 
 shared! {
-    /// A mapping that holds code, in the array `MAPPINGS`; those of a process stand side by side, by address, behind
+    /// A mapping that holds code, below 2^63, in the array `MAPPINGS`; those of a process stand side by side, by address, behind
     /// a head whose `start` is [`head`] of the program.
     pub struct Mapping [40] {
         /// First address.
@@ -91,8 +91,11 @@ stops! {
     STOP_NO_REGISTERS = 7 "no_registers",
     /// A task of 32 bits, which is not walked.
     STOP_32_BIT = 8 "32_bit",
-    /// There is no user stack: a kernel thread.
+    /// There is no user stack: a kernel thread, or a task that is about to end.
     STOP_ABSENT = 9 "absent",
+    /// The frame pointer is zero where no table says more: the outermost frame, or code that uses the register for
+    /// something else.
+    STOP_POINTER_END = 10 "pointer_end",
 }
 
 /// Set beside the number where a step was taken by frame pointer, because there was no row.
@@ -131,8 +134,8 @@ mod tests {
 
     #[test]
     fn every_stop_has_a_name() {
-        assert_eq!(STOPS[STOP_ABSENT as usize], "absent");
-        assert_eq!(STOPS.len() as u32, STOP_ABSENT + 1);
-        const { assert!(STOP_ABSENT <= STOP_MASK) };
+        assert_eq!(STOPS[STOP_POINTER_END as usize], "pointer_end");
+        assert_eq!(STOPS.len() as u32, STOP_POINTER_END + 1);
+        const { assert!(STOP_POINTER_END <= STOP_MASK) };
     }
 }

@@ -69,7 +69,11 @@ fn try_profile_sample(ctx: &PerfEventContext) -> Option<()> {
     count(counter::SAMPLES);
     let program = program((pid_tgid >> 32) as u32, task);
     let kernel = store_kernel_stack(ctx, session);
-    let (user, stop) = store_user_stack(ctx, session, task, &program);
+    let (user, stop) = if program.mm == 0 {
+        (0, walk::STOP_ABSENT)
+    } else {
+        store_user_stack(ctx, session, task, &program)
+    };
     let key = SampleKey {
         user,
         kernel,
@@ -136,6 +140,8 @@ pub(super) struct Current {
     entry: *mut Program,
     /// Where its mappings are, read once: the entry may become another program's while it is looked at.
     pub(super) region: u64,
+    /// Its address space; 0 is none.
+    mm: u64,
     start_ns: u64,
 }
 
@@ -154,11 +160,13 @@ fn program(tgid: u32, task: u64) -> Current {
         tgid,
         id: program_id(start_ns, exec_id),
     };
+    let mm: u64 = read(task, layout!(task_mm)).unwrap_or(0);
     let mut entry = PROGRAMS.get_ptr_mut(key);
     if entry.is_none() {
         let new = Program {
             comm: read(leader, layout!(task_comm)).unwrap_or([0; 16]),
             start_ns,
+            start_stack: start_stack(mm),
             ..Program::ZERO
         };
         // Another CPU may have entered it meanwhile.
@@ -169,6 +177,7 @@ fn program(tgid: u32, task: u64) -> Current {
         key,
         entry: core::ptr::null_mut(),
         region: 0,
+        mm,
         start_ns,
     };
     match entry {
@@ -176,6 +185,11 @@ fn program(tgid: u32, task: u64) -> Current {
             // SAFETY: the pointer comes from the map.
             unsafe {
                 add_u64(&raw mut (*entry).samples, 1);
+                // In the midst of an `exec` it is not there yet.
+                let stack = &raw mut (*entry).start_stack;
+                if core::ptr::read_volatile(stack) == 0 {
+                    core::ptr::write_volatile(stack, start_stack(mm));
+                }
                 current.region = core::ptr::read_volatile(&raw const (*entry).region);
             }
             current.entry = entry;
@@ -183,6 +197,16 @@ fn program(tgid: u32, task: u64) -> Current {
         None => count(counter::PROGRAMS_FULL),
     }
     current
+}
+
+/// Where the stack of an address space began; 0 is not known.
+#[inline(always)]
+fn start_stack(mm: u64) -> u64 {
+    let offset = layout!(mm_start_stack);
+    if mm == 0 || offset == 0 {
+        return 0;
+    }
+    read(mm, offset).unwrap_or(0)
 }
 
 /// Asks user space to look at a program, a few times a second.

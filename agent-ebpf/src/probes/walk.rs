@@ -162,7 +162,8 @@ pub(super) fn walk(ctx: &PerfEventContext, stack: *mut Stack, task: u64, current
 }
 
 /// Halves a search for the last that does not begin after what is wanted. Without a branch, which no CPU could predict:
-/// numbers are below 2^63, so the sign of the difference is the answer.
+/// what begins is below 2^63, and so is what is wanted where anything is found, so the sign of the difference is the
+/// answer.
 #[inline(always)]
 unsafe fn halve(walk: *mut Walk, middle: u64, begins: u64, wanted: u64) {
     // SAFETY: places in a map value.
@@ -271,7 +272,12 @@ unsafe fn find_mapping(walk: *mut Walk, region: u64, address: u64) -> *const Map
         }
         set(&raw mut (*walk).mapping, after - 1);
         match MAPPINGS.get_ptr((after - 1) as u32) {
-            Some(mapping) if address < get(&raw const (*mapping).end) => mapping,
+            Some(mapping)
+                if address >= get(&raw const (*mapping).start)
+                    && address < get(&raw const (*mapping).end) =>
+            {
+                mapping
+            }
             _ => core::ptr::null(),
         }
     }
@@ -385,11 +391,11 @@ unsafe fn step(walk: *mut Walk, region: u64) -> u32 {
         let info = find_info(walk, mapping, pc);
         let (cfa, slot);
         if unwind::kind(info) == unwind::GAP {
+            set(&raw mut (*walk).stepped, STEPPED_BY_POINTER as u64);
             // The outermost frame has none to point to (System V ABI for AMD64, 3.4.1).
             if bp == 0 {
-                return walk::STOP_END;
+                return walk::STOP_POINTER_END;
             }
-            set(&raw mut (*walk).stepped, STEPPED_BY_POINTER as u64);
             cfa = bp + 16;
             slot = 2;
         } else {

@@ -73,6 +73,8 @@ pub struct HostFeatures {
     pub memlock: Option<Limit>,
     /// Sockets of container runtimes.
     pub runtime_sockets: Vec<RuntimeSocket>,
+    /// Whether programs of perf events may read memory of users.
+    pub reads_user_memory: bool,
     /// What is known to go wrong on this kernel.
     pub warnings: Vec<String>,
 }
@@ -86,7 +88,15 @@ impl HostFeatures {
         let number = |path: &str| proc(path).and_then(|text| text.trim().parse::<i32>().ok());
         let cpus = |path: &str| sys(path).and_then(|text| parse_cpu_list(&text));
         let kernel_release = proc("sys/kernel/osrelease").map(|text| text.trim().to_owned());
-        let warnings = kernel_release.as_deref().map_or_else(Vec::new, warnings);
+        let version = proc("version").unwrap_or_default();
+        let reads_user_memory = kernel_release
+            .as_deref()
+            .is_some_and(|release| reads_user_memory(release, &version));
+        let warnings = if reads_user_memory || kernel_release.is_none() {
+            Vec::new()
+        } else {
+            vec![NO_USER_MEMORY.to_owned()]
+        };
         Self {
             kernel_release,
             btf_bytes: fs::metadata(roots.sys.join("kernel/btf/vmlinux"))
@@ -107,6 +117,7 @@ impl HostFeatures {
             cpus_online: cpus("devices/system/cpu/online"),
             memlock: proc("self/limits").and_then(|text| Limit::parse_memlock(&text)),
             runtime_sockets: runtime_sockets(&roots.host),
+            reads_user_memory,
             warnings,
         }
     }
@@ -293,13 +304,30 @@ pub(super) fn parse_version(release: &str) -> Option<(u32, u32)> {
     Some((numbers.next()?.parse().ok()?, numbers.next()?.parse().ok()?))
 }
 
-fn warnings(release: &str) -> Vec<String> {
-    let mut warnings = Vec::new();
-    if parse_version(release).is_some_and(|version| ((5, 19)..=(6, 1)).contains(&version)) {
-        warnings.push(
-            "kernels 5.19 to 6.1 are known to lock up under perf-event programs that take stacks"
-                .to_owned(),
-        );
+const NO_USER_MEMORY: &str = "kernels 5.19 to 6.3 can lock up where a program that runs in an interrupt reads \
+                              memory of users: user stacks are walked by frame pointers alone";
+
+/// Whether programs of perf events may read memory of users. From 5.19 on the check of hardened copies takes a lock
+/// that the interrupted code may hold, until it is no longer asked: 6.4 (d319f344561d), 6.3.10 and 6.1.36. A
+/// distribution may name the stable release in `/proc/version` alone.
+fn reads_user_memory(release: &str, version: &str) -> bool {
+    let Some(kernel) = parse_version(release) else {
+        return true;
+    };
+    if !((5, 19)..(6, 4)).contains(&kernel) {
+        return true;
     }
-    warnings
+    let first_mended = match kernel {
+        (6, 1) => 36,
+        (6, 3) => 10,
+        _ => return false,
+    };
+    let prefix = format!("{}.{}.", kernel.0, kernel.1);
+    let words = version.split_ascii_whitespace().chain([release]);
+    let stable = words.filter_map(|word| {
+        let digits = word.strip_prefix(&prefix)?;
+        let end = digits.find(|c: char| !c.is_ascii_digit());
+        digits[..end.unwrap_or(digits.len())].parse::<u32>().ok()
+    });
+    stable.max().is_some_and(|stable| stable >= first_mended)
 }

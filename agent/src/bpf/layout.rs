@@ -176,6 +176,9 @@ pub fn resolve(btf: &Btf) -> Resolved {
     let exec_id = kernel.field(&task, "self_exec_id", Load::LowWord);
     let comm = kernel.field(&task, "comm", Load::Name);
     let kernel_stack = kernel.field(&task, "stack", Load::Address);
+    let task_mm = kernel.field(&task, "mm", Load::Pointer);
+    let mm = kernel.follow("mm_struct", &task_mm);
+    let start_stack = kernel.field(&mm, "start_stack", Load::Long);
     let task_signal = kernel.field(&task, "signal", Load::Pointer);
     let signal = kernel.follow("signal_struct", &task_signal);
     let signal_flags = kernel.field(&signal, "flags", Load::Word);
@@ -258,6 +261,8 @@ pub fn resolve(btf: &Btf) -> Resolved {
     layout.task_self_exec_id = exec_id.offset;
     layout.task_comm = comm.offset;
     layout.task_stack = kernel_stack.offset;
+    layout.task_mm = task_mm.offset;
+    layout.mm_start_stack = start_stack.offset;
     layout.task_in_iowait = in_iowait.offset;
     layout.task_in_iowait_mask = in_iowait.mask;
     layout.task_run_delay = run_delay.offset;
@@ -389,8 +394,8 @@ pub fn resolve(btf: &Btf) -> Resolved {
 
     let verdict = &mut subjects.profile;
     verdict.require(&[&pid, &tgid, &flags]);
-    verdict.require(&[&leader, &start_boottime, &comm, &css_parent]);
-    verdict.prefer(&[&exec_id, &kernel_stack]);
+    verdict.require(&[&leader, &start_boottime, &comm, &css_parent, &task_mm]);
+    verdict.prefer(&[&exec_id, &kernel_stack, &start_stack]);
     verdict.require(&owner);
 
     Resolved { layout, subjects }

@@ -287,8 +287,8 @@ impl Sampler {
         }
     }
 
-    /// What was lost, in the order of [`ctrscope_ebpf::counter::NAMES`].
-    fn losses(&self) -> Vec<LossCounter> {
+    /// What was lost by all sessions, in the order of [`ctrscope_ebpf::counter::NAMES`].
+    pub(crate) fn losses(&self) -> Vec<LossCounter> {
         read_counters(&self.counters)
     }
 }

@@ -93,7 +93,8 @@ pub(super) fn record(
     let samples = session.samples();
     drop(session);
     let stops = samples.iter().map(|sample| (sample.stop, sample.count));
-    parts.totals.add(&losses, stops, recording.refused_tables());
+    parts.totals.add(stops, recording.refused());
+    parts.totals.set_losses(&recording.sampler.losses());
     let programs: HashSet<ProgramKey> = samples.iter().map(|sample| sample.program).collect();
     let mut symbolizer = Symbolizer::with_proc(proc_root).cached(parts.profiler.symbols());
     for (program, process) in recording.processes(|key| programs.contains(&key)) {

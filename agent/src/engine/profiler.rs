@@ -6,6 +6,7 @@
 use std::{
     io::{PipeReader, PipeWriter, Read as _, Write as _},
     os::fd::AsFd as _,
+    panic::{AssertUnwindSafe, catch_unwind},
     path::{Path, PathBuf},
     sync::{
         Arc, Mutex, MutexGuard, PoisonError,
@@ -25,12 +26,16 @@ use ctrscope_ebpf::{
 use super::core::ProfileParts;
 use crate::{
     bpf::{Asks, BpfError, INDEX_WORDS, MAPPINGS, ROWS, Sampler, monotonic_ns, wait_readable},
-    profile::{Image, Process, Programs, SymbolCache, UnwindTable, WalkMemory},
+    profile::{Image, Process, Programs, Refused, SymbolCache, UnwindTable, WalkMemory},
     snapshot::LossCounter,
 };
 
 /// Longest that the table of one file is read.
 const BUILD_TIME: Duration = Duration::from_secs(2);
+/// Questions that are answered before anything else is done.
+const MOST_ASKS: usize = 256;
+/// How long the end waits for a thread that may be stuck in a file that does not answer.
+const END_PATIENCE: Duration = Duration::from_secs(2);
 /// How often programs that go on being sampled are looked at again, and those that have ended are left.
 const SWEEP_INTERVAL: Duration = Duration::from_secs(1);
 
@@ -73,8 +78,9 @@ pub(super) struct ProfileTotals {
     losses: Box<[AtomicU64]>,
     /// User stacks by how their walk ended: [`walk::STOPS`].
     stops: Box<[AtomicU64]>,
-    /// Unwind tables for which there was no room.
+    /// Unwind tables, and programs, for which there was no room.
     refused_tables: AtomicU64,
+    refused_programs: AtomicU64,
 }
 
 impl Default for ProfileTotals {
@@ -84,28 +90,29 @@ impl Default for ProfileTotals {
             losses: zeroes(counter::NAMES.len()),
             stops: zeroes(walk::STOPS.len()),
             refused_tables: AtomicU64::new(0),
+            refused_programs: AtomicU64::new(0),
         }
     }
 }
 
 impl ProfileTotals {
-    /// Adds those of a recording: the kernel side's counters, and how often a walk ended how.
-    pub(super) fn add(
-        &self,
-        losses: &[LossCounter],
-        stops: impl Iterator<Item = (u32, u64)>,
-        refused_tables: u64,
-    ) {
-        for (total, loss) in self.losses.iter().zip(losses) {
-            total.fetch_add(loss.count, Ordering::Relaxed);
-        }
+    /// Adds those of a recording: how often a walk ended how, and what there was no room for.
+    pub(super) fn add(&self, stops: impl Iterator<Item = (u32, u64)>, refused: Refused) {
         for (stop, count) in stops {
             if let Some(total) = self.stops.get((stop & walk::STOP_MASK) as usize) {
                 total.fetch_add(count, Ordering::Relaxed);
             }
         }
-        self.refused_tables
-            .fetch_add(refused_tables, Ordering::Relaxed);
+        let add = |total: &AtomicU64, count| total.fetch_add(count, Ordering::Relaxed);
+        add(&self.refused_tables, refused.tables);
+        add(&self.refused_programs, refused.programs);
+    }
+
+    /// Takes over the kernel side's counters, which go on from one recording to the next.
+    pub(super) fn set_losses(&self, losses: &[LossCounter]) {
+        for (total, loss) in self.losses.iter().zip(losses) {
+            total.fetch_max(loss.count, Ordering::Relaxed);
+        }
     }
 
     /// Adds them to the counters of the programs that always run, of which there are as many and in the same order,
@@ -123,11 +130,21 @@ impl ProfileTotals {
         };
         for ((stop, name), count) in (0..).zip(walk::STOPS).zip(&self.stops) {
             // Those are whole, or counted as truncated.
-            if ![walk::STOP_END, walk::STOP_ABSENT, walk::STOP_DEPTH].contains(&stop) {
+            let are_whole = [
+                walk::STOP_END,
+                walk::STOP_ABSENT,
+                walk::STOP_DEPTH,
+                walk::STOP_POINTER_END,
+            ];
+            if !are_whole.contains(&stop) {
                 push(format!("profile_stack_{name}"), count);
             }
         }
         push("profile_tables_full".to_owned(), &self.refused_tables);
+        push(
+            "profile_programs_not_looked_at".to_owned(),
+            &self.refused_programs,
+        );
     }
 }
 
@@ -143,7 +160,8 @@ struct Running {
     sampler: Arc<Sampler>,
     programs: SharedPrograms,
     follower: Follower,
-    recordings: usize,
+    /// When each of the recordings that are under way began.
+    recordings: Vec<Instant>,
 }
 
 /// A recording that is under way; the programs that it met are forgotten with the last one.
@@ -152,6 +170,7 @@ pub(super) struct Recording<'a> {
     /// What samples.
     pub(super) sampler: Arc<Sampler>,
     programs: SharedPrograms,
+    began: Instant,
 }
 
 impl Profiler {
@@ -196,19 +215,23 @@ impl Profiler {
             Some(running) => running,
             none => none.insert(self.start()?),
         };
-        running.recordings += 1;
+        let began = Instant::now();
+        running.recordings.push(began);
+        lock(&running.programs).begin();
         running.follower.record(true);
         Ok(Recording {
             profiler: self,
             sampler: Arc::clone(&running.sampler),
             programs: Arc::clone(&running.programs),
+            began,
         })
     }
 
     fn start(&self) -> Result<Running, BpfError> {
         let (sampler, asks) = Sampler::load(&self.parts.resolved, Arc::clone(&self.parts.slots))?;
         let sampler = Arc::new(sampler);
-        let programs = Programs::new(Arc::clone(&sampler), self.proc_root.clone());
+        let memory = Arc::clone(&sampler);
+        let programs = Programs::new(memory, self.proc_root.clone(), self.parts.walks);
         let programs = Arc::new(Mutex::new(programs));
         let follower = Follower::start(Arc::clone(&sampler), Arc::clone(&programs), asks).map_err(
             |source| BpfError::Unsupported {
@@ -220,7 +243,7 @@ impl Profiler {
             sampler,
             programs,
             follower,
-            recordings: 0,
+            recordings: Vec::new(),
         })
     }
 }
@@ -247,8 +270,8 @@ impl Recording<'_> {
 }
 
 impl Recording<'_> {
-    /// Unwind tables for which there was no room since somebody asked.
-    pub(super) fn refused_tables(&self) -> u64 {
+    /// What there was no room for since somebody asked.
+    pub(super) fn refused(&self) -> Refused {
         lock(&self.programs).take_refused()
     }
 }
@@ -263,8 +286,13 @@ impl Drop for Recording<'_> {
         if !Arc::ptr_eq(&running.sampler, &self.sampler) {
             return;
         }
-        running.recordings = running.recordings.saturating_sub(1);
-        if running.recordings == 0 {
+        let mut recordings = running.recordings.iter();
+        if let Some(index) = recordings.position(|began| *began == self.began) {
+            running.recordings.swap_remove(index);
+        }
+        if let Some(oldest) = running.recordings.iter().min() {
+            lock(&self.programs).forget_before(*oldest);
+        } else {
             running.follower.record(false);
             let sampled = self.sampler.programs();
             lock(&self.programs).rest(&sampled);
@@ -321,6 +349,13 @@ impl Drop for Follower {
     fn drop(&mut self) {
         self.is_over.store(true, Ordering::Relaxed);
         let _ = (&self.wake).write(&[1]);
+        let began = Instant::now();
+        while self.is_running() {
+            if began.elapsed() >= END_PATIENCE {
+                return;
+            }
+            std::thread::sleep(Duration::from_millis(1));
+        }
         if let Some(thread) = self.thread.take() {
             let _ = thread.join();
         }
@@ -372,7 +407,10 @@ impl Worker {
     }
 
     fn answer(&mut self) {
-        while let Some(ask) = self.asks.next() {
+        for _ in 0..MOST_ASKS {
+            let Some(ask) = self.asks.next() else {
+                return;
+            };
             let key = ProgramKey {
                 tgid: ask.tgid,
                 id: ask.program,
@@ -420,9 +458,20 @@ impl Builder {
             .name("unwind-tables".into())
             .spawn(move || {
                 while let Ok(image) = inbox.recv() {
-                    let table = UnwindTable::read(&image.file, BUILD_TIME);
-                    let table = table.map_err(|error| tracing::debug!(%error, "no unwind table"));
-                    if built.send((image, table.ok())).is_err() {
+                    // The file is a container's: a defect that it finds shall cost its own table only.
+                    let read = || UnwindTable::read(&image.file, BUILD_TIME);
+                    let table = match catch_unwind(AssertUnwindSafe(read)) {
+                        Ok(Ok(table)) => Some(table),
+                        Ok(Err(error)) => {
+                            tracing::debug!(%error, "no unwind table");
+                            None
+                        }
+                        Err(_) => {
+                            tracing::error!("a defect: reading an unwind table panicked");
+                            None
+                        }
+                    };
+                    if built.send((image, table)).is_err() {
                         return;
                     }
                     let _ = wake.write(&[1]);

@@ -60,7 +60,7 @@ fn mappings(bytes: &[u8]) {
 /// `/proc/PID/stat` and `status`.
 fn stat(bytes: &[u8]) {
     let file = text(bytes);
-    if let Some(ticks) = process::parse_start_ticks(&file) {
+    if let Some((ticks, _)) = process::parse_beginning(&file) {
         assert!(file.contains(&ticks.to_string()));
     }
     assert!(process::own_pid(&file).is_none() || file.contains("NSpid:"));

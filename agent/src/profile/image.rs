@@ -9,13 +9,17 @@ use std::{
     sync::{Arc, Weak},
 };
 
+use rustix::process::{Resource, getrlimit};
+
 use super::{
     maps::{self, Mapping},
     open_in_root::{memory_file, open_regular, open_regular_in_root},
 };
 
-/// Files that are kept open at most; later ones are looked up by name when they are needed.
+/// Files that are kept open at most, and part of the descriptors that a process may have; later ones are looked up by
+/// name when they are needed.
 const MAX_OPEN: usize = 768;
+const OPEN_SHARE: u64 = 4;
 /// Largest vDSO, bytes.
 const MAX_VDSO_BYTES: u64 = 1 << 20;
 
@@ -120,9 +124,10 @@ impl Images {
     }
 
     fn keep(&mut self, identity: FileIdentity, file: File) -> io::Result<Arc<Image>> {
-        if self.open.len() >= MAX_OPEN {
+        let most = most_open();
+        if self.open.len() >= most {
             self.open.retain(|_, image| image.strong_count() > 0);
-            if self.open.len() >= MAX_OPEN {
+            if self.open.len() >= most {
                 return Err(io::ErrorKind::QuotaExceeded.into());
             }
         }
@@ -140,6 +145,12 @@ impl Images {
         let image = self.keep(identity, file)?;
         Ok(Arc::clone(self.vdso.insert(image)))
     }
+}
+
+fn most_open() -> usize {
+    let limit = getrlimit(Resource::Nofile).current;
+    let share = limit.map_or(MAX_OPEN as u64, |limit| limit / OPEN_SHARE);
+    usize::try_from(share).map_or(MAX_OPEN, |share| share.min(MAX_OPEN))
 }
 
 /// A copy of this process' vDSO, which is that of every process of 64 bits.

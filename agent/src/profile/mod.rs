@@ -42,7 +42,7 @@ pub use kind::{ProfileType, Split};
 pub use named::{Frame, FrameKind, NamedStack, Profile, StackCounts, name};
 pub use pprof::write_pprof;
 pub(crate) use process::Process;
-pub(crate) use programs::{Programs, WalkMemory};
+pub(crate) use programs::{Programs, Refused, WalkMemory};
 pub use raw::{Asked, Owner, ProfileLosses, RawProfile, RawSample, WalkEnd};
 pub use speedscope::write_speedscope;
 pub use svg::{FlameGraph, SvgError};

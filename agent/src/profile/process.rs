@@ -28,6 +28,8 @@ pub(crate) struct Process {
     pub(super) task: u32,
     /// Start time in clock ticks since boot: tells a reused PID.
     start_ticks: u64,
+    /// Where its stack began: tells another program. 0 is not known.
+    start_stack: u64,
     /// Executable mappings when it was last looked at.
     pub(super) mappings: Vec<Mapping>,
     /// Those of earlier looks that are gone since.
@@ -46,7 +48,7 @@ impl Process {
     /// Those of reading `/proc/PID`: most often the process is gone.
     pub(super) fn read(proc_root: &Path, tgid: u32) -> io::Result<Self> {
         let folder = folder(proc_root, tgid);
-        let start_ticks = start_ticks(&folder)?;
+        let (start_ticks, start_stack) = beginning(&folder)?;
         let comm = read_bounded(&folder.join("comm"))?;
         let status = read_bounded(&folder.join("status"))?;
         let mut mappings = read_mappings(&folder)?;
@@ -64,6 +66,7 @@ impl Process {
             own_pid: own_pid(&status).unwrap_or(tgid),
             task,
             start_ticks,
+            start_stack,
             mappings,
             past_mappings: Vec::new(),
             root,
@@ -78,6 +81,7 @@ impl Process {
             own_pid: tgid,
             task: tgid,
             start_ticks: 0,
+            start_stack: 0,
             mappings: Vec::new(),
             past_mappings: Vec::new(),
             root: None,
@@ -88,6 +92,11 @@ impl Process {
     /// Start time, clock ticks since boot.
     pub(super) fn start_ticks(&self) -> u64 {
         self.start_ticks
+    }
+
+    /// Where its stack began, which is another place after each `exec`; 0 is not known.
+    pub(super) fn start_stack(&self) -> u64 {
+        self.start_stack
     }
 
     /// Whether both have the same mapped now.
@@ -168,15 +177,19 @@ fn read_bounded(path: &Path) -> io::Result<String> {
         .unwrap_or_else(|error| String::from_utf8_lossy(error.as_bytes()).into_owned()))
 }
 
-fn start_ticks(folder: &Path) -> io::Result<u64> {
-    parse_start_ticks(&read_bounded(&folder.join("stat"))?)
+fn beginning(folder: &Path) -> io::Result<(u64, u64)> {
+    parse_beginning(&read_bounded(&folder.join("stat"))?)
         .ok_or_else(|| io::Error::new(io::ErrorKind::InvalidData, "no start time"))
 }
 
-/// Field 22 of `/proc/PID/stat`; the second may hold spaces and parentheses.
-pub(super) fn parse_start_ticks(stat: &str) -> Option<u64> {
+/// Fields 22 and 28 of `/proc/PID/stat`, start time and start of the stack, 0 where that is hidden; the second field
+/// may hold spaces and parentheses.
+pub(super) fn parse_beginning(stat: &str) -> Option<(u64, u64)> {
     let (_, rest) = stat.rsplit_once(") ")?;
-    rest.split(' ').nth(19)?.parse().ok()
+    let mut fields = rest.split_ascii_whitespace().skip(19);
+    let start_ticks = fields.next()?.parse().ok()?;
+    let start_stack = fields.nth(5).and_then(|field| field.parse().ok());
+    Some((start_ticks, start_stack.unwrap_or(0)))
 }
 
 /// The last entry of `NSpid`: the PID in the innermost namespace.
@@ -202,9 +215,11 @@ mod tests {
     #[test]
     fn the_start_time_is_found_behind_any_name() {
         let stat = "7 (a) R ( b) S 1 7 7 0 -1 4194560 1 2 3 4 5 6 7 8 20 0 1 0 8123 9 10";
-        assert_eq!(parse_start_ticks(stat), Some(8123));
-        assert_eq!(parse_start_ticks("7 (x) S 1"), None);
-        assert_eq!(parse_start_ticks(""), None);
+        assert_eq!(parse_beginning(stat), Some((8123, 0)));
+        let whole = format!("{stat} 11 12 13 140722 14");
+        assert_eq!(parse_beginning(&whole), Some((8123, 140_722)));
+        assert_eq!(parse_beginning("7 (x) S 1"), None);
+        assert_eq!(parse_beginning(""), None);
     }
 
     #[test]
@@ -235,7 +250,7 @@ mod tests {
         assert!(!process.comm.is_empty());
         assert!(
             process
-                .mapping(parse_start_ticks as *const () as u64)
+                .mapping(parse_beginning as *const () as u64)
                 .is_some()
         );
         let again = Process::read(proc_root, pid).unwrap();

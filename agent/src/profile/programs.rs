@@ -9,6 +9,7 @@
 use std::{
     collections::{HashMap, HashSet},
     hash::RandomState,
+    io,
     ops::Range,
     path::PathBuf,
     sync::Arc,
@@ -32,6 +33,10 @@ use super::{
 
 /// Programs that are remembered at most; later ones are walked by frame pointers and have a name alone.
 const MAX_PROGRAMS: usize = 4_096;
+/// Root directories that are kept open; of other programs that generate code it has no names once they have ended.
+const MAX_ROOTS: usize = 128;
+/// Files whose tables are remembered while nobody records.
+const MAX_FILES: usize = 4_096;
 /// Bytes of mappings that are remembered of them.
 const MAX_MAPPING_BYTES: usize = 16 << 20;
 /// How long the kernel side does not ask again for a program of which nothing new was found; doubled each time up to
@@ -84,6 +89,15 @@ enum Table {
 
 type TableId = u64;
 
+/// What there was no room for.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Refused {
+    /// Tables.
+    pub(crate) tables: u64,
+    /// Looks at programs.
+    pub(crate) programs: u64,
+}
+
 /// What files that share a table have in common.
 #[derive(Debug, PartialEq, Eq, Hash)]
 struct Build {
@@ -99,12 +113,15 @@ struct Known {
     region: Option<Range<u32>>,
     /// How long it is left alone if nothing new is found.
     quiet: Duration,
+    /// When it was seen to have ended, or to run another program.
+    ended: Option<Instant>,
 }
 
 /// All of them.
 pub(crate) struct Programs<M> {
     memory: M,
     proc_root: PathBuf,
+    walks: bool,
     known: HashMap<ProgramKey, Known>,
     mapping_bytes: usize,
     images: Images,
@@ -120,18 +137,24 @@ pub(crate) struct Programs<M> {
     regions: Pool,
     rows: Pool,
     index: Pool,
+    /// Most rows of one table.
+    most_rows: u32,
     /// Regions that nobody may enter any more, but somebody may still read.
     left: Vec<Range<u32>>,
-    /// Tables for which there was no room.
-    refused: u64,
+    /// What there was no room for.
+    refused: Refused,
+    /// Nobody records.
+    is_resting: bool,
 }
 
 impl<M: WalkMemory> Programs<M> {
-    pub(crate) fn new(memory: M, proc_root: PathBuf) -> Self {
+    /// `walks` says whether the kernel side may walk stacks by tables: if not, it is told of no mapping.
+    pub(crate) fn new(memory: M, proc_root: PathBuf, walks: bool) -> Self {
         let [mappings, rows, index] = memory.sizes();
         Self {
             memory,
             proc_root,
+            walks,
             known: HashMap::new(),
             mapping_bytes: 0,
             images: Images::default(),
@@ -145,8 +168,10 @@ impl<M: WalkMemory> Programs<M> {
             regions: Pool::new(1..mappings),
             rows: Pool::new(1..rows),
             index: Pool::new(1..index),
+            most_rows: rows / 2,
             left: Vec::new(),
-            refused: 0,
+            refused: Refused::default(),
+            is_resting: true,
         }
     }
 
@@ -156,6 +181,9 @@ impl<M: WalkMemory> Programs<M> {
             tgid: ask.tgid,
             id: ask.program,
         };
+        if self.is_resting {
+            return;
+        }
         let looked = self.look(key, program);
         let quiet = match self.known.get_mut(&key) {
             Some(known) if !looked => {
@@ -178,30 +206,36 @@ impl<M: WalkMemory> Programs<M> {
 
     /// Looks at a program; says whether its mappings are others than before.
     fn look(&mut self, key: ProgramKey, program: &Program) -> bool {
-        if !self.known.contains_key(&key) && self.known.len() >= MAX_PROGRAMS {
-            return false;
-        }
-        let process = Process::read(&self.proc_root, key.tgid);
-        // Or another process has the number now.
-        let is_it = |process: &Process| process.start_ticks() == program.start_ns / TICK_NS;
-        let Some(mut process) = process.ok().filter(is_it) else {
-            self.ended(key, program);
-            return false;
+        let mut process = match Process::read(&self.proc_root, key.tgid) {
+            Ok(process) if is_it(&process, program) => process,
+            Err(error) if !is_of_the_ended(&error) => {
+                tracing::debug!(%error, tgid = key.tgid, "program not looked at");
+                return false;
+            }
+            // Or another process has the number now, or it runs another program.
+            Ok(_) | Err(_) => {
+                self.ended(key, program);
+                return false;
+            }
         };
         process.comm = comm(&program.comm);
         let before = self.known.get(&key);
-        if before.is_some_and(|before| before.process.maps_the_same(&process)) {
+        let is_done = |before: &Known| {
+            (before.region.is_some() || !self.walks) && before.process.maps_the_same(&process)
+        };
+        if before.is_some_and(is_done) || process.mappings.is_empty() {
             return false;
         }
-        // It has run another program since: what is mapped now is of that one.
-        let is_of_a_later = self.known.iter().any(|(other, known)| {
-            other.tgid == key.tgid && *other != key && known.process.maps_the_same(&process)
-        });
-        if is_of_a_later || process.mappings.is_empty() {
+        if program.start_stack == 0 && self.is_of_another(key, &process) {
             return false;
         }
-        if self.mapping_bytes + process.mapping_bytes() > MAX_MAPPING_BYTES {
+        let is_too_many = before.is_none() && self.known.len() >= MAX_PROGRAMS;
+        if is_too_many || self.mapping_bytes + process.mapping_bytes() > MAX_MAPPING_BYTES {
+            self.refused.programs += 1;
             return false;
+        }
+        if process.root.is_some() && self.roots() >= MAX_ROOTS {
+            process.root = None;
         }
         let folder = process::folder(&self.proc_root, process.task);
         for mapping in &mut process.mappings {
@@ -217,17 +251,38 @@ impl<M: WalkMemory> Programs<M> {
             process.keep_past(before.process);
         }
         self.mapping_bytes += process.mapping_bytes();
-        let region = self.write_region(key, &process.mappings, program.samples.max(1));
+        let region = if self.walks {
+            self.write_region(key, &process.mappings, program.samples.max(1))
+        } else {
+            None
+        };
         self.known.insert(
             key,
             Known {
                 process,
                 region,
                 quiet: QUIET,
+                ended: None,
             },
         );
         self.left.extend(former);
         true
+    }
+
+    /// Root directories that are open.
+    fn roots(&self) -> usize {
+        let roots = self
+            .known
+            .values()
+            .filter(|known| known.process.root.is_some());
+        roots.count()
+    }
+
+    /// Whether what is mapped is that of another program of the same process, of which it is not told when it ran.
+    fn is_of_another(&self, key: ProgramKey, process: &Process) -> bool {
+        self.known.iter().any(|(other, known)| {
+            other.tgid == key.tgid && *other != key && known.process.maps_the_same(process)
+        })
     }
 
     /// Writes the mappings of a program where the kernel side will look; `None` if there is no room.
@@ -237,7 +292,7 @@ impl<M: WalkMemory> Programs<M> {
         mappings: &[Mapping],
         samples: u64,
     ) -> Option<Range<u32>> {
-        let mappings = mappings.get(..MAX_MAPPINGS as usize).unwrap_or(mappings);
+        let mappings = &mappings[..searched(mappings)];
         let length = u32::try_from(mappings.len()).ok()? + 1;
         let region = self.regions.take(length).or_else(|| {
             self.clear_left();
@@ -319,6 +374,7 @@ impl<M: WalkMemory> Programs<M> {
             let Some(region) = &known.region else {
                 continue;
             };
+            // Those beyond the region are not searched.
             for (at, mapping) in (region.start + 1..region.end).zip(&known.process.mappings) {
                 if mapping
                     .image
@@ -353,7 +409,7 @@ impl<M: WalkMemory> Programs<M> {
             u32::try_from(packed.index.len()).ok()?,
         );
         let Some((rows, index)) = self.room_for(lengths) else {
-            self.refused += 1;
+            self.refused.tables += 1;
             return None;
         };
         let packed = table.pack(rows.start);
@@ -379,6 +435,11 @@ impl<M: WalkMemory> Programs<M> {
     /// Room for so many rows and words of an index, made by throwing out tables that no program uses, those first that
     /// were used longest ago.
     fn room_for(&mut self, (rows, words): (u32, u32)) -> Option<(Range<u32>, Range<u32>)> {
+        // One file shall not drive out all others.
+        if rows > self.most_rows {
+            return None;
+        }
+        let mut has_waited = false;
         loop {
             if let Some(rows) = self.rows.take(rows) {
                 if let Some(index) = self.index.take(words) {
@@ -389,9 +450,12 @@ impl<M: WalkMemory> Programs<M> {
             let in_use = self.in_use();
             let oldest = self.used.iter().filter(|(id, _)| !in_use.contains(id));
             let oldest = oldest.min_by_key(|(_, used)| **used).map(|(id, _)| *id)?;
-            // Nobody has it in a region since the last grace: regions that were left may be read still.
-            self.clear_left();
-            self.memory.wait_for_walks();
+            // Of what is in no region now a walk may read still that has begun before.
+            if !has_waited {
+                self.clear_left();
+                self.memory.wait_for_walks();
+                has_waited = true;
+            }
             self.throw_out(oldest);
         }
     }
@@ -435,6 +499,7 @@ impl<M: WalkMemory> Programs<M> {
     fn ended(&mut self, key: ProgramKey, program: &Program) {
         if let Some(known) = self.known.get_mut(&key) {
             known.process.alive = false;
+            known.ended.get_or_insert_with(Instant::now);
             self.left.extend(known.region.take());
         } else if self.known.len() < MAX_PROGRAMS {
             let process = Process::gone(comm(&program.comm), key.tgid);
@@ -444,8 +509,11 @@ impl<M: WalkMemory> Programs<M> {
                     process,
                     region: None,
                     quiet: QUIET,
+                    ended: Some(Instant::now()),
                 },
             );
+        } else {
+            self.refused.programs += 1;
         }
         self.memory.forget(key);
     }
@@ -453,6 +521,9 @@ impl<M: WalkMemory> Programs<M> {
     /// Looks at all programs again that were sampled since the last time, and leaves those that have ended; `samples`
     /// are those that the kernel side knows. Some 40 µs for each.
     pub(crate) fn sweep(&mut self, sampled: &[(ProgramKey, Program)]) {
+        if self.is_resting {
+            return;
+        }
         for (key, program) in sampled {
             if self.look(*key, program) {
                 let region = self.known.get(key).and_then(|known| known.region.clone());
@@ -477,8 +548,25 @@ impl<M: WalkMemory> Programs<M> {
         }
     }
 
+    /// Somebody begins to record.
+    pub(crate) fn begin(&mut self) {
+        self.is_resting = false;
+    }
+
+    /// The recordings that are left began then: who had ended before is in none of them.
+    pub(crate) fn forget_before(&mut self, oldest: Instant) {
+        self.known
+            .retain(|_, known| known.ended.is_none_or(|ended| ended >= oldest));
+        let bytes = self
+            .known
+            .values()
+            .map(|known| known.process.mapping_bytes());
+        self.mapping_bytes = bytes.sum();
+    }
+
     /// Nobody records any more: programs are forgotten, tables stay.
     pub(crate) fn rest(&mut self, sampled: &[(ProgramKey, Program)]) {
+        self.is_resting = true;
         for (key, _) in sampled {
             self.memory.forget(*key);
         }
@@ -487,12 +575,18 @@ impl<M: WalkMemory> Programs<M> {
         self.mapping_bytes = 0;
         self.clear_left();
         // What was not read is asked for again; a file that cannot be read may be another one then.
-        self.tables
-            .retain(|_, table| matches!(table, Table::Placed(_) | Table::Building));
+        let is_crowded = self.tables.len() > MAX_FILES;
+        self.tables.retain(|_, table| match table {
+            Table::Building => true,
+            // Each mount of a container's files makes others of them. They are found to be the same when they
+            // are read again.
+            Table::Placed(_) => !is_crowded,
+            Table::Pending { .. } | Table::Pointers => false,
+        });
     }
 
-    /// Tables for which there was no room since the last call.
-    pub(crate) fn take_refused(&mut self) -> u64 {
+    /// What there was no room for since the last call.
+    pub(crate) fn take_refused(&mut self) -> Refused {
         std::mem::take(&mut self.refused)
     }
 }
@@ -513,6 +607,25 @@ impl Placed {
 /// Samples for each MiB of a file: reading the table of a large one takes long, and the others wait for it.
 fn urgency(samples: u64, image: &Image) -> u64 {
     samples.saturating_mul(1 << 20) / ((image.identity.bytes() >> 20) + 1)
+}
+
+/// Whether a process that was read runs the program that was sampled.
+fn is_it(process: &Process, program: &Program) -> bool {
+    let stacks = [process.start_stack(), program.start_stack];
+    process.start_ticks() == program.start_ns / TICK_NS
+        && (stacks.contains(&0) || stacks[0] == stacks[1])
+}
+
+/// Whether it is for the process having ended that it could not be read.
+fn is_of_the_ended(error: &io::Error) -> bool {
+    let code = error.raw_os_error();
+    error.kind() == io::ErrorKind::NotFound || code == Some(libc::ESRCH)
+}
+
+/// How many of the mappings, from the first, the kernel side searches: `[vsyscall]` begins where it cannot compare.
+fn searched(mappings: &[Mapping]) -> usize {
+    let below = mappings.partition_point(|mapping| mapping.start < 1 << 63);
+    below.min(MAX_MAPPINGS as usize)
 }
 
 fn region_word(region: &Range<u32>) -> u64 {

@@ -98,7 +98,8 @@ pub enum WalkEnd {
     Outermost,
     /// At the limit of the depth.
     Depth,
-    /// The kernel walked by frame pointers alone; whether it left the code is to be seen from the addresses.
+    /// By frame pointers alone, or at the last by them where no table says that it is the outermost frame; whether it
+    /// left the code is to be seen from the addresses.
     #[default]
     Pointers,
     /// Before the outermost frame; the word is that of [`walk::STOPS`].
@@ -125,6 +126,7 @@ impl WalkEnd {
             walk::STOP_END => Self::Outermost,
             walk::STOP_DEPTH => Self::Depth,
             walk::STOP_POINTERS
+            | walk::STOP_POINTER_END
             | walk::STOP_NO_REGISTERS
             | walk::STOP_32_BIT
             | walk::STOP_ABSENT => Self::Pointers,

@@ -24,7 +24,8 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet, HashMap},
-    io,
+    fs, io,
+    os::unix::fs::MetadataExt as _,
     path::{Path, PathBuf},
     sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::{Duration, Instant},
@@ -508,23 +509,30 @@ impl Symbolizer {
         }
     }
 
-    /// The root directory of a process that has a file mapped and lives, and the path of the file in there.
+    /// The root directory of a process that has a file mapped and lives, and the path of the file in there; none where
+    /// processes with other roots have it mapped as well: the debug file of one would name it for the others.
     fn living_root(&self, openers: &[(ProgramKey, Mapping)]) -> Option<(PathBuf, Arc<str>)> {
-        openers.iter().find_map(|(program, mapping)| {
+        let mut roots = openers.iter().filter_map(|(program, mapping)| {
             let process = self.processes.get(program)?;
             let root = process::folder(&self.proc_root, process.task).join("root");
-            process.alive.then(|| (root, Arc::clone(&mapping.path)))
-        })
+            let metadata = fs::metadata(&root).ok().filter(|_| process.alive)?;
+            Some(((metadata.dev(), metadata.ino()), root, &mapping.path))
+        });
+        let (first, root, path) = roots.next()?;
+        roots
+            .all(|(other, ..)| other == first)
+            .then(|| (root, Arc::clone(path)))
     }
 
     /// Opens the file of a module through one of the processes that have it mapped.
     fn open_module(&self, openers: &[(ProgramKey, Mapping)]) -> io::Result<Arc<Image>> {
         let mut last = io::Error::from(io::ErrorKind::NotFound);
         for (program, mapping) in openers {
-            if !self.processes.get(program).is_some_and(|known| known.alive) {
+            let process = self.processes.get(program);
+            let Some(process) = process.filter(|known| known.alive) else {
                 continue;
-            }
-            let folder = process::folder(&self.proc_root, program.tgid);
+            };
+            let folder = process::folder(&self.proc_root, process.task);
             match Images::default().of(&folder, mapping) {
                 Ok(Some(image)) => return Ok(image),
                 Ok(None) => {}

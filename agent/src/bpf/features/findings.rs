@@ -168,7 +168,7 @@ fn kernel(host: &HostFeatures) -> Finding {
         "kernel",
         Status::Warn,
         format!("{release}: {}", host.warnings.join("; ")),
-        "boot a kernel of 6.2 or later, or take no profiles on this host",
+        "boot a kernel of 6.4 or later for whole stacks of code without frame pointers",
     )
 }
 

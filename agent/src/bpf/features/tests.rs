@@ -140,7 +140,7 @@ fn every_lack_names_its_fix() {
         );
     }
     for (subject, status, fix) in [
-        ("kernel", Status::Warn, "6.2"),
+        ("kernel", Status::Warn, "6.4"),
         (
             "program sched_switch",
             Status::Missing,
@@ -275,7 +275,7 @@ fn profiles_tell_what_they_lack() {
     .probe();
     let lacks = profile_lacks(&host);
     for (lack, named) in lacks.iter().zip([
-        "boot a kernel of 6.2",
+        "boot a kernel of 6.4",
         "run the agent with CAP_SYS_PTRACE",
         "run the agent with CAP_DAC_READ_SEARCH",
         "run the agent with CAP_SYSLOG",
@@ -311,14 +311,25 @@ fn versions_and_lockdown_are_parsed() {
     assert_eq!(parse_version("7.2-rc1"), Some((7, 2)));
     assert_eq!(parse_version("6"), None);
     assert_eq!(parse_version("linux"), None);
-    for (release, count) in [
-        ("5.18.0", 0),
-        ("5.19.1", 1),
-        ("6.0.0", 1),
-        ("6.1.176", 1),
-        ("6.2.0", 0),
+    let debian = "Linux version 6.1.0-18-amd64 (x@debian.org) #1 SMP Debian 6.1.76-1 (2024-02-01)";
+    let early = "Linux version 6.1.0-9-amd64 (x@debian.org) #1 SMP Debian 6.1.27-1 (2023-05-08)";
+    for (release, version, may) in [
+        ("5.10.0", "", true),
+        ("5.18.0", "", true),
+        ("5.19.1", "", false),
+        ("6.0.0", "", false),
+        ("6.1.35", "", false),
+        ("6.1.36", "", true),
+        ("6.1.0-18-amd64", debian, true),
+        ("6.1.0-9-amd64", early, false),
+        ("6.2.0-39-generic", "", false),
+        ("6.3.9", "", false),
+        ("6.3.10", "", true),
+        ("6.4.0", "", true),
+        ("7.2-rc1", "", true),
+        ("linux", "", true),
     ] {
-        assert_eq!(warnings(release).len(), count, "{release}");
+        assert_eq!(reads_user_memory(release, version), may, "{release}");
     }
     assert_eq!(
         Lockdown::parse("[none] integrity confidentiality"),

@@ -122,6 +122,8 @@ fn kernel(shape: &Shape) -> Btf {
     let signal = b.ptr(signal);
     let comm = b.array(char_, 16);
     let void = b.ptr(0);
+    let mm = composite(&mut b, "mm_struct", &[("start_stack", long)]);
+    let mm = b.ptr(mm);
     // Embedded structs are large, so this one is laid out by hand.
     let mut members = vec![
         (state.0, state.1, 64),
@@ -139,6 +141,7 @@ fn kernel(shape: &Shape) -> Btf {
         ("self_exec_id", long, 8320),
         ("stack", void, 8384),
         ("comm", comm, 8448),
+        ("mm", mm, 8576),
     ];
     members.retain(|(name, _, _)| {
         !shape

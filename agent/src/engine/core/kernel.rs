@@ -30,6 +30,8 @@ pub(super) struct Loaded {
 #[derive(Clone)]
 pub(in crate::engine) struct ProfileParts {
     pub(in crate::engine) resolved: Arc<Resolved>,
+    /// Whether user stacks may be walked by tables.
+    pub(in crate::engine) walks: bool,
     pub(in crate::engine) slots: SharedSlots,
 }
 
@@ -121,6 +123,7 @@ pub(super) fn load(
             )),
             Ok(()) => Ok(ProfileParts {
                 resolved,
+                walks: features.reads_user_memory && cfg!(target_arch = "x86_64"),
                 slots: Arc::clone(side.cpu_slots()),
             }),
         },

@@ -80,9 +80,15 @@ impl Host {
             ..Fake::default()
         });
         Self {
-            programs: Programs::new(Rc::clone(&memory), "/proc".into()),
+            programs: Programs::new(Rc::clone(&memory), "/proc".into(), true),
             memory,
         }
+        .begun()
+    }
+
+    fn begun(mut self) -> Self {
+        self.programs.begin();
+        self
     }
 
     fn roomy() -> Self {
@@ -135,6 +141,7 @@ fn this() -> (ProgramKey, Program) {
     let program = Program {
         comm: *b"at its sample\0\0\0",
         start_ns: process.start_ticks() * TICK_NS + 1,
+        start_stack: process.start_stack(),
         samples: 1,
         ..Program::ZERO
     };
@@ -209,15 +216,105 @@ fn another_process_of_the_same_number_is_not_looked_at() {
 
 #[test]
 fn what_a_process_maps_after_an_exec_is_not_of_the_program_before() {
+    let (key, program) = this();
+    let earlier = ProgramKey { id: 4, ..key };
+    let before = Program {
+        start_stack: program.start_stack ^ 0x1000,
+        comm: *b"sh\0\0\0\0\0\0\0\0\0\0\0\0\0\0",
+        ..program
+    };
+    // Whichever is looked at first.
+    for is_first in [true, false] {
+        let mut host = Host::roomy();
+        let mut sampled = vec![(earlier, before), (key, program)];
+        if !is_first {
+            sampled.reverse();
+        }
+        host.programs.sweep(&sampled);
+        let known: HashMap<_, _> = host.programs.processes().collect();
+        assert!(known[&earlier].mappings.is_empty() && known[&earlier].comm == "sh");
+        assert!(!known[&key].mappings.is_empty());
+        assert!(host.mapping(key, code()).is_some() && host.mapping(earlier, code()).is_none());
+    }
+    // Where it is not known when each ran, what is mapped is of the one that was asked for first.
+    let mut host = Host::roomy();
+    let unknown = Program {
+        start_stack: 0,
+        ..program
+    };
+    host.ask(key, &unknown);
+    host.programs.complete(&[(earlier, unknown)]);
+    let known: HashMap<_, _> = host.programs.processes().collect();
+    assert!(known[&earlier].mappings.is_empty() && !known[&key].mappings.is_empty());
+}
+
+#[test]
+fn what_has_ended_before_all_recordings_that_are_left_is_forgotten() {
+    let mut host = Host::roomy();
+    let (key, program) = this();
+    let gone = ProgramKey {
+        tgid: u32::MAX,
+        ..key
+    };
+    let early = Instant::now();
+    host.ask(key, &program);
+    host.ask(gone, &program);
+    host.programs.forget_before(early);
+    assert_eq!(host.programs.processes().count(), 2);
+    host.programs.forget_before(Instant::now());
+    let left: Vec<_> = host.programs.processes().map(|(key, _)| key).collect();
+    assert_eq!(left, [key]);
+    let bytes: usize = host
+        .programs
+        .processes()
+        .map(|(_, one)| one.mapping_bytes())
+        .sum();
+    assert_eq!(host.programs.mapping_bytes, bytes);
+}
+
+#[test]
+fn every_mapping_of_a_region_is_found_by_halving() {
     let mut host = Host::roomy();
     let (key, program) = this();
     host.ask(key, &program);
-    let earlier = ProgramKey { id: 4, ..key };
-    let sampled = [(earlier, program)];
-    host.programs.complete(&sampled);
+    let (region, _) = host.memory.published.borrow()[&key];
+    let process = Process::read(Path::new("/proc"), key.tgid).unwrap();
+    let mappings = host.memory.mappings.borrow();
+    for mapping in process.mappings.iter().filter(|one| one.start < 1 << 63) {
+        for address in [mapping.start, mapping.end - 1] {
+            // As `find_mapping` does it.
+            let first = region_first(region) + 1;
+            let (mut low, mut high) = (first, first + region_count(region));
+            for _ in 0..walk::MAPPING_STEPS {
+                if low >= high {
+                    break;
+                }
+                let middle = low.midpoint(high);
+                let begins = mappings[&middle].start;
+                if address.wrapping_sub(begins).cast_signed() < 0 {
+                    high = middle;
+                } else {
+                    low = middle + 1;
+                }
+            }
+            let found = mappings[&(low - 1)];
+            assert_eq!((found.start, found.end), (mapping.start, mapping.end));
+        }
+    }
+    assert!(mappings.values().all(|mapping| mapping.end <= 1 << 63
+        || mapping.end == 0
+        || mapping.start == walk::head(key.tgid, key.id)));
+}
+
+#[test]
+fn where_stacks_may_not_be_walked_nothing_is_told() {
+    let mut host = Host::roomy();
+    host.programs.walks = false;
+    let (key, program) = this();
+    host.ask(key, &program);
+    assert!(host.mapping(key, code()).is_none() && host.memory.mappings.borrow().is_empty());
     let known: HashMap<_, _> = host.programs.processes().collect();
-    assert!(known[&earlier].mappings.is_empty());
-    assert!(!known[&key].mappings.is_empty());
+    assert!(known[&key].mapping(code()).is_some());
 }
 
 #[test]
@@ -228,6 +325,9 @@ fn tables_outlive_recordings_and_programs_do_not() {
     let built = host.build_all();
     assert!(built > 0);
     host.programs.rest(&[(key, program)]);
+    // What was under way when the last recording ended comes too late.
+    host.ask(key, &program);
+    host.programs.sweep(&[(key, program)]);
     assert!(host.memory.published.borrow().is_empty());
     assert_eq!(host.programs.processes().count(), 0);
     assert_eq!(host.programs.regions.free_count(), 4_095);
@@ -235,6 +335,7 @@ fn tables_outlive_recordings_and_programs_do_not() {
         host.memory.graces.get() > 0,
         "a walk may have been under way"
     );
+    host.programs.begin();
     host.ask(key, &program);
     assert_eq!(host.mapping(key, code()).unwrap().kind, MAPPING_TABLE);
 }
@@ -246,8 +347,8 @@ fn a_table_that_finds_no_room_is_counted_and_its_code_walked_by_frame_pointers()
     host.ask(key, &program);
     host.build_all();
     assert_eq!(host.mapping(key, code()).unwrap().kind, MAPPING_POINTERS);
-    assert!(host.programs.take_refused() > 0);
-    assert_eq!(host.programs.take_refused(), 0);
+    assert!(host.programs.take_refused().tables > 0);
+    assert_eq!(host.programs.take_refused(), Refused::default());
 }
 
 /// A table of one function of `bytes`, with a row for each 16 of them.

@@ -93,7 +93,7 @@ fn a_return_address_is_looked_up_one_byte_before() {
 #[test]
 fn functions_of_the_vdso_are_named() {
     let pid = std::process::id();
-    let text = std::fs::read_to_string("/proc/self/maps").unwrap();
+    let text = fs::read_to_string("/proc/self/maps").unwrap();
     let mappings = super::super::maps::parse(&text);
     let vdso = mappings.iter().find(|mapping| &*mapping.path == "[vdso]");
     let Some(vdso) = vdso else {
@@ -157,12 +157,12 @@ fn kernel_functions_are_named_from_kallsyms() {
     assert_eq!(unreadable.kernel_name(0, address), "[kernel]+0x34568_[k]");
     assert_eq!(unreadable.symbol_misses, 2);
     let kallsyms = proc_root.path().join("kallsyms");
-    std::fs::write(&kallsyms, "0000000000000000 T a\n").unwrap();
+    fs::write(&kallsyms, "0000000000000000 T a\n").unwrap();
     assert_eq!(
         symbolizer.resolve(&raw).kernel_name(0, address),
         "[kernel]+0x34568_[k]"
     );
-    std::fs::write(&kallsyms, "ffffffff81234560 T vfs_read\n").unwrap();
+    fs::write(&kallsyms, "ffffffff81234560 T vfs_read\n").unwrap();
     let names = symbolizer.resolve(&raw);
     assert_eq!(names.kernel_name(0, address), "vfs_read_[k]");
     assert_eq!(names.kernel_name(1, address), "vfs_read_[k]");
@@ -173,13 +173,13 @@ fn generated_code_is_named_by_the_perf_map_of_the_own_pid() {
     // Only what is read of a process, as files: generated code at 0x7000, own PID 1.
     let proc_root = tempfile::tempdir().unwrap();
     let folder = proc_root.path().join("4711");
-    std::fs::create_dir_all(folder.join("root/tmp")).unwrap();
+    fs::create_dir_all(folder.join("root/tmp")).unwrap();
     let stat = "4711 (java) S 1 7 7 0 -1 4194560 1 2 3 4 5 6 7 8 20 0 1 0 8123 9";
-    std::fs::write(folder.join("stat"), stat).unwrap();
-    std::fs::write(folder.join("comm"), "java\n").unwrap();
-    std::fs::write(folder.join("status"), "NSpid:\t4711\t1\n").unwrap();
-    std::fs::write(folder.join("maps"), "7000-9000 r-xp 00000000 00:00 0 \n").unwrap();
-    std::fs::write(folder.join("root/tmp/perf-1.map"), "7000 100 Lapp;run\n").unwrap();
+    fs::write(folder.join("stat"), stat).unwrap();
+    fs::write(folder.join("comm"), "java\n").unwrap();
+    fs::write(folder.join("status"), "NSpid:\t4711\t1\n").unwrap();
+    fs::write(folder.join("maps"), "7000-9000 r-xp 00000000 00:00 0 \n").unwrap();
+    fs::write(folder.join("root/tmp/perf-1.map"), "7000 100 Lapp;run\n").unwrap();
     let raw = profile(vec![
         sample(4711, &[0x7010], &[]),
         sample(4711, &[0x8000], &[]),
