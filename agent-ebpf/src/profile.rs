@@ -11,13 +11,29 @@ const SESSION_OPEN: u64 = 1 << 32;
 /// Set where it tells threads apart.
 const SESSION_THREADS: u64 = 1 << 33;
 
+/// Set while it only meets the programs that run, so that their tables are there when it begins.
+const SESSION_WARMING: u64 = 1 << 34;
+
 /// Word of a session in the array `SESSIONS`: the slot that it samples, or [`crate::slot::IDLE`] for all.
 #[must_use]
 pub const fn session_word(slot: u32, by_thread: bool) -> u64 {
     slot as u64 | SESSION_OPEN | if by_thread { SESSION_THREADS } else { 0 }
 }
 
-/// Whether a session records.
+/// The word of a session that does not record yet.
+#[must_use]
+pub const fn warming(word: u64) -> u64 {
+    word | SESSION_WARMING
+}
+
+/// Whether a session does not record yet.
+#[inline(always)]
+#[must_use]
+pub const fn is_warming(word: u64) -> bool {
+    word & SESSION_WARMING != 0
+}
+
+/// Whether a session records, or is about to.
 #[inline(always)]
 #[must_use]
 pub const fn is_open(word: u64) -> bool {
@@ -147,7 +163,9 @@ mod tests {
         assert!(is_open(word) && by_thread(word) && session_slot(word) == 7);
         let word = session_word(u32::MAX, false);
         assert!(is_open(word) && !by_thread(word) && session_slot(word) == u32::MAX);
-        assert!(!is_open(0));
+        assert!(!is_open(0) && !is_warming(word));
+        let early = warming(word);
+        assert!(is_open(early) && is_warming(early) && session_slot(early) == u32::MAX);
     }
 
     #[test]

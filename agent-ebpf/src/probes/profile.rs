@@ -15,8 +15,8 @@ use aya_ebpf::{
 use ctrscope_ebpf::{
     counter,
     profile::{
-        MAX_FRAMES, Program, ProgramKey, SampleKey, Stack, by_thread, is_open, program_id,
-        session_of, session_slot,
+        MAX_FRAMES, Program, ProgramKey, SampleKey, Stack, by_thread, is_open, is_warming,
+        program_id, session_of, session_slot,
     },
     slot,
     walk::{self, Ask},
@@ -66,8 +66,14 @@ fn try_profile_sample(ctx: &PerfEventContext) -> Option<()> {
     if wanted != slot::IDLE && slot::slot(owner) != wanted {
         return None;
     }
-    count(counter::SAMPLES);
     let program = program((pid_tgid >> 32) as u32, task);
+    if is_warming(word) {
+        if program.mm != 0 && walk::region_first(program.region) == 0 {
+            ask(&program, 0);
+        }
+        return None;
+    }
+    count(counter::SAMPLES);
     let kernel = store_kernel_stack(ctx, session);
     let (user, stop) = if program.mm == 0 {
         (0, walk::STOP_ABSENT)

@@ -58,6 +58,11 @@ const RING: u32 = 64 << 10;
 /// How long a walk can take at most, where the kernel has no way to wait for all that run: it is in an interrupt.
 const LONGEST_WALK: Duration = Duration::from_millis(500);
 
+/// Before a session begins it meets the programs that run for so long, so often a second: their first samples have
+/// whole stacks then.
+const WARMING: Duration = Duration::from_millis(50);
+const WARMING_FREQUENCY: u32 = 499;
+
 /// The slot table of the programs that always run.
 pub(crate) type SharedSlots = Arc<MappedArray<u64>>;
 
@@ -351,10 +356,12 @@ impl ProfileSession {
             losses_before: sampler.losses(),
             began: Instant::now(),
         };
-        session.word(profile::session_word(
-            only_slot.unwrap_or(slot::IDLE),
-            by_thread,
-        ));
+        let word = profile::session_word(only_slot.unwrap_or(slot::IDLE), by_thread);
+        session.word(profile::warming(word));
+        session.attach(WARMING_FREQUENCY, cpus)?;
+        std::thread::sleep(WARMING);
+        session.detach();
+        session.word(word);
         session.attach(frequency, cpus)?;
         session.began = Instant::now();
         Ok(session)
@@ -393,15 +400,18 @@ impl ProfileSession {
         self.sampler.refresh();
     }
 
-    /// Stops sampling; what was counted stays readable.
-    pub(crate) fn stop(&mut self) {
+    fn detach(&mut self) {
         let mut guarded = self.sampler.guarded();
         if let Ok(program) = program(&mut guarded.ebpf) {
             for link in self.links.drain(..) {
                 let _ = program.detach(link);
             }
         }
-        drop(guarded);
+    }
+
+    /// Stops sampling; what was counted stays readable.
+    pub(crate) fn stop(&mut self) {
+        self.detach();
         self.word(0);
     }
 

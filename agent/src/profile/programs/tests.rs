@@ -7,10 +7,17 @@ use std::{
     rc::Rc,
 };
 
-use ctrscope_ebpf::walk::{region_count, region_first};
+use std::sync::Arc;
+
+use ctrscope_ebpf::walk::{
+    MAPPING_PENDING, MAPPING_POINTERS, MAPPING_TABLE, region_count, region_first,
+};
 
 use super::*;
-use crate::profile::unwind::lookup;
+use crate::profile::{
+    image::Image,
+    unwind::{UnwindTable, lookup},
+};
 
 const SECOND_NS: u64 = 1_000_000_000;
 
