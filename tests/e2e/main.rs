@@ -21,5 +21,6 @@ mod profile;
 mod sched;
 mod slots;
 mod symbols;
+#[cfg(target_arch = "x86_64")]
 mod unwind;
 mod whose;

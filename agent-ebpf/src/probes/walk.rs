@@ -349,13 +349,18 @@ unsafe fn find_info(walk: *mut Walk, mapping: *const Mapping, pc: u64) -> u32 {
 
 /// Puts the last frame of the stack that is being walked ahead by one byte.
 #[inline(always)]
-fn put_last_ahead() {
+fn put_last_ahead(walk: *mut Walk) {
     let Some(stack) = STACK_SCRATCH.get_ptr_mut(0) else {
         return;
     };
     // SAFETY: the scratch is this CPU's, and the frame is one of it.
     unsafe {
-        let last = get(&raw const (*stack).length).wrapping_sub(1);
+        // Through memory: 5.10 must see the very number checked that is then used.
+        set(
+            &raw mut (*walk).low,
+            get(&raw const (*stack).length).wrapping_sub(1),
+        );
+        let last = get(&raw const (*walk).low);
         if last < MAX_FRAMES as u64 {
             let frame = (&raw mut (*stack).frames).cast::<u64>().add(last as usize);
             set(frame, get(frame) + 1);
@@ -420,7 +425,7 @@ unsafe fn step(walk: *mut Walk, region: u64) -> u32 {
                     set(&raw mut (*walk).back, 0);
                     set(&raw mut (*walk).ahead, 1);
                     // Nor has the trampoline called: its first byte stands there as a return address.
-                    put_last_ahead();
+                    put_last_ahead(walk);
                     return GO_ON;
                 }
                 unwind::DRAP => {

@@ -126,6 +126,9 @@ pub(crate) fn build(
     ] {
         install(source, &root.join("usr/bin").join(name))?;
     }
+    if architecture == Architecture::X86_64 {
+        compile_frames(&root.join("usr/bin/ctrscope-frames"))?;
+    }
     programs.install(&PROGRAMS, &root)?;
     if matches!(programs, Programs::OfThisMachine) {
         programs.install(&PROGRAMS_OF_HOST, &root)?;
@@ -135,6 +138,20 @@ pub(crate) fn build(
     archive(&root, &image)?;
     fs::remove_dir_all(&root)?;
     Ok(image)
+}
+
+/// Compiles the program of the tests that keeps no frame pointers: there is no compiler in the machine.
+fn compile_frames(to: &Path) -> Result<()> {
+    let status = Command::new("cc")
+        .args(["-O2", "-fomit-frame-pointer", "-static", "-o"])
+        .arg(to)
+        .arg(step::repository().join("tests/e2e/frames.c"))
+        .status()
+        .context("cannot start cc")?;
+    if !status.success() {
+        bail!("cc could not compile tests/e2e/frames.c: {status}");
+    }
+    Ok(())
 }
 
 /// Appends one file to a copy of an image: the kernel unpacks archives one after the other.
