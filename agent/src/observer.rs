@@ -15,7 +15,7 @@ use std::{
 
 use crate::{
     config::DiagnosisConfig,
-    diagnosis::{ContainerStanding, Diagnosis, History, diagnose, facts::WindowFacts},
+    diagnosis::{ContainerStanding, Diagnosis, History, diagnose, facts::WindowFacts, judge},
     resolve::{display_name, resolve_container},
     snapshot::{Identity, Kind, Snapshot},
     source::{Cancel, DiagnosisRequest, ProfileRequest, RenderedProfile, Source, SourceError},
@@ -86,7 +86,7 @@ impl Observer {
         if facts.seconds < SHORTEST_WINDOW_SECONDS.min(self.config.window.as_secs_f64()) {
             return Ok(());
         }
-        let diagnosis = diagnose(&facts, &self.config.thresholds);
+        let diagnosis = judge(&facts, &self.config.thresholds);
         let mut state = self.state();
         // The same window says nothing twice.
         if diagnosis.ended_at_unix_ms > state.ended_at_unix_ms {

@@ -21,6 +21,7 @@ mod view;
 pub mod words;
 
 pub use history::{CONFIRMATIONS, Change, ContainerStanding, History, Standing};
+pub(crate) use report::judge;
 pub use report::{Bottleneck, ContainerDiagnosis, Diagnosis, HostDiagnosis, diagnose};
 pub use thresholds::{THRESHOLDS, Threshold, Thresholds};
 pub use verdict::{Resource, Verdict};

@@ -12,7 +12,7 @@ use super::{
     },
     fixture,
     history::History,
-    report::{Diagnosis, diagnose},
+    report::{ContainerDiagnosis, Diagnosis, diagnose, judge},
     thresholds::Thresholds,
     verdict::{Answer, Resource, Verdict},
 };
@@ -372,6 +372,21 @@ proptest! {
         let mut history = History::default();
         history.update(&diagnosis);
         prop_assert!(history.standing().len() <= facts.containers.len());
+    }
+
+    /// Those that are remembered are those that are shown.
+    #[test]
+    fn verdicts_without_tables_are_the_same(facts in facts()) {
+        let verdicts = |diagnosis: &Diagnosis| {
+            let text = |one: &ContainerDiagnosis| {
+                format!("{} {:?} {} {:?}", one.name, one.bottleneck, one.is_idle, one.resources)
+            };
+            let mut verdicts: Vec<String> = diagnosis.containers.iter().map(text).collect();
+            verdicts.sort();
+            (verdicts, diagnosis.ended_at_unix_ms)
+        };
+        let judged = judge(&facts, &Thresholds::default());
+        prop_assert_eq!(verdicts(&judged), verdicts(&diagnosed(&facts)));
     }
 
     /// Numbers of a size that a machine has come back whole from JSON.

@@ -87,17 +87,46 @@ impl ContainerDiagnosis {
     }
 }
 
-/// Diagnoses everything of a window.
+/// How much is said of a container.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Detail {
+    /// Its verdicts.
+    Verdicts,
+    /// All.
+    Full,
+}
+
+/// The verdicts on a window: what [`diagnose`] says, without the tables of containers and the host, and in no order.
 #[must_use]
-pub fn diagnose(window: &WindowFacts, thresholds: &Thresholds) -> Diagnosis {
+pub(crate) fn judge(window: &WindowFacts, thresholds: &Thresholds) -> Diagnosis {
     let context = Context::new(window, thresholds);
-    let mut containers: Vec<ContainerDiagnosis> = window
+    Diagnosis {
+        seconds: window.seconds,
+        ended_at_unix_ms: window.ended_at_unix_ms,
+        containers: containers(&context, window, Detail::Verdicts),
+        ..Diagnosis::default()
+    }
+}
+
+fn containers(
+    context: &Context<'_>,
+    window: &WindowFacts,
+    detail: Detail,
+) -> Vec<ContainerDiagnosis> {
+    window
         .containers
         .iter()
         // The sum of all others is nobody that could be held back.
         .filter(|one| one.identity.kind != Kind::Other)
-        .map(|one| container(&context, one))
-        .collect();
+        .map(|one| container(context, one, detail))
+        .collect()
+}
+
+/// Diagnoses everything of a window.
+#[must_use]
+pub fn diagnose(window: &WindowFacts, thresholds: &Thresholds) -> Diagnosis {
+    let context = Context::new(window, thresholds);
+    let mut containers = containers(&context, window, Detail::Full);
     containers.sort_by(|a, b| {
         let rank = |one: &ContainerDiagnosis| one.bottleneck.map_or(-1.0, |worst| worst.severity);
         rank(b)
@@ -116,7 +145,7 @@ pub fn diagnose(window: &WindowFacts, thresholds: &Thresholds) -> Diagnosis {
     }
 }
 
-fn container(context: &Context<'_>, facts: &ContainerFacts) -> ContainerDiagnosis {
+fn container(context: &Context<'_>, facts: &ContainerFacts, detail: Detail) -> ContainerDiagnosis {
     let view = View::new(context, facts);
     let resources = vec![
         cpu::diagnose(&view),
@@ -145,12 +174,15 @@ fn container(context: &Context<'_>, facts: &ContainerFacts) -> ContainerDiagnosi
             sleep_seconds: cpu.sleep_seconds,
         },
         // Nobody looks from inside what does nothing.
-        misleading: if is_idle {
+        misleading: if is_idle || detail == Detail::Verdicts {
             Vec::new()
         } else {
             perspective::misleading(&view)
         },
-        use_table: use_table::of_container(&view),
+        use_table: match detail {
+            Detail::Verdicts => Vec::new(),
+            Detail::Full => use_table::of_container(&view),
+        },
         resources,
         history: Vec::new(),
     }

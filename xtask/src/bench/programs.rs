@@ -21,8 +21,8 @@ const SWITCH_TARGET_NS: f64 = 50.0;
 const BLOCK_TARGET_NS: f64 = 500.0;
 /// The same as a share of what libbpf-tools' biolatency needs for one histogram of the host.
 const BLOCK_TARGET_SHARE: f64 = 0.6;
-/// A sample of stacks.
-const PROFILE_TARGET_NS: f64 = 2_100.0;
+/// Samples of whole stacks, % of a busy CPU.
+const PROFILE_TARGET: f64 = 0.3;
 /// Time for a load to reach its pace.
 const SETTLE: Duration = Duration::from_millis(300);
 
@@ -213,8 +213,9 @@ pub(super) fn measure(effort: &Effort, workload: &Path, quiet: &mut Quiet) -> Re
             format!("{} %", number(ns * f64::from(frequency) / 1e7)),
         ]);
         if frequency == 99 {
-            let what = "program time of a profile's sample, at 99 Hz";
-            targets.push(Target::at_most(what, PROFILE_TARGET_NS, ns, "ns"));
+            let what = "program time of a profile at 99 Hz, for each busy CPU";
+            let percent = ns * f64::from(frequency) / 1e7;
+            targets.push(Target::at_most(what, PROFILE_TARGET, percent, "% of a CPU"));
         }
     }
     Ok(Section {

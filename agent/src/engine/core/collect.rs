@@ -57,9 +57,8 @@ impl Engine {
     pub(super) fn collect(&mut self) -> Arc<Snapshot> {
         let gathered = self.gather();
         let (now, began) = (gathered.now, gathered.began);
-        let rows = self.rows(&gathered);
+        let (containers, slots) = self.rows(&gathered);
         self.recycle(now);
-        let (containers, slots): (Vec<Container>, _) = rows.into_iter().unzip();
         self.last_slots = slots;
         let cost = thread_cpu_time().saturating_sub(gathered.cpu_began);
         let oldest_files_ns = containers
@@ -184,12 +183,14 @@ impl Engine {
         active
     }
 
-    /// A row for each container that is shown, by name, with its slot; the others' last.
-    fn rows(&mut self, gathered: &Gathered) -> Vec<(Container, Option<u32>)> {
+    /// A row for each container that is shown, by name, and their slots; the others' last.
+    fn rows(&mut self, gathered: &Gathered) -> (Vec<Container>, Vec<Option<u32>>) {
         let Gathered {
             now, running, told, ..
         } = gathered;
-        let mut rows: Vec<(Container, Option<u32>)> = Vec::new();
+        // As many as the last time, most often. Rows are large, so they are not moved more than once.
+        let mut rows: Vec<Container> = Vec::with_capacity(self.last_slots.len() + 1);
+        let mut slots = Vec::with_capacity(self.last_slots.len() + 1);
         let answer = self.names.answer;
         let (entities, workloads) = self.registry.entities_and_workloads();
         let shown = entities.filter(|entity| entity.is_shown(*now, answer));
@@ -229,7 +230,8 @@ impl Engine {
                 is_counted_elsewhere: false,
             };
             entity.settle(workloads, &row, *now);
-            rows.push((row, entity.slot));
+            rows.push(row);
+            slots.push(entity.slot);
         }
         let running_other = running.get(&slot::OTHER).copied().unwrap_or(0);
         let first_seen_other = self.first_seen_other;
@@ -252,8 +254,9 @@ impl Engine {
             ..Container::default()
         };
         self.registry.settle_other(&row);
-        rows.push((row, Some(slot::OTHER)));
-        rows
+        rows.push(row);
+        slots.push(Some(slot::OTHER));
+        (rows, slots)
     }
 
     /// Ends what is due: retention, resting slots.

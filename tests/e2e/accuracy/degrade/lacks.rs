@@ -135,8 +135,8 @@ fn kernels_known_to_lock_up_are_warned_of() {
     let (_directory, release) = file("6.1.0-18-amd64\n");
     let path = Path::new("/proc/sys/kernel/osrelease");
     let host = Host::new(Without::new().replaced(path, &release));
-    host.assert_check("kernel", "warn", "6.2");
-    host.assert_lacks("profile", "degraded", &["5.19 to 6.1"]);
+    host.assert_check("kernel", "warn", "6.4");
+    host.assert_lacks("profile", "degraded", &["5.19 to 6.3"]);
     host.assert_states(&[("sched", "active"), ("block", "active")]);
     host.assert_sched();
 }
