@@ -1,11 +1,11 @@
-//! `repeat`: the end-to-end tests of the gate again and again, beside a load and without it.
+//! `repeat`: the tests of the gate again and again, those on containers beside a load and without it.
 
 use std::{
     fmt::Write as _,
     fs,
     os::unix::process::CommandExt as _,
     process::{Child, Command, ExitCode, Stdio},
-    time::{Duration, Instant},
+    time::{Duration, Instant, SystemTime, UNIX_EPOCH},
 };
 
 use anyhow::{Context as _, Result, bail};
@@ -25,9 +25,9 @@ const SECTION: Section = Section {
     name: "repeat",
 };
 
-/// Run the end-to-end tests of the gate again and again, and write the table of docs/testing.md.
+/// Run the tests of the gate again and again, and write the table of docs/testing.md.
 ///
-/// First with `stress-ng --cpu 4 --io 2` beside them, then without. A test that fails is not run again
+/// First the unit tests, those of properties with a new seed each time. Then those on containers, first with `stress-ng --cpu 4 --io 2` beside them, then without. A test that fails is not run again
 /// here. Takes some twenty minutes; needs root.
 #[derive(clap::Args)]
 pub(crate) struct Arguments {
@@ -58,6 +58,9 @@ fn repeat(arguments: &Arguments) -> Result<()> {
         ..setup::Arguments::default()
     })?;
     let tests = build::build_tests(&build::Target::host()?, Profile::Quick)?;
+    if arguments.only.is_none() {
+        units(arguments.times)?;
+    }
     let mut runs = Vec::new();
     for is_loaded in [true, false] {
         let mut load = is_loaded.then(Load::start).transpose()?;
@@ -94,6 +97,19 @@ fn repeat(arguments: &Arguments) -> Result<()> {
     let failed: usize = runs.iter().map(|run| run.outcomes.failed()).sum();
     if failed > 0 {
         bail!("{failed} failures in {} runs", runs.len());
+    }
+    Ok(())
+}
+
+/// Tests of properties, each time with values that the gate has never seen.
+fn units(times: u32) -> Result<()> {
+    let target = build::Target::host()?;
+    let start = SystemTime::now().duration_since(UNIX_EPOCH);
+    let start = start.map_or(0, |since| since.as_secs());
+    for time in 0..times {
+        interrupt::check()?;
+        let mut counted = crate::test::Counted::default();
+        crate::test::units(&target, start + u64::from(time), &mut counted)?;
     }
     Ok(())
 }

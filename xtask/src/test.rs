@@ -3,12 +3,11 @@
 
 use std::{
     fs,
-    path::Path,
     process::ExitCode,
     time::{Duration, Instant},
 };
 
-use anyhow::Result;
+use anyhow::{Context as _, Result};
 
 use crate::{
     build::{self, Profile},
@@ -18,6 +17,11 @@ use crate::{
 
 /// Longest that an end-to-end test of the gate may take, its patience included.
 pub(crate) const LIMIT: Duration = Duration::from_secs(240);
+
+/// What a test of properties takes its seed from; one that is set already is kept.
+const SEED_VARIABLE: &str = "PROPTEST_RNG_SEED";
+/// The same for every run of the gate, so that it judges the change and not its luck. `repeat` takes others.
+const SEED: u64 = 1;
 
 /// Set up, build, lint, and run the tests: unit tests, then those on real containers (root).
 ///
@@ -67,10 +71,11 @@ pub(crate) fn test(arguments: &Arguments, expected_skips: Option<&[&str]>) -> Re
     })
 }
 
+/// How many tests came to which end.
 #[derive(Default)]
-struct Counted {
-    passed: usize,
-    failed: usize,
+pub(crate) struct Counted {
+    pub(crate) passed: usize,
+    pub(crate) failed: usize,
 }
 
 fn stages(
@@ -94,22 +99,7 @@ fn stages(
     let target = build::Target::host()?;
     let tests = build::build_tests(&target, Profile::Quick)?;
     if is_whole {
-        // What `build_tests` has built is taken as it is.
-        let units = step::run(
-            "unit tests",
-            "unit-tests",
-            target.cargo("test", Profile::Quick).args([
-                "--workspace",
-                "--lib",
-                "--bins",
-                "--no-fail-fast",
-            ]),
-        );
-        let (passed, failed) = count_units(&step::log("unit-tests"));
-        println!("    {passed} passed, {failed} failed");
-        counted.passed += passed;
-        counted.failed += failed;
-        units?;
+        units(&target, SEED, counted)?;
     }
     if is_linted {
         step::run(
@@ -144,6 +134,27 @@ fn stages(
     Ok(())
 }
 
+/// Runs the unit tests that `build_tests` has built, those of properties with the seed.
+pub(crate) fn units(target: &build::Target, seed: u64, counted: &mut Counted) -> Result<()> {
+    let mut command = target.cargo("test", Profile::Quick);
+    command.args(["--workspace", "--lib", "--bins", "--no-fail-fast"]);
+    if std::env::var_os(SEED_VARIABLE).is_none() {
+        command.env(SEED_VARIABLE, seed.to_string());
+    }
+    let units = step::run("unit tests", "unit-tests", &mut command);
+    let text = fs::read(step::log("unit-tests")).unwrap_or_default();
+    let text = String::from_utf8_lossy(&text);
+    let (passed, failed) = parse_results(&text);
+    // The end of the output may be another binary's.
+    for line in failures(&text) {
+        println!("    {line}");
+    }
+    println!("    {passed} passed, {failed} failed");
+    counted.passed += passed;
+    counted.failed += failed;
+    units.with_context(|| format!("with {SEED_VARIABLE}={seed}"))
+}
+
 /// Names what did not simply pass, and how long it took.
 fn conclude(outcomes: &Outcomes, took: Duration) {
     println!(
@@ -156,10 +167,18 @@ fn conclude(outcomes: &Outcomes, took: Duration) {
     outcomes.print();
 }
 
-/// Sums the result lines of cargo's test binaries; 0 of a log that is not there.
-fn count_units(log: &Path) -> (usize, usize) {
-    let text = fs::read(log).unwrap_or_default();
-    parse_results(&String::from_utf8_lossy(&text))
+/// What each failed test says first, and which it is.
+fn failures(text: &str) -> Vec<&str> {
+    let lines: Vec<&str> = text.lines().collect();
+    let panics = lines
+        .windows(2)
+        .filter(|pair| pair[0].starts_with("thread '") && pair[0].contains("panicked at"));
+    let said = panics.flatten().copied();
+    let names = lines
+        .iter()
+        .copied()
+        .filter(|line| line.starts_with("test ") && line.ends_with("... FAILED"));
+    said.chain(names).collect()
 }
 
 /// `test result: ok. 12 passed; 0 failed; ...`
@@ -184,11 +203,29 @@ mod tests {
     use super::*;
 
     #[test]
+    fn what_failed_is_named_with_its_first_words() {
+        let text = "test a::fits ... ok\n\
+             test b::fits ... FAILED\n\
+             ---- b::fits stdout ----\n\
+             thread 'b::fits' (12) panicked at agent/src/b.rs:7:1:\n\
+             they do not fit\n\
+             note: run with backtrace\n\
+             test result: FAILED. 1 passed; 1 failed; 0 ignored\n";
+        let expected = [
+            "thread 'b::fits' (12) panicked at agent/src/b.rs:7:1:",
+            "they do not fit",
+            "test b::fits ... FAILED",
+        ];
+        assert_eq!(failures(text), expected);
+    }
+
+    #[test]
     fn results_of_all_test_binaries_are_summed() {
         let text = "test a ... ok\n\
              test result: ok. 2 passed; 0 failed; 0 ignored; 0 measured; 0 filtered out; finished in 0.01s\n\
              test result: FAILED. 10 passed; 1 failed; 0 ignored; 0 measured; 0 filtered out; finished in 2.50s\n";
         assert_eq!(parse_results(text), (12, 1));
+        assert!(failures(text).is_empty());
         assert_eq!(parse_results(""), (0, 0));
     }
 }

@@ -19,6 +19,7 @@ use std::{
     process::ExitCode,
 };
 
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use tracing_subscriber::filter::LevelFilter;
 
 pub use check::{Finding, Status};
@@ -119,6 +120,19 @@ impl CommandError {
     }
 }
 
+/// As many open files as the hard limit allows: the soft one of 1,024 that services start with is for programs
+/// that use `select(2)`, and too few for the files of a thousand containers.
+fn raise_open_files() {
+    let limit = getrlimit(Resource::Nofile);
+    let raised = Rlimit {
+        current: limit.maximum,
+        maximum: limit.maximum,
+    };
+    if let Err(error) = setrlimit(Resource::Nofile, raised) {
+        tracing::debug!(%error, "limit of open files not raised");
+    }
+}
+
 /// Runs the command and says on standard error why it failed.
 #[must_use]
 pub fn run(cli: &Cli, config: &Config) -> ExitCode {
@@ -128,6 +142,7 @@ pub fn run(cli: &Cli, config: &Config) -> ExitCode {
         Ok(false) => {}
         Err(error) => tracing::debug!(%error, "cgroup namespace of PID 1 not entered"),
     }
+    raise_open_files();
     match execute(cli, config) {
         Ok(Outcome::Done) => ExitCode::SUCCESS,
         Ok(Outcome::BadNews) => ExitCode::from(EXIT_FAILURE),

@@ -23,7 +23,7 @@ use ctrscope_ebpf::{
     walk::{self, Mapping},
 };
 
-use super::core::ProfileParts;
+use super::{core::ProfileParts, cost::thread_cpu_time};
 use crate::{
     bpf::{Asks, BpfError, INDEX_WORDS, MAPPINGS, ROWS, Sampler, monotonic_ns, wait_readable},
     profile::{Image, Process, Programs, Refused, SymbolCache, UnwindTable, WalkMemory},
@@ -38,6 +38,10 @@ const MOST_ASKS: usize = 256;
 const END_PATIENCE: Duration = Duration::from_secs(2);
 /// How often programs that go on being sampled are looked at again, and those that have ended are left.
 const SWEEP_INTERVAL: Duration = Duration::from_secs(1);
+/// The part of the thread's time that this may take, one in so many: with thousands of programs it is done more rarely.
+const SWEEP_PART: u32 = 50;
+/// How many of them are looked at before others have their turn.
+const SWEPT_AT_ONCE: usize = 64;
 
 impl WalkMemory for Arc<Sampler> {
     fn write_mapping(&self, at: u32, mapping: &Mapping) {
@@ -216,8 +220,12 @@ impl Profiler {
             none => none.insert(self.start()?),
         };
         let began = Instant::now();
+        if running.recordings.is_empty() {
+            let mut programs = lock(&running.programs);
+            programs.forget_before(began);
+            programs.begin();
+        }
         running.recordings.push(began);
-        lock(&running.programs).begin();
         running.follower.record(true);
         Ok(Recording {
             profiler: self,
@@ -293,9 +301,9 @@ impl Drop for Recording<'_> {
         if let Some(oldest) = running.recordings.iter().min() {
             lock(&self.programs).forget_before(*oldest);
         } else {
+            // Whoever recorded does not wait until they are forgotten.
+            lock(&self.programs).stop();
             running.follower.record(false);
-            let sampled = self.sampler.programs();
-            lock(&self.programs).rest(&sampled);
         }
     }
 }
@@ -376,10 +384,11 @@ impl Worker {
     fn run(mut self) {
         let mut scratch = [0; 64];
         let mut swept = Instant::now();
+        let mut interval = SWEEP_INTERVAL;
         loop {
             let records = self.records.load(Ordering::Relaxed);
             let wait = if records {
-                SWEEP_INTERVAL.saturating_sub(swept.elapsed())
+                interval.saturating_sub(swept.elapsed())
             } else {
                 Duration::from_secs(3_600)
             };
@@ -397,12 +406,33 @@ impl Worker {
                 return;
             }
             self.answer();
-            if records && swept.elapsed() >= SWEEP_INTERVAL {
+            if records && swept.elapsed() >= interval {
+                let before = thread_cpu_time();
+                self.sweep();
                 swept = Instant::now();
-                let sampled = self.sampler.programs();
-                lock(&self.programs).sweep(&sampled);
+                interval = SWEEP_INTERVAL.max((thread_cpu_time() - before) * SWEEP_PART);
             }
+            self.rest();
             self.build();
+        }
+    }
+
+    /// Looks at what was sampled again. Who asks, and whoever begins or ends a recording, waits for a few of them only.
+    fn sweep(&mut self) {
+        for sampled in self.sampler.programs().chunks(SWEPT_AT_ONCE) {
+            lock(&self.programs).sweep(sampled);
+            self.answer();
+            if !self.records.load(Ordering::Relaxed) || self.is_over.load(Ordering::Relaxed) {
+                return;
+            }
+        }
+        lock(&self.programs).clear_left();
+    }
+
+    fn rest(&self) {
+        let mut programs = lock(&self.programs);
+        if programs.is_left() {
+            programs.rest(&self.sampler.programs());
         }
     }
 

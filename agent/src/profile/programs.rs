@@ -114,6 +114,8 @@ pub(crate) struct Programs<M> {
     refused: Refused,
     /// Nobody records.
     is_resting: bool,
+    /// And what was recorded is not forgotten yet.
+    is_left: bool,
 }
 
 impl<M: WalkMemory> Programs<M> {
@@ -141,6 +143,7 @@ impl<M: WalkMemory> Programs<M> {
             left: Vec::new(),
             refused: Refused::default(),
             is_resting: true,
+            is_left: false,
         }
     }
 
@@ -279,8 +282,8 @@ impl<M: WalkMemory> Programs<M> {
         Some(region)
     }
 
-    /// Makes the places of regions that were left free again.
-    fn clear_left(&mut self) {
+    /// Makes the places of regions that were left free again. Waits some 30 ms for walks that may be in them.
+    pub(crate) fn clear_left(&mut self) {
         if self.left.is_empty() {
             return;
         }
@@ -313,8 +316,7 @@ impl<M: WalkMemory> Programs<M> {
         self.memory.forget(key);
     }
 
-    /// Looks at all programs again that were sampled since the last time, and leaves those that have ended; `samples`
-    /// are those that the kernel side knows. Some 40 µs for each.
+    /// Looks again at programs that the kernel side knows, and leaves those that have ended. Some 40 µs for each.
     pub(crate) fn sweep(&mut self, sampled: &[(ProgramKey, Program)]) {
         if self.is_resting {
             return;
@@ -326,7 +328,6 @@ impl<M: WalkMemory> Programs<M> {
                 self.memory.publish(*key, word, 0);
             }
         }
-        self.clear_left();
     }
 
     /// What is known of the programs.
@@ -343,9 +344,21 @@ impl<M: WalkMemory> Programs<M> {
         }
     }
 
-    /// Somebody begins to record.
+    /// Somebody begins to record, and nobody did before.
     pub(crate) fn begin(&mut self) {
         self.is_resting = false;
+        self.is_left = false;
+    }
+
+    /// Nobody records any more.
+    pub(crate) fn stop(&mut self) {
+        self.is_resting = true;
+        self.is_left = true;
+    }
+
+    /// Whether [`Self::rest`] is due.
+    pub(crate) fn is_left(&self) -> bool {
+        self.is_left
     }
 
     /// The recordings that are left began then: who had ended before is in none of them.
@@ -359,9 +372,9 @@ impl<M: WalkMemory> Programs<M> {
         self.mapping_bytes = bytes.sum();
     }
 
-    /// Nobody records any more: programs are forgotten, tables stay.
+    /// Forgets programs when nobody records any more; tables stay. Takes as long as [`Self::clear_left`].
     pub(crate) fn rest(&mut self, sampled: &[(ProgramKey, Program)]) {
-        self.is_resting = true;
+        self.is_left = false;
         for (key, _) in sampled {
             self.memory.forget(*key);
         }

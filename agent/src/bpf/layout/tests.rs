@@ -2,7 +2,7 @@ use std::path::Path;
 
 use super::{
     super::btf::{
-        self,
+        self, Kind,
         builder::{Builder, FLAG},
     },
     *,

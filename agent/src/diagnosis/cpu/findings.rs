@@ -19,20 +19,23 @@ const MAX_SIBLINGS: usize = 5;
 /// It runs whenever it wants; where its time goes is told.
 pub(super) fn not_cpu_bound(view: &View<'_>) -> Draft {
     let cpu = &view.container.cpu;
-    let used = view.used_cores().map_or_else(String::new, |used| {
-        format!("it gets the CPU when it wants it and used {}", cores(used))
-    });
+    let mut summary = "it gets the CPU when it wants it".to_owned();
+    // No time passed in an empty window.
+    if let Some(used) = view.used_cores() {
+        summary.push_str(&format!(" and used {}", cores(used)));
+    }
     let parts = [
         ("running", cpu.used_seconds),
         ("waiting for CPUs", cpu.waited_seconds),
         ("sleeping", cpu.sleep_seconds),
         ("blocked for I/O", cpu.io_wait_seconds),
         ("blocked uninterruptibly", cpu.blocked_seconds),
-    ];
-    let all: f64 = parts.iter().filter_map(|(_, seconds)| *seconds).sum();
+    ]
+    .map(|(what, seconds)| (what, seconds.unwrap_or(0.0).max(0.0)));
+    let all: f64 = parts.iter().map(|(_, seconds)| seconds).sum();
     let mut shares: Vec<(f64, &str)> = parts
         .iter()
-        .filter_map(|(what, seconds)| Some((ratio((*seconds)?, all)?, *what)))
+        .filter_map(|(what, seconds)| Some((ratio(*seconds, all)?, *what)))
         .filter(|(share, _)| *share >= 0.01)
         .collect();
     shares.sort_by(|(a, _), (b, _)| b.total_cmp(a));
@@ -40,11 +43,9 @@ pub(super) fn not_cpu_bound(view: &View<'_>) -> Draft {
         .iter()
         .map(|(share, what)| format!("{} {what}", percent(*share)))
         .collect();
-    let mut summary = used;
     if !shares.is_empty() {
-        let separator = if summary.is_empty() { "" } else { "; " };
         summary.push_str(&format!(
-            "{separator}its tasks' time that ended in the window went: {}",
+            "; its tasks' time that ended in the window went: {}",
             list(&shares)
         ));
     }

@@ -247,6 +247,20 @@ fn a_sleeper_is_not_cpu_bound() {
 }
 
 #[test]
+fn an_empty_window_has_words_too() {
+    let mut facts = window(2, 0.9, vec![container("c")]);
+    facts.seconds = 0.0;
+    for one in &mut facts.containers {
+        one.seconds = 0.0;
+        one.cpu.used_seconds = Some(1.0);
+        one.cpu.io_wait_seconds = Some(-2.0);
+    }
+    let diagnosis = of(&facts, "c");
+    let cpu = diagnosis.resource(Resource::Cpu).expect("a tree");
+    assert!(!cpu.findings[0].summary.is_empty(), "{cpu:#?}");
+}
+
+#[test]
 fn a_reader_of_disks_is_not_cpu_bound() {
     let reader = reading("reader", 0.9, 4 << 20, 1_000, 0.0009);
     let diagnosis = check(

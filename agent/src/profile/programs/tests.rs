@@ -332,7 +332,10 @@ fn tables_outlive_recordings_and_programs_do_not() {
     host.ask(key, &program);
     let built = host.build_all();
     assert!(built > 0);
+    host.programs.stop();
+    assert!(host.programs.is_left());
     host.programs.rest(&[(key, program)]);
+    assert!(!host.programs.is_left());
     // What was under way when the last recording ended comes too late.
     host.ask(key, &program);
     host.programs.sweep(&[(key, program)]);
