@@ -158,15 +158,20 @@ impl Split<'_> {
 
 /// Seconds that a container waited for CPUs that others had; what is nobody's included.
 pub(super) fn waited_for_others(waited: &WaitedFor) -> f64 {
-    waited.containers.iter().map(|one| one.seconds).sum::<f64>()
-        + waited.other_containers_seconds
-        + waited.system_seconds
-        + waited.kernel_seconds
+    named(&waited.containers)
+        + waited.other_containers_seconds.max(0.0)
+        + waited.system_seconds.max(0.0)
+        + waited.kernel_seconds.max(0.0)
         + nobodys(waited)
 }
 
+/// Facts that were read from elsewhere may have less than nothing, which is no part of anything.
+fn named(neighbours: &[Neighbour]) -> f64 {
+    neighbours.iter().map(|one| one.seconds.max(0.0)).sum()
+}
+
 fn nobodys(waited: &WaitedFor) -> f64 {
-    waited.migrated_seconds + waited.unattributed_seconds
+    waited.migrated_seconds.max(0.0) + waited.unattributed_seconds.max(0.0)
 }
 
 /// Who had the CPUs that a container waited for; `None` where that is not measured.
@@ -207,10 +212,9 @@ fn used_cores(view: &View<'_>, name: &str) -> Vec<Evidence> {
 /// Whose requests a container's requests waited behind; `None` where that is not measured.
 pub(super) fn at_device(view: &View<'_>, device: &str) -> Option<Blame> {
     let waited = view.container.disk.waited_for.as_ref()?;
-    let named: f64 = waited.containers.iter().map(|one| one.seconds).sum();
     let split = Split {
         own_seconds: waited.own_seconds,
-        others_seconds: named + waited.other_seconds,
+        others_seconds: named(&waited.containers) + waited.other_seconds.max(0.0),
         named: &waited.containers,
         unnamed_seconds: waited.other_seconds,
         more: Vec::new(),
