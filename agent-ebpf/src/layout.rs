@@ -117,7 +117,9 @@ shared! {
         pub task_mm: u32,
         /// `mm_struct.start_stack`; 0 where the kernel lacks it.
         pub mm_start_stack: u32,
+        /// `task_struct.thread.fsbase` of x86-64; 0 where the kernel lacks it.
+        pub task_fsbase: u32,
         /// Room for what is to come; zero.
-        pub reserved: [u32; 10],
+        pub reserved: [u32; 9],
     }
 }

@@ -14,6 +14,7 @@ pub mod event;
 pub mod histogram;
 pub mod layout;
 pub mod profile;
+pub mod python;
 pub mod sched;
 pub mod slot;
 pub mod unwind;

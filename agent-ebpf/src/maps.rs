@@ -12,6 +12,7 @@ use ctrscope_ebpf::{
     block::{BlockSlot, InFlight, REQUESTS_ENTRIES},
     counter,
     profile::{Program, ProgramKey, SESSIONS as MOST_SESSIONS, SampleKey, Stack},
+    python::Python,
     sched::{CpuState, SchedSlot, TaskState},
     slot,
     walk::Mapping,
@@ -119,6 +120,16 @@ pub static UNWIND_INDEX: Array<u64> = Array::with_max_entries(1, BPF_F_MMAPABLE)
 #[cfg(bpf_target_arch = "x86_64")]
 #[map]
 pub static WALK_SCRATCH: PerCpuArray<crate::probes::Walk> = PerCpuArray::with_max_entries(1, 0);
+
+/// Where the interpreters of programs keep the frames of Python functions. Written by user space.
+#[map]
+pub static PYTHONS: HashMap<ProgramKey, Python> = HashMap::with_max_entries(1, 0);
+
+/// What a walk of such frames has at hand: one for each CPU.
+#[cfg(bpf_target_arch = "x86_64")]
+#[map]
+pub static PYTHON_SCRATCH: PerCpuArray<crate::probes::PythonWalk> =
+    PerCpuArray::with_max_entries(1, 0);
 
 /// Adds one to a counter.
 #[inline(always)]

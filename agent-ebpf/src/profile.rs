@@ -75,18 +75,20 @@ shared! {
     pub struct Stack [1024] {
         /// Number of frames.
         pub length: u64,
-        /// Return addresses, the innermost first.
+        /// Return addresses, the innermost first; or words of [`crate::python`].
         pub frames: [u64; MAX_FRAMES],
     }
 }
 
 shared! {
     /// Where samples were taken, in the hash `SAMPLES`, whose values are counts.
-    pub struct SampleKey [40] {
+    pub struct SampleKey [48] {
         /// Hash of the user stack; 0 is none.
         pub user: u64,
         /// Hash of the kernel stack; 0 is none.
         pub kernel: u64,
+        /// Hash of the stack of Python functions; 0 is none.
+        pub python: u64,
         /// Slot of the container.
         pub slot: u32,
         /// The program that the process ran.
@@ -123,7 +125,7 @@ pub const fn program_id(start_ns: u64, exec_id: u32) -> u32 {
 
 shared! {
     /// A program that was sampled, in the hash `PROGRAMS`.
-    pub struct Program [56] {
+    pub struct Program [64] {
         /// `task_struct.comm` of its first thread at its first sample.
         pub comm: [u8; 16],
         /// `task_struct.start_boottime` of its first thread, nanoseconds.
@@ -137,6 +139,8 @@ shared! {
         pub ask_after_ns: u64,
         /// Samples of it, over all sessions.
         pub samples: u64,
+        /// 1 where it has an entry in `PYTHONS`.
+        pub is_python: u64,
     }
 }
 

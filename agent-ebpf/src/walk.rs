@@ -96,6 +96,8 @@ stops! {
     /// The frame pointer is zero where no table says more: the outermost frame, or code that uses the register for
     /// something else.
     STOP_POINTER_END = 10 "pointer_end",
+    /// The table of the code was not read yet, and what its frame pointer points to is no frame.
+    STOP_PENDING = 11 "table_pending",
 }
 
 /// Set beside the number where a step was taken by frame pointer, because there was no row.
@@ -105,7 +107,7 @@ pub const STOP_MASK: u32 = STEPPED_BY_POINTER - 1;
 
 shared! {
     /// Asks user space for a program, in the ring `EVENTS` of the profiler.
-    pub struct Ask [24] {
+    pub struct Ask [32] {
         /// The kernel's tgid.
         pub tgid: u32,
         /// [`crate::profile::program_id`]
@@ -114,6 +116,9 @@ shared! {
         pub address: u64,
         /// `task_struct.start_boottime` of the first thread, nanoseconds.
         pub start_ns: u64,
+        /// Hash of a stack of Python functions that was not there before: the question is for their names alone. 0
+        /// is none.
+        pub python: u64,
     }
 }
 
@@ -134,8 +139,8 @@ mod tests {
 
     #[test]
     fn every_stop_has_a_name() {
-        assert_eq!(STOPS[STOP_POINTER_END as usize], "pointer_end");
-        assert_eq!(STOPS.len() as u32, STOP_POINTER_END + 1);
-        const { assert!(STOP_POINTER_END <= STOP_MASK) };
+        assert_eq!(STOPS[STOP_PENDING as usize], "table_pending");
+        assert_eq!(STOPS.len() as u32, STOP_PENDING + 1);
+        const { assert!(STOP_PENDING <= STOP_MASK) };
     }
 }

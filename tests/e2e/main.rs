@@ -18,6 +18,7 @@ mod lifecycle;
 mod names;
 mod observe;
 mod profile;
+mod python;
 mod sched;
 mod slots;
 mod symbols;

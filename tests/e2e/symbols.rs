@@ -1,19 +1,23 @@
 //! Names of frames: code of a JIT, mangled names, and what a stripped binary leaves.
 
-use std::{path::PathBuf, process::Command};
+use std::{fs, path::PathBuf, process::Command, thread};
 
 use ctrscope_tests::{
-    Agent, Container, ContainerSpec, binaries, skip,
+    Agent, Container, ContainerSpec, binaries, bpf,
+    container::WORKLOAD_PATH,
+    skip, wait_until,
     workload::{
+        hot::HOT_FUNCTIONS,
         jit::JIT_FUNCTION,
         mangled::{CPP_FUNCTION, RUST_FUNCTION},
     },
 };
+use serde_json::Value;
 use tempfile::TempDir;
 
 use crate::{
     observe::group,
-    profile::{has_frame, record_until},
+    profile::{PATIENCE, has_frame, record_until},
 };
 
 /// Why [`stripped`] may give nothing.
@@ -89,4 +93,82 @@ fn a_stripped_binary_gives_offsets_in_its_module() {
     record_until(&agent, &container, "folded", |folded| {
         has_frame(folded, is_offset)
     });
+}
+
+/// The program of a container, as the container has it.
+fn program_of(container: &Container) -> PathBuf {
+    let root = PathBuf::from(format!("/proc/{}/root", container.pid()));
+    root.join(WORKLOAD_PATH.trim_start_matches('/'))
+}
+
+/// Whether all functions that the workload is busy in are there by their names.
+fn is_named(folded: &str) -> bool {
+    let mut functions = HOT_FUNCTIONS.iter();
+    functions.all(|(function, _)| has_frame(folded, |frame| frame == *function))
+}
+
+#[test]
+fn a_program_that_was_deleted_while_it_runs_keeps_its_names() {
+    let agent = Agent::start(&[]).unwrap();
+    let container = Container::start(&group(), &ContainerSpec::new("deleted", &["burn"])).unwrap();
+    fs::remove_file(program_of(&container)).unwrap();
+    record_until(&agent, &container, "folded", is_named);
+}
+
+/// As a deployment in place does: another build is moved to where the one that runs was. Its names at the same
+/// places would be others.
+#[test]
+fn a_program_that_was_replaced_while_it_runs_keeps_its_names() {
+    let agent = Agent::start(&[]).unwrap();
+    let container = Container::start(&group(), &ContainerSpec::new("replaced", &["burn"])).unwrap();
+    let program = program_of(&container);
+    let next = program.with_extension("next");
+    let mut bytes = fs::read(&program).unwrap();
+    // The functions of this one have other names.
+    let (from, to) = (b"hot_fifty", b"new_fifty");
+    for at in 0..bytes.len().saturating_sub(from.len()) {
+        if bytes[at..].starts_with(from) {
+            bytes[at..at + to.len()].copy_from_slice(to);
+        }
+    }
+    fs::write(&next, bytes).unwrap();
+    fs::rename(&next, &program).unwrap();
+    let folded = record_until(&agent, &container, "folded", is_named);
+    assert!(!folded.contains("new_fifty"), "{folded}");
+}
+
+/// It begins and ends within the recording of the host.
+#[test]
+fn a_container_that_has_gone_is_in_the_graph_with_its_names() {
+    let agent = Agent::start(&[]).unwrap();
+    let group = group();
+    let path = "/api/v1/profile?type=cpu&format=folded&seconds=6";
+    let folded = thread::scope(|scope| {
+        let recording = scope.spawn(|| agent.get_slow(path, PATIENCE).unwrap());
+        wait_until(PATIENCE, "the sampler", || {
+            let (held, _) = bpf::held(agent.pid())?;
+            let is_it = |program: &Value| {
+                let id = program["id"].as_u64();
+                program["name"] == "profile_sample" && id.is_some_and(|id| held.contains(&id))
+            };
+            Ok(bpf::alive("prog")?.iter().any(is_it).then_some(()))
+        })
+        .unwrap();
+        let spec = ContainerSpec::new("brief", &["burn", "--seconds", "2"]);
+        let container = Container::start(&group, &spec).unwrap();
+        container.wait_end().unwrap();
+        drop(container);
+        let answer = recording.join().unwrap();
+        assert_eq!(answer.status, 200, "{}", answer.text());
+        answer.text()
+    });
+    let of_it: Vec<&str> = folded
+        .lines()
+        .filter(|line| {
+            line.split(';')
+                .next()
+                .is_some_and(|root| root.ends_with("brief"))
+        })
+        .collect();
+    assert!(is_named(&of_it.join("\n")), "{folded}");
 }

@@ -16,6 +16,7 @@ use crate::{architecture::Architecture, step};
 
 pub(crate) mod cross;
 pub(crate) mod fuzzer;
+pub(crate) mod inferno;
 mod readers;
 
 /// Packages of the matched set on Debian: compiler, cargo, library source, LLVM for the linker.
@@ -42,7 +43,7 @@ pub(crate) struct Arguments {
     /// Also what `cargo xtask repeat` loads the machine with: stress-ng
     #[arg(long)]
     pub(crate) load: bool,
-    /// Also what `cargo xtask bench` compares with: libbpf-tools, bpftrace, bpftool, perf
+    /// Also what `cargo xtask bench` compares with: libbpf-tools, bpftrace, bpftool, perf, inferno
     #[arg(long)]
     pub(crate) bench: bool,
     /// Also what `cargo xtask vm` runs its machines with: busybox, tools for their disks
@@ -83,7 +84,7 @@ const ALWAYS: [Requirement; 3] = [
 /// Until Debian 12 it was a part of the engine's package.
 const DOCKER_CLIENT: &str = "docker-cli";
 
-const FOR_TEST: [Requirement; 11] = [
+const FOR_TEST: [Requirement; 12] = [
     Requirement {
         name: "bpftool",
         package: "bpftool",
@@ -133,6 +134,11 @@ const FOR_TEST: [Requirement; 11] = [
         name: "strip",
         package: "binutils",
         present: || on_path("strip"),
+    },
+    Requirement {
+        name: "python3, whose stacks are walked",
+        package: "python3",
+        present: || on_path("python3"),
     },
     Requirement {
         name: "python3 with venv",
@@ -215,6 +221,9 @@ pub(crate) fn run(arguments: &Arguments) -> Result<ExitCode> {
     if arguments.test {
         installed |= install_components()?;
         installed |= readers::install(&mut apt)?;
+    }
+    if arguments.bench {
+        installed |= inferno::install()?;
     }
     if let Some(architecture) = arguments.target
         && Some(architecture) != Architecture::host()

@@ -33,6 +33,9 @@ const BPF_F_USER_STACK: u64 = 1 << 8;
 const BPF_NOEXIST: u64 = 1;
 const BPF_ANY: u64 = 0;
 
+/// Set in what [`store_stack`] returns where the stack was not there before.
+const IS_NEW: u64 = 1;
+
 /// Cgroups that are looked at for the owner of a task: its own, and those above while nothing is known of it.
 const OWNER_LEVELS: u32 = 4;
 
@@ -83,6 +86,7 @@ fn try_profile_sample(ctx: &PerfEventContext) -> Option<()> {
     let key = SampleKey {
         user,
         kernel,
+        python: store_python_stack(session, task, &program),
         slot: slot::slot(owner),
         program: program.key,
         tid: if by_thread(word) { pid_tgid as u32 } else { 0 },
@@ -148,6 +152,7 @@ pub(super) struct Current {
     pub(super) region: u64,
     /// Its address space; 0 is none.
     mm: u64,
+    is_python: bool,
     start_ns: u64,
 }
 
@@ -184,6 +189,7 @@ fn program(tgid: u32, task: u64) -> Current {
         entry: core::ptr::null_mut(),
         region: 0,
         mm,
+        is_python: false,
         start_ns,
     };
     match entry {
@@ -197,6 +203,7 @@ fn program(tgid: u32, task: u64) -> Current {
                     core::ptr::write_volatile(stack, start_stack(mm));
                 }
                 current.region = core::ptr::read_volatile(&raw const (*entry).region);
+                current.is_python = core::ptr::read_volatile(&raw const (*entry).is_python) != 0;
             }
             current.entry = entry;
         }
@@ -236,7 +243,13 @@ fn ask(current: &Current, address: u64) {
         program: current.key.id,
         address,
         start_ns: current.start_ns,
+        python: 0,
     };
+    put(asked);
+}
+
+#[inline(always)]
+fn put(asked: Ask) {
     if EVENTS.output::<Ask>(asked, 0).is_err() {
         count(counter::ASK_RING_FULL);
     }
@@ -248,7 +261,7 @@ fn store_kernel_stack(ctx: &PerfEventContext, session: u32) -> u64 {
         return 0;
     };
     if walk_by_pointers(ctx, stack, 0) {
-        store(stack, session)
+        store(u64::from(session)).0
     } else {
         0
     }
@@ -298,7 +311,35 @@ fn store_user_stack(
         ask(current, last);
     }
     let _ = task;
-    (store(stack, session), stop)
+    (store(u64::from(session)).0, stop)
+}
+
+/// Stores the Python functions of the current thread, and asks user space for the names of those that are new: code that
+/// is made for a moment is soon gone. Returns their hash, or 0 where there are none. The hash is of one program
+/// alone: others that were forked with it have the same code at the same addresses.
+#[inline(always)]
+fn store_python_stack(session: u32, task: u64, current: &Current) -> u64 {
+    #[cfg(bpf_target_arch = "x86_64")]
+    if current.is_python
+        && let Some(stack) = STACK_SCRATCH.get_ptr_mut(0)
+        && super::python::walk(stack, task, current.key)
+    {
+        let seed =
+            (u64::from(current.key.id) << 32 | u64::from(current.key.tgid)) ^ u64::from(session);
+        let (hash, is_new) = store(seed);
+        if is_new {
+            put(Ask {
+                tgid: current.key.tgid,
+                program: current.key.id,
+                address: 0,
+                start_ns: current.start_ns,
+                python: hash,
+            });
+        }
+        return hash;
+    }
+    let _ = (session, task, current);
+    0
 }
 
 /// Has the kernel walk a stack by frame pointers; says whether there is one.
@@ -325,14 +366,26 @@ fn walk_by_pointers(ctx: &PerfEventContext, stack: *mut Stack, flags: u64) -> bo
     }
 }
 
-/// Stores a stack under its hash, which is never 0.
+/// Stores the stack in the scratch under its hash; says also whether it is a new one. The hash is even, never 0, and
+/// begins with the seed.
 #[inline(always)]
-fn store(stack: *const Stack, session: u32) -> u64 {
+fn store(seed: u64) -> (u64, bool) {
+    let stored = store_stack(seed);
+    (stored & !IS_NEW, stored & IS_NEW != 0)
+}
+
+/// The same in one word. A global function, which the kernel proves by itself, once for all kinds of stacks.
+#[unsafe(no_mangle)]
+#[inline(never)]
+pub extern "C" fn store_stack(seed: u64) -> u64 {
+    let Some(stack) = STACK_SCRATCH.get_ptr(0) else {
+        return 0;
+    };
     // SAFETY: the scratch is this CPU's, and the perf event's program does not interrupt itself.
     unsafe {
         let frames = (&raw const (*stack).frames).cast::<u64>();
         let length = core::ptr::read_volatile(&raw const (*stack).length);
-        let mut hash: u64 = 0xcbf2_9ce4_8422_2325 ^ u64::from(session);
+        let mut hash: u64 = 0xcbf2_9ce4_8422_2325 ^ seed;
         let mut i = 0;
         while i < MAX_FRAMES {
             if i as u64 >= length {
@@ -343,10 +396,18 @@ fn store(stack: *const Stack, session: u32) -> u64 {
             hash ^= hash >> 29;
             i += 1;
         }
-        let hash = if hash == 0 { 1 } else { hash };
-        if STACKS.get_ptr(hash).is_none() && STACKS.insert(hash, &*stack, BPF_ANY).is_err() {
-            count(counter::STACKS_FULL);
+        let hash = if hash & !IS_NEW == 0 {
+            2
+        } else {
+            hash & !IS_NEW
+        };
+        if STACKS.get_ptr(hash).is_some() {
+            return hash;
         }
-        hash
+        if STACKS.insert(hash, &*stack, BPF_ANY).is_err() {
+            count(counter::STACKS_FULL);
+            return hash;
+        }
+        hash | IS_NEW
     }
 }

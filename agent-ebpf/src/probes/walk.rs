@@ -17,7 +17,8 @@ use ctrscope_ebpf::{
     profile::{MAX_FRAMES, Stack},
     unwind,
     walk::{
-        self, MAPPING_STEPS, MAPPING_TABLE, Mapping, STEPPED_BY_POINTER, region_count, region_first,
+        self, MAPPING_PENDING, MAPPING_STEPS, MAPPING_TABLE, Mapping, STEPPED_BY_POINTER,
+        region_count, region_first,
     },
 };
 
@@ -395,10 +396,13 @@ unsafe fn step(walk: *mut Walk, region: u64) -> u32 {
         let pc = pc.wrapping_sub(get(&raw const (*mapping).bias));
         let info = find_info(walk, mapping, pc);
         let (cfa, slot);
+        let mut astray = walk::STOP_BAD_FRAME;
         if unwind::kind(info) == unwind::GAP {
             set(&raw mut (*walk).stepped, STEPPED_BY_POINTER as u64);
-            // The outermost frame has none to point to (System V ABI for AMD64, 3.4.1).
-            if bp == 0 {
+            if get_word(&raw const (*mapping).kind) == MAPPING_PENDING {
+                astray = walk::STOP_PENDING;
+            } else if bp == 0 {
+                // The outermost frame has none to point to (System V ABI for AMD64, 3.4.1).
                 return walk::STOP_POINTER_END;
             }
             cfa = bp + 16;
@@ -449,10 +453,14 @@ unsafe fn step(walk: *mut Walk, region: u64) -> u32 {
             }
         }
         if cfa <= sp {
-            return walk::STOP_BAD_FRAME;
+            return astray;
         }
         if !read_user(pair, 2, cfa - 16) {
-            return walk::STOP_FAULT;
+            return if astray == walk::STOP_PENDING {
+                astray
+            } else {
+                walk::STOP_FAULT
+            };
         }
         if slot == 2 {
             set(&raw mut (*walk).bp, get(pair));

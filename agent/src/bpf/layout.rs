@@ -182,6 +182,7 @@ pub fn resolve(btf: &Btf) -> Resolved {
     let task_mm = kernel.field(&task, "mm", Load::Pointer);
     let mm = kernel.follow("mm_struct", &task_mm);
     let start_stack = kernel.field(&mm, "start_stack", Load::Long);
+    let fsbase = kernel.field(&task, "thread.fsbase", Load::Long);
     let task_signal = kernel.field(&task, "signal", Load::Pointer);
     let signal = kernel.follow("signal_struct", &task_signal);
     let signal_flags = kernel.field(&signal, "flags", Load::Word);
@@ -266,6 +267,8 @@ pub fn resolve(btf: &Btf) -> Resolved {
     layout.task_stack = kernel_stack.offset;
     layout.task_mm = task_mm.offset;
     layout.mm_start_stack = start_stack.offset;
+    // Of x86-64 alone; without it there are no Python functions.
+    layout.task_fsbase = fsbase.offset;
     layout.task_in_iowait = in_iowait.offset;
     layout.task_in_iowait_mask = in_iowait.mask;
     layout.task_run_delay = run_delay.offset;

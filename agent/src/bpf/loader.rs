@@ -457,7 +457,7 @@ pub(super) fn describe(error: &dyn std::error::Error) -> String {
 
 /// Capacity and memory of a map by the kernel's own account, `fdinfo` (`bpf_map_show_fdinfo`,
 /// `kernel/bpf/syscall.c`).
-fn map_memory(fd: BorrowedFd<'_>) -> Option<(u64, u64)> {
+pub(super) fn map_memory(fd: BorrowedFd<'_>) -> Option<(u64, u64)> {
     use std::os::fd::AsRawFd as _;
     let text = std::fs::read_to_string(format!("/proc/self/fdinfo/{}", fd.as_raw_fd())).ok()?;
     let field = |name: &str| {

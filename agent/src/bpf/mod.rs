@@ -18,5 +18,7 @@ pub mod layout;
 pub use error::BpfError;
 pub(crate) use event::{CssId, FirstRun, KernelEvent, Subsystem};
 pub(crate) use loader::{KernelSide, Sizes, unattached_programs};
-pub(crate) use sampler::{Asks, INDEX_WORDS, MAPPINGS, ProfileSession, ROWS, Sampler, SharedSlots};
+pub(crate) use sampler::{
+    Asks, INDEX_WORDS, MAPPINGS, ProfileSession, ROWS, Sampler, SessionSample, SharedSlots,
+};
 pub(crate) use syscall::{monotonic_ns, try_cpu_clock, wait_readable};

@@ -28,6 +28,7 @@ use aya::{
 use ctrscope_ebpf::{
     layout::Layout,
     profile::{self, Program, ProgramKey, SampleKey, Stack},
+    python::Python,
     slot,
     walk::{Ask, Mapping},
 };
@@ -35,11 +36,11 @@ use ctrscope_ebpf::{
 use super::{
     BpfError,
     layout::Resolved,
-    loader::{Wire, describe, raise_memlock_limit, read_counters},
+    loader::{Wire, describe, map_memory, raise_memlock_limit, read_counters},
     mapped::MappedArray,
     object, syscall,
 };
-use crate::snapshot::LossCounter;
+use crate::snapshot::{KernelMap, LossCounter};
 
 /// Distinct stacks of all sessions: 16 MiB of them.
 const STACKS: u32 = 16_384;
@@ -47,6 +48,8 @@ const STACKS: u32 = 16_384;
 const SAMPLES: u32 = 32_768;
 /// Programs that are known at a time.
 const PROGRAMS: u32 = 8_192;
+/// Those of them that have a Python interpreter whose frames are walked.
+const PYTHONS: u32 = 1_024;
 /// Mappings of them: 2.6 MB.
 pub(crate) const MAPPINGS: u32 = 1 << 16;
 /// Rows of unwind tables: 16 MB. A whole machine that compiled had 2.8 million.
@@ -77,6 +80,8 @@ pub(crate) struct SessionSample {
     pub(crate) user: Option<Arc<[u64]>>,
     /// Innermost first; `None` where the stack was lost.
     pub(crate) kernel: Option<Arc<[u64]>>,
+    /// Hash and words of the stack of Python functions; `None` where there is none, or it was lost.
+    pub(crate) python: Option<(u64, Arc<[u64]>)>,
     /// How the walk of the user stack ended.
     pub(crate) stop: u32,
     pub(crate) count: u64,
@@ -91,6 +96,14 @@ struct Guarded {
     open: u32,
 }
 
+impl Guarded {
+    fn stack(&self, hash: u64) -> Option<Arc<[u64]>> {
+        let stack = self.stacks.get(&hash, 0).ok()?.0;
+        let length = usize::try_from(stack.length).ok()?;
+        stack.frames.get(..length).map(Arc::from)
+    }
+}
+
 /// The programs and maps of all sessions.
 pub(crate) struct Sampler {
     guarded: Mutex<Guarded>,
@@ -99,9 +112,11 @@ pub(crate) struct Sampler {
     shared_slots: SharedSlots,
     counters: PerCpuArray<MapData, u64>,
     programs: Mutex<BpfHashMap<MapData, Wire<ProgramKey>, Wire<Program>>>,
+    pythons: Mutex<BpfHashMap<MapData, Wire<ProgramKey>, Wire<Python>>>,
     mappings: MappedArray<Mapping>,
     rows: MappedArray<u64>,
     index: MappedArray<u64>,
+    maps: Vec<KernelMap>,
 }
 
 /// Questions of the kernel side for the mappings of programs.
@@ -158,6 +173,7 @@ impl Sampler {
             .map_max_entries("STACKS", STACKS)
             .map_max_entries("SAMPLES", SAMPLES)
             .map_max_entries("PROGRAMS", PROGRAMS)
+            .map_max_entries("PYTHONS", PYTHONS)
             .map_max_entries("MAPPINGS", MAPPINGS)
             .map_max_entries("UNWIND_ROWS", ROWS / 2)
             .map_max_entries("UNWIND_INDEX", INDEX_WORDS / 2)
@@ -165,6 +181,7 @@ impl Sampler {
             .map_err(|source| BpfError::Load {
                 source: Box::new(source),
             })?;
+        let maps = ebpf.maps().filter_map(kernel_map).collect();
         let mut take = |name: &'static str| ebpf.take_map(name).ok_or(BpfError::NoMap { name });
         let slots = MappedArray::new("CPU_SLOTS", take("CPU_SLOTS")?, slot::TABLE_ENTRIES)?;
         let sessions = MappedArray::new("SESSIONS", take("SESSIONS")?, profile::SESSIONS)?;
@@ -174,6 +191,7 @@ impl Sampler {
         let stacks = convert("STACKS", take("STACKS")?)?;
         let samples = convert("SAMPLES", take("SAMPLES")?)?;
         let programs = convert("PROGRAMS", take("PROGRAMS")?)?;
+        let pythons = convert("PYTHONS", take("PYTHONS")?)?;
         let counters = convert("COUNTERS", take("COUNTERS")?)?;
         let ring = convert("EVENTS", take("EVENTS")?)?;
         let program: &mut PerfEvent = ebpf
@@ -196,9 +214,11 @@ impl Sampler {
             shared_slots,
             counters,
             programs: Mutex::new(programs),
+            pythons: Mutex::new(pythons),
             mappings,
             rows,
             index,
+            maps,
         };
         syscall::release_free_memory();
         Ok((sampler, Asks { ring }))
@@ -254,6 +274,29 @@ impl Sampler {
     pub(crate) fn forget(&self, key: ProgramKey) {
         let mut programs = self.programs.lock().unwrap_or_else(PoisonError::into_inner);
         let _ = programs.remove(&Wire(key));
+        let mut pythons = self.pythons.lock().unwrap_or_else(PoisonError::into_inner);
+        let _ = pythons.remove(&Wire(key));
+    }
+
+    /// Tells the kernel side where the interpreter of a program keeps its frames. Where there is no room, it has none.
+    pub(crate) fn publish_python(&self, key: ProgramKey, python: &Python) {
+        let mut pythons = self.pythons.lock().unwrap_or_else(PoisonError::into_inner);
+        if pythons.insert(Wire(key), Wire(*python), 0).is_err() {
+            return;
+        }
+        let mut programs = self.programs.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Ok(known) = programs.get(&Wire(key), 0) {
+            let program = Program {
+                is_python: 1,
+                ..known.0
+            };
+            let _ = programs.insert(Wire(key), Wire(program), BPF_EXIST);
+        }
+    }
+
+    /// A stack by its hash.
+    pub(crate) fn stack(&self, hash: u64) -> Option<Arc<[u64]>> {
+        self.guarded().stack(hash)
     }
 
     /// Writes a mapping. What says that there is a table is written last: a walk that meets it half-written must not
@@ -292,10 +335,30 @@ impl Sampler {
         }
     }
 
+    /// The maps and the kernel memory that each holds, which is all taken when they are made.
+    pub(crate) fn maps(&self) -> &[KernelMap] {
+        &self.maps
+    }
+
     /// What was lost by all sessions, in the order of [`ctrscope_ebpf::counter::NAMES`].
     pub(crate) fn losses(&self) -> Vec<LossCounter> {
         read_counters(&self.counters)
     }
+}
+
+/// A map by the kernel's own account. The programs that always run have others of the same names.
+fn kernel_map((name, map): (&str, &Map)) -> Option<KernelMap> {
+    let (Map::Array(data) | Map::HashMap(data) | Map::PerCpuArray(data) | Map::RingBuf(data)) = map
+    else {
+        return None;
+    };
+    let (capacity, bytes) = map_memory(data.fd().as_fd())?;
+    // Those of one entry are scratch, or of the other programs.
+    (capacity > 1).then(|| KernelMap {
+        name: format!("PROFILE_{name}"),
+        capacity,
+        bytes,
+    })
 }
 
 /// Writes into an array whose values hold two words each. The halves are written by themselves: the other one may be of
@@ -425,11 +488,7 @@ impl ProfileSession {
             }
             known
                 .entry(hash)
-                .or_insert_with(|| {
-                    let stack = guarded.stacks.get(&hash, 0).ok()?.0;
-                    let length = usize::try_from(stack.length).ok()?;
-                    stack.frames.get(..length).map(Arc::from)
-                })
+                .or_insert_with(|| guarded.stack(hash))
                 .clone()
         };
         guarded
@@ -443,6 +502,9 @@ impl ProfileSession {
                 tid: key.0.tid,
                 user: stack(key.0.user),
                 kernel: stack(key.0.kernel),
+                python: Some(key.0.python)
+                    .filter(|hash| *hash != 0)
+                    .and_then(|hash| Some((hash, stack(hash)?))),
                 stop: key.0.stop,
                 count,
             })
@@ -473,7 +535,7 @@ impl Drop for ProfileSession {
             .filter(|key| key.session == self.number)
             .collect();
         for key in keys {
-            for stack in [key.user, key.kernel] {
+            for stack in [key.user, key.kernel, key.python] {
                 let _ = guarded.stacks.remove(&stack);
             }
             let _ = guarded.samples.remove(&Wire(key));

@@ -92,8 +92,10 @@ pub(super) fn record(
     let empty: Arc<[u64]> = Arc::from([]);
     let samples = session.samples();
     drop(session);
+    let pythons = recording.pythons(&samples);
     let stops = samples.iter().map(|sample| (sample.stop, sample.count));
     parts.totals.add(stops, recording.refused());
+    parts.totals.set_maps(recording.sampler.maps());
     parts.totals.set_losses(&recording.sampler.losses());
     let programs: HashSet<ProgramKey> = samples.iter().map(|sample| sample.program).collect();
     let mut symbolizer = Symbolizer::with_proc(proc_root).cached(parts.profiler.symbols());
@@ -109,6 +111,9 @@ pub(super) fn record(
                 owner: Arc::clone(labels.get(&sample.slot).unwrap_or(&other)),
                 program: sample.program,
                 tid: sample.tid,
+                python: sample
+                    .python
+                    .and_then(|(hash, _)| pythons.get(&hash).cloned()),
                 end: WalkEnd::of(sample.stop),
                 user: sample.user.unwrap_or_else(|| Arc::clone(&empty)),
                 kernel: sample.kernel.unwrap_or_else(|| Arc::clone(&empty)),
@@ -125,9 +130,14 @@ pub(super) fn record(
         losses: ProfileLosses {
             samples: loss(counter::SAMPLES_FULL),
             stacks: loss(counter::STACKS_FULL),
+            unreadable: loss(counter::STACK_UNREADABLE),
+            strangers: slot.map_or(0, |_| loss(counter::SAMPLE_UNKNOWN)),
         },
     };
     let named = name(&raw, &mut symbolizer, request.split);
+    parts
+        .totals
+        .add_addresses([named.symbol_hits, named.symbol_misses]);
     Ok(RenderedProfile {
         body: write(&named, request.format, subject)?,
         samples: named.count,

@@ -4,12 +4,13 @@
 //! While nobody records it does nothing.
 
 use std::{
+    collections::HashMap,
     io::{PipeReader, PipeWriter, Read as _, Write as _},
     os::fd::AsFd as _,
     panic::{AssertUnwindSafe, catch_unwind},
     path::{Path, PathBuf},
     sync::{
-        Arc, Mutex, MutexGuard, PoisonError,
+        Arc, Mutex, MutexGuard, OnceLock, PoisonError,
         atomic::{AtomicBool, AtomicU64, Ordering},
         mpsc::{Receiver, SyncSender, TrySendError, sync_channel},
     },
@@ -20,14 +21,20 @@ use std::{
 use ctrscope_ebpf::{
     counter,
     profile::ProgramKey,
+    python::Python,
     walk::{self, Mapping},
 };
 
 use super::{core::ProfileParts, cost::thread_cpu_time};
 use crate::{
-    bpf::{Asks, BpfError, INDEX_WORDS, MAPPINGS, ROWS, Sampler, monotonic_ns, wait_readable},
-    profile::{Image, Process, Programs, Refused, SymbolCache, UnwindTable, WalkMemory},
-    snapshot::LossCounter,
+    bpf::{
+        Asks, BpfError, INDEX_WORDS, MAPPINGS, ROWS, Sampler, SessionSample, monotonic_ns,
+        wait_readable,
+    },
+    profile::{
+        Image, Process, Programs, PythonStack, Refused, SymbolCache, UnwindTable, WalkMemory,
+    },
+    snapshot::{KernelMap, LossCounter},
 };
 
 /// Longest that the table of one file is read.
@@ -60,6 +67,10 @@ impl WalkMemory for Arc<Sampler> {
         Sampler::publish(self, key, region, ask_after_ns);
     }
 
+    fn publish_python(&self, key: ProgramKey, python: &Python) {
+        Sampler::publish_python(self, key, python);
+    }
+
     fn forget(&self, key: ProgramKey) {
         Sampler::forget(self, key);
     }
@@ -85,6 +96,10 @@ pub(super) struct ProfileTotals {
     /// Unwind tables, and programs, for which there was no room.
     refused_tables: AtomicU64,
     refused_programs: AtomicU64,
+    /// Addresses that got a name, and those that did not.
+    addresses: [AtomicU64; 2],
+    /// Maps of the sampler, once there was a recording.
+    maps: OnceLock<Vec<KernelMap>>,
 }
 
 impl Default for ProfileTotals {
@@ -95,6 +110,8 @@ impl Default for ProfileTotals {
             stops: zeroes(walk::STOPS.len()),
             refused_tables: AtomicU64::new(0),
             refused_programs: AtomicU64::new(0),
+            addresses: Default::default(),
+            maps: OnceLock::new(),
         }
     }
 }
@@ -110,6 +127,30 @@ impl ProfileTotals {
         let add = |total: &AtomicU64, count| total.fetch_add(count, Ordering::Relaxed);
         add(&self.refused_tables, refused.tables);
         add(&self.refused_programs, refused.programs);
+    }
+
+    /// Keeps what maps the sampler has.
+    pub(super) fn set_maps(&self, maps: &[KernelMap]) {
+        self.maps.get_or_init(|| maps.to_vec());
+    }
+
+    /// Maps of the sampler, which stay after the first recording.
+    pub(super) fn maps(&self) -> &[KernelMap] {
+        self.maps.get().map_or(&[], Vec::as_slice)
+    }
+
+    /// Adds addresses of a recording that got a name, and those that did not.
+    pub(super) fn add_addresses(&self, counts: [u64; 2]) {
+        for (total, count) in self.addresses.iter().zip(counts) {
+            total.fetch_add(count, Ordering::Relaxed);
+        }
+    }
+
+    /// Addresses that got a name, and those that did not.
+    pub(super) fn addresses(&self) -> [u64; 2] {
+        self.addresses
+            .each_ref()
+            .map(|total| total.load(Ordering::Relaxed))
     }
 
     /// Takes over the kernel side's counters, which go on from one recording to the next.
@@ -278,6 +319,22 @@ impl Recording<'_> {
 }
 
 impl Recording<'_> {
+    /// Names of the Python functions of samples, by the hash of their stacks.
+    pub(super) fn pythons(&self, samples: &[SessionSample]) -> HashMap<u64, Arc<PythonStack>> {
+        let mut named = HashMap::new();
+        for sample in samples {
+            let Some((hash, words)) = &sample.python else {
+                continue;
+            };
+            if !named.contains_key(hash)
+                && let Some(stack) = lock(&self.programs).take_python(sample.program, *hash, words)
+            {
+                named.insert(*hash, stack);
+            }
+        }
+        named
+    }
+
     /// What there was no room for since somebody asked.
     pub(super) fn refused(&self) -> Refused {
         lock(&self.programs).take_refused()
@@ -445,7 +502,11 @@ impl Worker {
                 tgid: ask.tgid,
                 id: ask.program,
             };
-            if let Some(program) = self.sampler.program(key) {
+            if ask.python != 0 {
+                if let Some(words) = self.sampler.stack(ask.python) {
+                    lock(&self.programs).met_python(key, ask.python, &words);
+                }
+            } else if let Some(program) = self.sampler.program(key) {
                 lock(&self.programs).asked(&ask, &program, monotonic_ns());
             }
         }

@@ -241,5 +241,6 @@ fn agent(slots_used: u32) -> AgentHealth {
         collection_ns: 20_000_000,
         oldest_files_ns: Some(900_000_000),
         files_read: 120_000,
+        profile_addresses: [9_200, 800],
     }
 }

@@ -23,6 +23,7 @@ mod go;
 mod headers;
 #[cfg(test)]
 mod made;
+mod objects;
 mod symbol_table;
 #[cfg(test)]
 mod tests;
@@ -30,7 +31,7 @@ mod tests;
 use self::headers::Headers;
 #[cfg(any(test, feature = "fuzzing"))]
 pub(super) use self::{debug_data::inflate, go::Table};
-pub(super) use self::{debug_file::DebugFiles, headers::build_id_of};
+pub(super) use self::{debug_file::DebugFiles, headers::build_id_of, objects::Objects};
 
 /// Bytes read at a time, between two looks at the clock: whole words and whole relocations.
 const CHUNK_BYTES: usize = 240 << 10;

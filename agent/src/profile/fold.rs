@@ -71,6 +71,7 @@ mod tests {
             user: user.into(),
             end: WalkEnd::Pointers,
             kernel: kernel.into(),
+            python: None,
             count,
             ns: count,
         }

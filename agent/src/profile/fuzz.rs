@@ -14,7 +14,7 @@ use super::{
     frame_name::{JIT_SUFFIX, KERNEL_SUFFIX, MAX_FRAME_BYTES, clean},
     kallsyms, maps,
     open_in_root::memory_file,
-    perf_map, process,
+    perf_map, process, python,
     unwind::{UnwindTable, lookup},
 };
 use crate::fuzz::{Target, text};
@@ -29,6 +29,8 @@ pub(crate) const TARGETS: &[Target] = &[
     Target::new("profile_debug_data", debug_data),
     Target::new("profile_go_table", go_table),
     Target::new("profile_unwind_table", unwind_table),
+    Target::new("profile_python", python::fuzz::process),
+    Target::new("profile_python_lines", python::fuzz::lines),
 ];
 
 /// Addresses that are looked up, in order: the least, the greatest, and what begins a seed's entries.
@@ -101,7 +103,7 @@ fn symbol(bytes: &[u8]) {
 }
 
 /// A name that is clean cannot end a frame, a stack or a line, and is taken for nothing but a name.
-fn assert_frame(name: &str) {
+pub(super) fn assert_frame(name: &str) {
     assert!(!name.is_empty() && name.len() + KERNEL_SUFFIX.len() <= MAX_FRAME_BYTES);
     assert!(!name.contains([';', '\n', '\r', '\t']) && !name.contains(char::is_control));
     assert!(!name.ends_with(KERNEL_SUFFIX) && !name.ends_with(JIT_SUFFIX));

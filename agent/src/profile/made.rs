@@ -13,6 +13,7 @@ pub(crate) fn made(split: Split) -> Profile {
     let frame = |name: &str, module: &str, kind| Frame {
         name: name.into(),
         module: module.into(),
+        line: 0,
         kind,
     };
     let stack = |owner, process: &str, tgid, frames: &[u32], count| NamedStack {
@@ -72,7 +73,7 @@ pub(crate) fn of_lines(lines: &[(&str, u64)]) -> Profile {
         frequency: 99,
         losses: ProfileLosses {
             samples: 3,
-            stacks: 0,
+            ..ProfileLosses::default()
         },
         ..Profile::default()
     };
@@ -84,6 +85,7 @@ pub(crate) fn of_lines(lines: &[(&str, u64)]) -> Profile {
             profile.frames.push(Frame {
                 name: name.into(),
                 module: "program".into(),
+                line: 0,
                 kind: FrameKind::Native,
             });
             u32::try_from(profile.frames.len() - 1).unwrap_or(u32::MAX)

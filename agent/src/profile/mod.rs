@@ -22,6 +22,7 @@ mod kind;
 #[cfg(test)]
 mod made;
 mod maps;
+mod merge;
 mod named;
 mod numbers;
 mod open_in_root;
@@ -29,6 +30,8 @@ mod perf_map;
 pub mod pprof;
 mod process;
 mod programs;
+mod python;
+mod pythons;
 mod raw;
 pub mod speedscope;
 pub mod svg;
@@ -43,7 +46,9 @@ pub use named::{Frame, FrameKind, NamedStack, Profile, StackCounts, name};
 pub use pprof::write_pprof;
 pub(crate) use process::Process;
 pub(crate) use programs::{Programs, Refused, WalkMemory};
-pub use raw::{Asked, Owner, ProfileLosses, RawProfile, RawSample, WalkEnd};
+pub use raw::{
+    Asked, Owner, ProfileLosses, PythonFrame, PythonStack, RawProfile, RawSample, WalkEnd,
+};
 pub use speedscope::write_speedscope;
 pub use svg::{FlameGraph, SvgError};
 pub use symbolize::Symbolizer;

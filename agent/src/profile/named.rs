@@ -8,8 +8,9 @@ use std::{
 use super::{
     frame_name::{JIT_SUFFIX, KERNEL_SUFFIX, UNKNOWN, clean},
     kind::{ProfileType, Split},
+    merge::{is_interpreter, merge},
     numbers::Numbers,
-    raw::{Asked, Owner, ProfileLosses, RawProfile},
+    raw::{Asked, Owner, ProfileLosses, PythonFrame, PythonStack, RawProfile},
     symbolize::{StackState, Symbolizer},
 };
 use ctrscope_ebpf::profile::{MAX_FRAMES, ProgramKey};
@@ -29,6 +30,8 @@ pub enum FrameKind {
     Native,
     /// Code of a just-in-time compiler; its name ends with [`JIT_SUFFIX`].
     Jit,
+    /// A Python function; behind its name stand file and line in parentheses.
+    Python,
     /// The kernel; its name ends with [`KERNEL_SUFFIX`].
     Kernel,
     /// No code: it says what is missing of the stack.
@@ -40,8 +43,10 @@ pub enum FrameKind {
 pub struct Frame {
     /// Name, cleaned ([`super::frame_name`]).
     pub name: Arc<str>,
-    /// Name of the file; `[kernel]` and the like where there is none.
+    /// Name of the file; `[kernel]` and the like where there is none. Of a Python function the path of its source.
     pub module: Arc<str>,
+    /// Line of the source, from 1 on; 0 is not known.
+    pub line: u32,
     /// Where its name comes from.
     pub kind: FrameKind,
 }
@@ -52,7 +57,18 @@ impl Frame {
         Self {
             name: name.into(),
             module: "".into(),
+            line: 0,
             kind: FrameKind::Marker,
+        }
+    }
+
+    /// One of a Python function.
+    fn python(frame: &PythonFrame) -> Self {
+        Self {
+            name: clean(&frame.label()).into(),
+            module: Arc::clone(&frame.file),
+            line: frame.line,
+            kind: FrameKind::Python,
         }
     }
 
@@ -63,6 +79,12 @@ impl Frame {
             FrameKind::Kernel => KERNEL_SUFFIX,
             FrameKind::Jit => JIT_SUFFIX,
             FrameKind::Native | FrameKind::Marker => "",
+            FrameKind::Python => {
+                return self
+                    .name
+                    .rsplit_once(" (")
+                    .map_or(&*self.name, |(name, _)| name);
+            }
         };
         self.name.strip_suffix(suffix).unwrap_or(&self.name)
     }
@@ -199,7 +221,7 @@ type StackKey = (u32, Arc<str>, u32, Arc<str>, u32, Box<[u32]>);
 /// Names a profile. Stacks that have the same names are added up.
 #[must_use]
 pub fn name(raw: &RawProfile, symbolizer: &mut Symbolizer, split: Split) -> Profile {
-    let names = symbolizer.resolve(raw);
+    let mut names = symbolizer.resolve(raw);
     let mut profile = Profile {
         profile_type: raw.profile_type,
         split,
@@ -212,15 +234,12 @@ pub fn name(raw: &RawProfile, symbolizer: &mut Symbolizer, split: Split) -> Prof
         losses: raw.losses,
         ..Profile::default()
     };
-    let mut frames = names.frames().to_vec();
-    let mut marker = |name: &str| {
-        frames.push(Frame::marker(name));
-        u32::try_from(frames.len() - 1).unwrap_or(0)
-    };
+    let mut marker = |name: &str| names.number(&Frame::marker(name));
     let broken = marker(BROKEN);
     let truncated = marker(TRUNCATED);
     let unknown = marker(UNKNOWN);
     let kernel_truncated = marker(&format!("{TRUNCATED}{KERNEL_SUFFIX}"));
+    let mut pythons: HashMap<*const PythonStack, Vec<Vec<u32>>> = HashMap::new();
 
     let mut owners = Numbers::default();
     let mut processes: HashMap<ProgramKey, Arc<str>> = HashMap::new();
@@ -237,8 +256,25 @@ pub fn name(raw: &RawProfile, symbolizer: &mut Symbolizer, split: Split) -> Prof
             StackState::Truncated => line.push(truncated),
             StackState::Unmapped => line.push(unknown),
         }
-        for (index, &address) in user.frames.iter().enumerate().rev() {
-            line.push(names.user(sample.program, index, address));
+        let native = user.frames.iter().enumerate().rev();
+        let native = native.map(|(index, &address)| names.user(sample.program, index, address));
+        if let Some(python) = &sample.python {
+            let native: Vec<u32> = native.collect();
+            let runs = pythons.entry(Arc::as_ptr(python)).or_insert_with(|| {
+                let run = |run: &Vec<PythonFrame>| {
+                    let frames = run.iter().map(|frame| names.number(&Frame::python(frame)));
+                    frames.collect()
+                };
+                python.runs.iter().map(run).collect()
+            });
+            let is_loop = |frame: u32| {
+                let frame = names.frames().get(frame as usize);
+                frame.is_some_and(|frame| is_interpreter(&frame.name))
+            };
+            let are_whole = user.state == StackState::Complete && !python.is_truncated;
+            merge(&native, is_loop, runs, are_whole, &mut line);
+        } else {
+            line.extend(native);
         }
         if sample.kernel.len() >= MAX_FRAMES {
             line.push(kernel_truncated);
@@ -288,7 +324,7 @@ pub fn name(raw: &RawProfile, symbolizer: &mut Symbolizer, split: Split) -> Prof
         *ns = ns.saturating_add(sample.ns);
     }
     profile.owners = owners.into_list();
-    profile.frames = frames;
+    profile.frames = names.into_frames();
     profile.stacks = stacks
         .into_iter()
         .map(

@@ -16,7 +16,7 @@ use std::{
 use super::open_in_root::open_regular_below;
 
 /// Longest line that is kept, bytes; the rest of a longer one is skipped.
-const MAX_LINE_BYTES: usize = 1024;
+const MAX_LINE_BYTES: usize = 16 << 10;
 /// Most times an address is given a name, over all addresses: bounds the work that overlapping
 /// entries make.
 const MAX_MATCHES: usize = 1 << 20;

@@ -90,7 +90,9 @@ impl Writer<'_> {
     fn code(&mut self, message: &mut pb::Profile) {
         let mut mappings: HashMap<&str, u64> = HashMap::new();
         for (frame, id) in self.profile.frames.iter().zip(1..) {
-            let mapping_id = if frame.kind == FrameKind::Marker {
+            // A source is no file that is mapped.
+            let is_code = !matches!(frame.kind, FrameKind::Marker | FrameKind::Python);
+            let mapping_id = if !is_code {
                 0
             } else if let Some(&known) = mappings.get(&*frame.module) {
                 known
@@ -114,7 +116,10 @@ impl Writer<'_> {
             message.location.push(pb::Location {
                 id,
                 mapping_id,
-                line: vec![pb::Line { function_id: id }],
+                line: vec![pb::Line {
+                    function_id: id,
+                    line: i64::from(frame.line),
+                }],
             });
         }
     }

@@ -99,6 +99,12 @@ impl Process {
         self.start_stack
     }
 
+    /// Whether the number is still that of this process, and it runs the same program.
+    pub(super) fn is_still(&self, proc_root: &Path, tgid: u32) -> bool {
+        let now = beginning(&folder(proc_root, tgid));
+        now.is_ok_and(|now| now == (self.start_ticks, self.start_stack))
+    }
+
     /// Whether both have the same mapped now.
     pub(super) fn maps_the_same(&self, other: &Self) -> bool {
         self.mappings == other.mappings

@@ -16,11 +16,13 @@ use std::{
     io,
     ops::Range,
     path::PathBuf,
+    sync::Arc,
     time::{Duration, Instant},
 };
 
 use ctrscope_ebpf::{
     profile::{Program, ProgramKey},
+    python::Python,
     walk::{self, Ask, MAX_MAPPINGS, Mapping as Region},
 };
 
@@ -29,6 +31,8 @@ use super::{
     image::{FileIdentity, Images},
     maps::Mapping,
     process::{self, Process},
+    pythons::Pythons,
+    raw::PythonStack,
     unwind::Pool,
 };
 
@@ -57,6 +61,8 @@ pub(crate) trait WalkMemory {
     fn write_index(&self, at: u32, words: &[u32]);
     /// Says where the mappings of a program are, and when it may be asked for again (`CLOCK_MONOTONIC`).
     fn publish(&self, key: ProgramKey, region: u64, ask_after_ns: u64);
+    /// Says where the interpreter of a program keeps its frames.
+    fn publish_python(&self, key: ProgramKey, python: &Python);
     /// Forgets a program.
     fn forget(&self, key: ProgramKey);
     /// Waits until nobody reads what was taken out before.
@@ -93,6 +99,7 @@ pub(crate) struct Programs<M> {
     walks: bool,
     known: HashMap<ProgramKey, Known>,
     mapping_bytes: usize,
+    pythons: Pythons,
     images: Images,
     tables: HashMap<FileIdentity, Table>,
     /// Files of one build share a table. It must be the same: a container can give a file any build id.
@@ -128,6 +135,7 @@ impl<M: WalkMemory> Programs<M> {
             walks,
             known: HashMap::new(),
             mapping_bytes: 0,
+            pythons: Pythons::default(),
             images: Images::default(),
             tables: HashMap::new(),
             by_build: HashMap::new(),
@@ -196,6 +204,7 @@ impl<M: WalkMemory> Programs<M> {
             (before.region.is_some() || !self.walks) && before.process.maps_the_same(&process)
         };
         if before.is_some_and(is_done) || process.mappings.is_empty() {
+            self.look_for_python(key, false);
             return false;
         }
         if program.start_stack == 0 && self.is_of_another(key, &process) {
@@ -238,6 +247,7 @@ impl<M: WalkMemory> Programs<M> {
             },
         );
         self.left.extend(former);
+        self.look_for_python(key, true);
         true
     }
 
@@ -335,6 +345,35 @@ impl<M: WalkMemory> Programs<M> {
         self.known.iter().map(|(key, known)| (*key, &known.process))
     }
 
+    /// A stack of Python functions was met.
+    pub(crate) fn met_python(&mut self, key: ProgramKey, hash: u64, words: &[u64]) {
+        if !self.is_resting {
+            self.pythons.met(key, hash, words);
+        }
+    }
+
+    /// Hands out the names of a stack of Python functions.
+    pub(crate) fn take_python(
+        &mut self,
+        key: ProgramKey,
+        hash: u64,
+        words: &[u64],
+    ) -> Option<Arc<PythonStack>> {
+        self.pythons.take(key, hash, words)
+    }
+
+    fn look_for_python(&mut self, key: ProgramKey, is_new: bool) {
+        // Its frames are read by the kernel side as stacks are.
+        let known = self.known.get(&key).filter(|_| self.walks);
+        if let Some(known) = known
+            && let Some(python) = self
+                .pythons
+                .look(&self.proc_root, key, &known.process, is_new)
+        {
+            self.memory.publish_python(key, &python);
+        }
+    }
+
     /// Looks at those of the sampled programs that nobody has looked at yet. Of those that have gone the name is known.
     pub(crate) fn complete(&mut self, sampled: &[(ProgramKey, Program)]) {
         for (key, program) in sampled {
@@ -378,6 +417,7 @@ impl<M: WalkMemory> Programs<M> {
         for (key, _) in sampled {
             self.memory.forget(*key);
         }
+        self.pythons.forget();
         let regions = self.known.drain().filter_map(|(_, known)| known.region);
         self.left.extend(regions);
         self.mapping_bytes = 0;

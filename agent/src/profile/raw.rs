@@ -85,10 +85,51 @@ pub struct RawSample {
     /// Kernel addresses, the innermost first; empty for a sample taken in user mode. All but the
     /// first are return addresses.
     pub kernel: Arc<[u64]>,
+    /// Python functions that the thread was in.
+    pub python: Option<Arc<PythonStack>>,
     /// Number of samples.
     pub count: u64,
     /// How long they took together, nanoseconds.
     pub ns: u64,
+}
+
+/// Python functions of a thread.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct PythonStack {
+    /// Runs of functions that called one another, the innermost first; each stands for one native frame of the
+    /// interpreter. In a run, too, the innermost comes first.
+    pub runs: Vec<Vec<PythonFrame>>,
+    /// As deep as the limit: the outermost are missing.
+    pub is_truncated: bool,
+}
+
+/// A Python function, and where in it.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct PythonFrame {
+    /// Its qualified name, cleaned.
+    pub function: Arc<str>,
+    /// Path of its file as the interpreter has it, cleaned.
+    pub file: Arc<str>,
+    /// The line that ran, from 1 on; 0 is not known.
+    pub line: u32,
+}
+
+impl PythonFrame {
+    /// What graphs show: `function (folder/file.py:12)`. A file of a package is known by its folder as well.
+    #[must_use]
+    pub fn label(&self) -> String {
+        let mut parts = self.file.rsplitn(3, '/');
+        let file = parts.next().unwrap_or_default();
+        let folder = parts.next().filter(|folder| !folder.is_empty());
+        let place = match folder {
+            Some(folder) => format!("{folder}/{file}"),
+            None => file.to_owned(),
+        };
+        match self.line {
+            0 => format!("{} ({place})", self.function),
+            line => format!("{} ({place}:{line})", self.function),
+        }
+    }
 }
 
 /// How the walk of a user stack ended.
@@ -147,12 +188,20 @@ pub struct ProfileLosses {
     pub samples: u64,
     /// Samples counted without a stack because the map of stacks was full.
     pub stacks: u64,
+    /// Stacks, of the user or the kernel, that could not be walked at all.
+    pub unreadable: u64,
+    /// Samples of cgroups that the agent did not know yet, any of which may be the container's; in a profile of the
+    /// host they are there, under no container.
+    pub strangers: u64,
 }
 
 impl ProfileLosses {
-    /// Samples that are missing or have no stack.
+    /// Samples that are missing, have no stack, or are nobody's.
     #[must_use]
     pub fn total(&self) -> u64 {
-        self.samples.saturating_add(self.stacks)
+        let more = self.unreadable.saturating_add(self.strangers);
+        self.samples
+            .saturating_add(self.stacks)
+            .saturating_add(more)
     }
 }

@@ -33,6 +33,8 @@ struct SharedFrame<'a> {
     name: &'a str,
     #[serde(skip_serializing_if = "str::is_empty")]
     file: &'a str,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    line: Option<u32>,
 }
 
 #[derive(Serialize)]
@@ -99,8 +101,13 @@ pub fn write_speedscope(profile: &Profile, subject: &str, out: &mut impl Write) 
         .map(|frame| SharedFrame {
             name: frame.plain_name(),
             file: &frame.module,
+            line: (frame.line > 0).then_some(frame.line),
         })
-        .chain(roots.iter().map(|name| SharedFrame { name, file: "" }))
+        .chain(roots.iter().map(|name| SharedFrame {
+            name,
+            file: "",
+            line: None,
+        }))
         .collect();
     let file = File {
         schema: SCHEMA,

@@ -124,6 +124,7 @@ impl Default for Names {
         let unknown_kernel = frames.of(&Frame {
             name: format!("[kernel]{KERNEL_SUFFIX}").into(),
             module: KERNEL_MODULE.into(),
+            line: 0,
             kind: FrameKind::Kernel,
         });
         Self {
@@ -143,6 +144,17 @@ impl Names {
     #[must_use]
     pub fn frames(&self) -> &[Frame] {
         self.frames.list()
+    }
+
+    /// All frames.
+    #[must_use]
+    pub fn into_frames(self) -> Vec<Frame> {
+        self.frames.into_list()
+    }
+
+    /// Number of any frame.
+    pub fn number(&mut self, frame: &Frame) -> u32 {
+        self.frames.of(frame)
     }
 
     /// Number of a user frame in [`frames`](Self::frames); `index` is its place in the stack, 0 the
@@ -423,6 +435,7 @@ impl Symbolizer {
                     let frame = names.frames.of(&Frame {
                         name,
                         module: Arc::clone(&place.module_name),
+                        line: 0,
                         kind: FrameKind::Native,
                     });
                     names.user.insert((program, address), frame);
@@ -458,6 +471,7 @@ impl Symbolizer {
                 let frame = names.frames.of(&Frame {
                     name: symbol.unwrap_or_else(|| Arc::clone(&place.fallback)),
                     module: Arc::clone(&place.module_name),
+                    line: 0,
                     kind,
                 });
                 names.user.insert((program, address), frame);
@@ -503,6 +517,7 @@ impl Symbolizer {
             let frame = names.frames.of(&Frame {
                 name,
                 module: Arc::clone(&kernel),
+                line: 0,
                 kind: FrameKind::Kernel,
             });
             names.kernel.insert(address, frame);

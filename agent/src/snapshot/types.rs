@@ -266,6 +266,9 @@ pub struct AgentHealth {
     /// costs.
     #[serde(default)]
     pub files_read: u64,
+    /// Distinct addresses of all profiles that have ended: those that got a name, and those that did not.
+    #[serde(default)]
+    pub profile_addresses: [u64; 2],
 }
 
 /// How it stands with the socket of a container runtime.

@@ -90,12 +90,12 @@ struct Footprint {
 }
 
 /// Of `/proc/<pid>/status`, bytes.
-struct Memory {
-    resident: f64,
+pub(super) struct Memory {
+    pub(super) resident: f64,
     anonymous: f64,
     file: f64,
     shared: f64,
-    peak: f64,
+    pub(super) peak: f64,
 }
 
 pub(super) fn measure(effort: &Effort, workload: &Path) -> Result<Vec<Section>> {
@@ -163,12 +163,7 @@ fn measure_with(effort: &Effort, workload: &Path, case: Case) -> Result<Footprin
     }
     let memory = memory_of(agent.pid())?;
     let status = status(&agent)?;
-    let map_bytes: u64 = status["agent"]["maps"]
-        .as_array()
-        .into_iter()
-        .flatten()
-        .filter_map(|map| map["bytes"].as_u64())
-        .sum();
+    let map_bytes = map_bytes(&status);
     // The ping-pong has the CPU for itself.
     drop(processes);
     let (first, second) = (cgroups.make("first")?, cgroups.make("second")?);
@@ -177,7 +172,7 @@ fn measure_with(effort: &Effort, workload: &Path, case: Case) -> Result<Footprin
         case,
         containers: status["containers"].as_u64().unwrap_or(0),
         memory,
-        map_bytes: map_bytes as f64,
+        map_bytes,
         cpu_ms_a_minute,
         spaced_ms,
         collecting_ms,
@@ -196,6 +191,13 @@ pub(super) fn status(agent: &Agent) -> Result<Value> {
         bail!("/status: {} {}", answer.status, answer.text());
     }
     Ok(serde_json::from_slice(&answer.body)?)
+}
+
+/// Kernel memory of all maps, bytes.
+pub(super) fn map_bytes(status: &Value) -> f64 {
+    let maps = status["agent"]["maps"].as_array().into_iter().flatten();
+    let bytes: u64 = maps.filter_map(|map| map["bytes"].as_u64()).sum();
+    bytes as f64
 }
 
 fn scrape(agent: &Agent) -> Result<(f64, String)> {
@@ -246,7 +248,7 @@ fn cpu_time(pid: u32) -> Result<Duration> {
     ))
 }
 
-fn memory_of(pid: u32) -> Result<Memory> {
+pub(super) fn memory_of(pid: u32) -> Result<Memory> {
     let status = fs::read_to_string(format!("/proc/{pid}/status")).context("the agent has gone")?;
     let bytes = |name: &str| -> Result<f64> {
         let line = status

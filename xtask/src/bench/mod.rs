@@ -5,6 +5,7 @@
 
 mod bpf;
 mod cgroups;
+mod flame;
 mod footprint;
 mod load;
 mod machine;
@@ -30,8 +31,9 @@ const DOCUMENT: &str = "docs/benchmarks.md";
 
 /// Measure what ctrscope costs: ns per event, slow-down, memory, CPU, scrapes, start.
 ///
-/// Compares with libbpf-tools' runqlat and biolatency, and with bpftrace, which are installed if they are missing.
-/// Prints tables and writes docs/benchmarks.md; takes about twelve minutes, best on an idle machine. Needs
+/// Compares with libbpf-tools' runqlat and biolatency, bpftrace, and perf with inferno, which are installed if they
+/// are missing.
+/// Prints tables and writes docs/benchmarks.md; takes about a quarter of an hour, best on an idle machine. Needs
 /// root. Everything that was started or changed is ended and put back, on Ctrl-C too.
 #[derive(clap::Args)]
 pub(crate) struct Arguments {
@@ -57,6 +59,8 @@ enum Part {
     Footprint,
     /// Time to start the daemon and a profile
     Start,
+    /// Flame graphs beside perf's and inferno's, and what they hold
+    Flame,
 }
 
 /// How long and how often is measured.
@@ -227,6 +231,9 @@ fn bench(arguments: &Arguments, workload: &Path) -> Result<()> {
     }
     if wants(Part::Start) {
         sections.push(start::measure(&effort)?);
+    }
+    if wants(Part::Flame) {
+        sections.extend(flame::measure(&effort, workload)?);
     }
     println!("\n{}", report::text(&sections));
     if quiet.measured > 0 {

@@ -37,6 +37,18 @@ impl Target {
     }
 }
 
+impl Target {
+    /// At least `limit`, in `unit`.
+    pub(super) fn at_least(what: &str, limit: f64, measured: f64, unit: &str) -> Self {
+        Self {
+            what: what.to_owned(),
+            wanted: format!("at least {limit} {unit}"),
+            measured: format!("{} {unit}", number(measured)),
+            met: measured >= limit,
+        }
+    }
+}
+
 impl Table {
     pub(super) fn new(header: &[&str]) -> Self {
         Self {

@@ -82,13 +82,14 @@ impl Engine {
             },
             collectors,
             programs,
-            maps: self.measured.maps.clone(),
+            maps: [&self.measured.maps, self.profile_totals.maps()].concat(),
             losses,
             slots_used: slots.map_or(0, |_| self.registry.slots_used()),
             slots: slots.unwrap_or(0),
             charged_bytes: self.block_runs().then(|| self.block_charges.sums()),
             collection_ns: u64::try_from(cost.as_nanos()).unwrap_or(u64::MAX),
             files_read: files.files_read,
+            profile_addresses: self.profile_totals.addresses(),
             oldest_files_ns,
         }
     }

@@ -63,6 +63,13 @@ pub(crate) fn slots(view: &AgentView<'_>, count: u32, rows: &mut Rows) {
     }
 }
 
+/// Addresses of profiles by whether they have a name.
+pub(crate) fn profile_addresses(view: &AgentView<'_>, rows: &mut Rows) {
+    for (named, count) in ["yes", "no"].into_iter().zip(view.health.profile_addresses) {
+        rows.push((vec![named.into()], Value::Count(count)));
+    }
+}
+
 /// Each state of each collector: 1 for the state it is in, 0 for the others.
 pub(crate) fn collector_states(view: &AgentView<'_>, rows: &mut Rows) {
     for collector in &view.health.collectors {

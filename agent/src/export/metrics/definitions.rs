@@ -508,6 +508,9 @@ metrics! {
     "ctrscope_cgroup_file_reads_total" Counter
         "Files that the agent opened for the numbers of containers: most of what collecting them costs."
         "agent" Read::Agent(|a, rows| rows.push((vec![], Value::Count(a.health.files_read))));
+    "ctrscope_profile_addresses_total" Counter ["named"]
+        "Distinct addresses of the profiles that have ended, by whether a name was found for them (`yes`, `no`)."
+        "agent" Read::Agent(agent::profile_addresses);
     "ctrscope_agent_cpu_seconds_total" Counter
         "User and system CPU time of the agent's own process."
         "`/proc/self/stat`" Read::Agent(|a, rows| rows.extend(a.process.map(|p| (vec![], Value::Real(p.cpu_seconds)))));

@@ -45,6 +45,28 @@ pub(super) struct Part {
     align: u64,
 }
 
+impl Part {
+    /// Where in the file the page begins in which a segment begins.
+    pub(super) fn mapped_from(&self) -> u64 {
+        let is_usable = self.align.is_power_of_two();
+        let mask = if is_usable { self.align - 1 } else { 0 };
+        self.offset & !mask
+    }
+
+    /// A segment with code.
+    #[cfg(test)]
+    pub(super) fn code(offset: u64, address: u64, bytes: u64, align: u64) -> Self {
+        Self {
+            kind: PT_LOAD,
+            flags: PF_X.into(),
+            offset,
+            address,
+            bytes,
+            align,
+        }
+    }
+}
+
 impl Headers {
     /// Reads the headers of a file: at most 8 MiB, if it has as many segments and sections as it can.
     pub(super) fn read(file: &File) -> Result<Self, ElfError> {

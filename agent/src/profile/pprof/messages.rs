@@ -87,6 +87,8 @@ pub(super) struct Location {
 pub(super) struct Line {
     #[prost(uint64, tag = "1")]
     pub(super) function_id: u64,
+    #[prost(int64, tag = "2")]
+    pub(super) line: i64,
 }
 
 #[derive(Clone, PartialEq, Message)]

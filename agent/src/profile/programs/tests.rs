@@ -7,8 +7,6 @@ use std::{
     rc::Rc,
 };
 
-use std::sync::Arc;
-
 use ctrscope_ebpf::walk::{
     MAPPING_PENDING, MAPPING_POINTERS, MAPPING_TABLE, region_count, region_first,
 };
@@ -28,6 +26,7 @@ struct Fake {
     rows: RefCell<Vec<u32>>,
     index: RefCell<Vec<u32>>,
     published: RefCell<HashMap<ProgramKey, (u64, u64)>>,
+    pythons: RefCell<HashMap<ProgramKey, Python>>,
     graces: Cell<usize>,
     sizes: [u32; 3],
 }
@@ -50,6 +49,10 @@ impl WalkMemory for Rc<Fake> {
         self.published
             .borrow_mut()
             .insert(key, (region, ask_after_ns));
+    }
+
+    fn publish_python(&self, key: ProgramKey, python: &Python) {
+        self.pythons.borrow_mut().insert(key, *python);
     }
 
     fn forget(&self, key: ProgramKey) {

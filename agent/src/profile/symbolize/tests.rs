@@ -40,6 +40,7 @@ fn sample(tgid: u32, user: &[u64], kernel: &[u64]) -> RawSample {
         user: user.into(),
         end: WalkEnd::Pointers,
         kernel: kernel.into(),
+        python: None,
         count: 1,
         ns: 0,
     }

@@ -1,0 +1,266 @@
+//! Frames of Python functions, from the interpreter's own list in the memory of the process. x86-64.
+//!
+//! The thread state whose `thread_id` is the thread's own (`pthread_self`, which is where its thread-local storage
+//! begins: `task_struct.thread.fsbase`) is looked for among those of all interpreters; from it the list of frames goes
+//! from the innermost out. Steps are global functions, as those of [`super::walk`]. A thread that is
+//! sampled while it changes the list gives a list that is one frame short or has one too many; each word of
+//! it is checked by user space, which reads the code object that it names.
+
+use aya_ebpf::helpers::generated::bpf_probe_read_user;
+use ctrscope_ebpf::{
+    profile::{MAX_FRAMES, ProgramKey, Stack},
+    python::{self, DIRECT, FRAME_BYTES, MAX_THREADS, Python},
+};
+
+use super::profile::read;
+use crate::{
+    kernel::layout,
+    maps::{PYTHON_SCRATCH, PYTHONS, STACK_SCRATCH},
+};
+
+/// Words of a frame that can be asked for.
+const FRAME_WORDS: usize = 16;
+
+/// A step found nothing more.
+const OVER: u32 = 0;
+const GO_ON: u32 = 1;
+
+/// What a walk takes along.
+#[repr(C)]
+#[derive(Clone, Copy)]
+pub struct PythonWalk {
+    /// Where things are.
+    python: Python,
+    /// What the thread is known by.
+    thread_id: u64,
+    interpreter: u64,
+    /// The thread state.
+    thread: u64,
+    /// The frame that is next.
+    frame: u64,
+    /// Words of the stack so far.
+    length: u64,
+    words: [u64; FRAME_WORDS],
+}
+
+#[inline(always)]
+unsafe fn get(place: *const u64) -> u64 {
+    // SAFETY: by the caller, a place in a map value; volatile, so that the verifier sees an unknown number.
+    unsafe { core::ptr::read_volatile(place) }
+}
+
+#[inline(always)]
+unsafe fn set(place: *mut u64, value: u64) {
+    // SAFETY: as above.
+    unsafe { core::ptr::write_volatile(place, value) }
+}
+
+#[inline(always)]
+unsafe fn get_word(place: *const u32) -> u64 {
+    // SAFETY: as above.
+    unsafe { u64::from(core::ptr::read_volatile(place)) }
+}
+
+/// Reads a word of the process; says whether it can be read.
+#[inline(always)]
+unsafe fn read_user(to: *mut u64, from: u64) -> bool {
+    // SAFETY: by the caller, `to` is a word; the helper checks `from`.
+    unsafe { bpf_probe_read_user(to.cast(), 8, from as *const _) == 0 }
+}
+
+/// Puts the Python frames of the current thread, if it has any, into `stack`, which is this CPU's scratch.
+#[inline(always)]
+pub(super) fn walk(stack: *mut Stack, task: u64, key: ProgramKey) -> bool {
+    let offset = layout!(task_fsbase);
+    if offset == 0 {
+        return false;
+    }
+    let Some(python) = PYTHONS.get_ptr(key) else {
+        return false;
+    };
+    let Some(walk) = PYTHON_SCRATCH.get_ptr_mut(0) else {
+        return false;
+    };
+    let Some(thread_id) = read::<u64>(task, offset) else {
+        return false;
+    };
+    // SAFETY: the scratch is this CPU's, and the perf event's program does not interrupt itself.
+    unsafe {
+        (*walk).python = *python;
+        set(&raw mut (*walk).thread_id, thread_id);
+        set(&raw mut (*walk).length, 0);
+        set(&raw mut (*walk).thread, 0);
+        let places = &raw const (*walk).python;
+        let runtime = get(&raw const (*places).runtime);
+        let head = runtime.wrapping_add(get_word(&raw const (*places).interpreters_head));
+        if !read_user(&raw mut (*walk).interpreter, head) || !enter_interpreter(walk) {
+            return false;
+        }
+        let mut i = 0;
+        while i < MAX_THREADS {
+            if python_thread() == OVER {
+                break;
+            }
+            i += 1;
+        }
+        if i == MAX_THREADS || !enter_thread(walk) {
+            return false;
+        }
+        let mut i = 0;
+        while i < MAX_FRAMES {
+            if python_frame() == OVER {
+                break;
+            }
+            i += 1;
+        }
+        let length = get(&raw const (*walk).length);
+        set(&raw mut (*stack).length, length);
+        length != 0
+    }
+}
+
+/// Goes to the first thread of the interpreter.
+#[inline(always)]
+unsafe fn enter_interpreter(walk: *mut PythonWalk) -> bool {
+    // SAFETY: places in a map value.
+    unsafe {
+        let interpreter = get(&raw const (*walk).interpreter);
+        let head = get_word(&raw const (*walk).python.threads_head);
+        interpreter != 0 && read_user(&raw mut (*walk).thread, interpreter.wrapping_add(head))
+    }
+}
+
+/// Goes to the innermost frame of the thread.
+#[inline(always)]
+unsafe fn enter_thread(walk: *mut PythonWalk) -> bool {
+    // SAFETY: places in a map value.
+    unsafe {
+        let thread = get(&raw const (*walk).thread);
+        let offset = get_word(&raw const (*walk).python.thread_frame);
+        let frame = &raw mut (*walk).frame;
+        if thread == 0 || !read_user(frame, thread.wrapping_add(offset)) {
+            return false;
+        }
+        let further = get_word(&raw const (*walk).python.cframe_frame);
+        if further == u64::from(DIRECT) {
+            return true;
+        }
+        let cframe = get(frame);
+        cframe != 0 && read_user(frame, cframe.wrapping_add(further))
+    }
+}
+
+/// Looks whether the thread is the one that runs, and goes on to the next one if not. A global function, which the
+/// kernel proves by itself.
+#[unsafe(no_mangle)]
+#[inline(never)]
+pub extern "C" fn python_thread() -> u32 {
+    let Some(walk) = PYTHON_SCRATCH.get_ptr_mut(0) else {
+        return OVER;
+    };
+    // SAFETY: the scratch is this CPU's.
+    unsafe {
+        let places = &raw const (*walk).python;
+        let thread = get(&raw const (*walk).thread);
+        let next = (&raw mut (*walk).words).cast::<u64>();
+        if thread == 0 {
+            let interpreter = get(&raw const (*walk).interpreter);
+            let offset = get_word(&raw const (*places).interpreter_next);
+            let is_there = read_user(
+                &raw mut (*walk).interpreter,
+                interpreter.wrapping_add(offset),
+            );
+            if !is_there || !enter_interpreter(walk) {
+                set(&raw mut (*walk).thread, 0);
+                return OVER;
+            }
+            return GO_ON;
+        }
+        let offset = get_word(&raw const (*places).thread_id);
+        if !read_user(next, thread.wrapping_add(offset)) {
+            set(&raw mut (*walk).thread, 0);
+            return OVER;
+        }
+        if get(next) == get(&raw const (*walk).thread_id) {
+            return OVER;
+        }
+        let offset = get_word(&raw const (*places).thread_next);
+        if !read_user(next, thread.wrapping_add(offset)) {
+            set(&raw mut (*walk).thread, 0);
+            return OVER;
+        }
+        set(&raw mut (*walk).thread, get(next));
+        GO_ON
+    }
+}
+
+/// Adds a word to the stack.
+#[inline(always)]
+unsafe fn push(walk: *mut PythonWalk, word: u64) {
+    let Some(stack) = STACK_SCRATCH.get_ptr_mut(0) else {
+        return;
+    };
+    // SAFETY: the scratches are this CPU's, and the place is one of the frames.
+    unsafe {
+        // Through memory: 5.10 must see the very number checked that is then used.
+        let length = get(&raw const (*walk).length);
+        if length < MAX_FRAMES as u64 {
+            set(
+                (&raw mut (*stack).frames)
+                    .cast::<u64>()
+                    .add(length as usize),
+                word,
+            );
+            set(&raw mut (*walk).length, length + 1);
+        }
+    }
+}
+
+/// Takes one frame and goes on to its caller. A global function.
+#[unsafe(no_mangle)]
+#[inline(never)]
+pub extern "C" fn python_frame() -> u32 {
+    let Some(walk) = PYTHON_SCRATCH.get_ptr_mut(0) else {
+        return OVER;
+    };
+    // SAFETY: the scratch is this CPU's.
+    unsafe {
+        let frame = get(&raw const (*walk).frame);
+        if frame == 0 {
+            return OVER;
+        }
+        let words = (&raw mut (*walk).words).cast::<u64>();
+        if bpf_probe_read_user(words.cast(), FRAME_BYTES as u32, frame as *const _) != 0 {
+            return OVER;
+        }
+        let places = &raw const (*walk).python;
+        let word = |offset: *const u32| {
+            // The words are 16, so that the mask keeps within them.
+            let index = (get_word(offset) >> 3) & (FRAME_WORDS as u64 - 1);
+            get(words.add(index as usize))
+        };
+        let boundary = get_word(&raw const (*places).frame_boundary);
+        let byte = word(&raw const (*places).frame_boundary) >> ((boundary & 7) << 3) & 0xff;
+        let is_boundary = byte == get_word(&raw const (*places).boundary_value);
+        if is_boundary && get_word(&raw const (*places).boundary_is_extra) != 0 {
+            push(walk, python::LAST_OF_RUN);
+        } else {
+            // Of a tagged pointer the lowest bits say more than where.
+            let code = word(&raw const (*places).frame_code) & !15;
+            let instruction = word(&raw const (*places).frame_instruction);
+            let first = code.wrapping_add(get_word(&raw const (*places).code_instructions));
+            // Before its first instruction a frame points to the one before.
+            let place = if instruction < first {
+                0
+            } else {
+                (instruction - first) >> 1
+            };
+            push(walk, python::word(code, place, is_boundary));
+        }
+        set(
+            &raw mut (*walk).frame,
+            word(&raw const (*places).frame_previous),
+        );
+        GO_ON
+    }
+}

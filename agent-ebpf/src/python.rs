@@ -1,0 +1,102 @@
+//! Frames of Python functions: what the interpreter keeps of them, and how a stack of them is stored.
+//!
+//! A native stack shows the interpreter's own functions, one of which, `_PyEval_EvalFrameDefault`, stands for a run of
+//! Python functions that called one another. Their frames are a list in the memory of the process, which is walked
+//! beside the native stack. All places in CPython's structs are told by user space for each program, since each minor
+//! version has its own. 3.11 and later, where a frame is a `_PyInterpreterFrame`
+//! (<https://github.com/python/cpython/blob/v3.11.2/Include/internal/pycore_frame.h>).
+
+/// Most threads of an interpreter that are looked at for the one that runs.
+pub const MAX_THREADS: u32 = 128;
+/// Bytes of a frame that are read: what is asked for stands within them, and no frame is shorter.
+pub const FRAME_BYTES: usize = 80;
+
+/// Set in a word where the run of functions that one native frame stands for ends with it.
+pub const LAST_OF_RUN: u64 = 1;
+/// The highest number of a place; it stands for all above as well.
+pub const MAX_PLACE: u64 = 0xffff;
+
+/// A frame in one word: its code object, an address of which the lowest 4 bits are 0; the place in its bytecode, in
+/// units of 2 bytes; and whether it is the last of a run.
+#[inline(always)]
+#[must_use]
+pub const fn word(code: u64, place: u64, is_last: bool) -> u64 {
+    let place = if place > MAX_PLACE { MAX_PLACE } else { place };
+    (code >> 4) << 17 | place << 1 | is_last as u64
+}
+
+/// Address of the code object of a word; 0 where the word is but the end of a run.
+#[must_use]
+pub const fn code(word: u64) -> u64 {
+    word >> 17 << 4
+}
+
+/// Place in the bytecode of a word.
+#[must_use]
+pub const fn place(word: u64) -> u64 {
+    word >> 1 & MAX_PLACE
+}
+
+/// Whether a word is the last of a run.
+#[must_use]
+pub const fn is_last(word: u64) -> bool {
+    word & LAST_OF_RUN != 0
+}
+
+/// The pointer to the frame that runs stands in the thread state itself (3.13 and later) and not in a `_PyCFrame`.
+pub const DIRECT: u32 = u32::MAX;
+
+shared! {
+    /// Where the interpreter of a program keeps its frames, in the hash `PYTHONS` by program. All but the first are
+    /// offsets, bytes.
+    pub struct Python [64] {
+        /// Address of `_PyRuntime`.
+        pub runtime: u64,
+        /// Of the first interpreter's pointer in `_PyRuntime`.
+        pub interpreters_head: u32,
+        /// Of the next interpreter's pointer in `PyInterpreterState`.
+        pub interpreter_next: u32,
+        /// Of the first thread state's pointer in `PyInterpreterState`.
+        pub threads_head: u32,
+        /// Of the next thread state's pointer in `PyThreadState`.
+        pub thread_next: u32,
+        /// Of `thread_id`, what `pthread_self` says, in `PyThreadState`.
+        pub thread_id: u32,
+        /// Of `cframe` or `current_frame` in `PyThreadState`.
+        pub thread_frame: u32,
+        /// Of `current_frame` in `_PyCFrame`, or [`DIRECT`].
+        pub cframe_frame: u32,
+        /// Of the code object's pointer in `_PyInterpreterFrame`; the four that follow are also in there.
+        pub frame_code: u32,
+        /// Of the caller's frame.
+        pub frame_previous: u32,
+        /// Of the pointer to the instruction that runs.
+        pub frame_instruction: u32,
+        /// Of the byte that tells the last of a run: `is_entry` (3.11) or `owner`.
+        pub frame_boundary: u32,
+        /// What that byte is then.
+        pub boundary_value: u32,
+        /// 1 where a frame with that byte is none of a function but follows on the last of the run (3.12 and later).
+        pub boundary_is_extra: u32,
+        /// Of the first instruction in `PyCodeObject`.
+        pub code_instructions: u32,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_word_holds_what_it_is_told() {
+        let address = 0x7fff_1234_5670;
+        let one = word(address, 77, true);
+        assert_eq!((code(one), place(one), is_last(one)), (address, 77, true));
+        let deep = word(address, 1 << 20, false);
+        assert_eq!(
+            (code(deep), place(deep), is_last(deep)),
+            (address, MAX_PLACE, false)
+        );
+        assert_eq!((code(LAST_OF_RUN), is_last(LAST_OF_RUN)), (0, true));
+    }
+}

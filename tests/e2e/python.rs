@@ -1,0 +1,126 @@
+//! Functions of Python between the native frames of its interpreter.
+
+use std::{
+    fs,
+    process::{Child, Command, Stdio},
+};
+
+use ctrscope_tests::{Agent, Container, ContainerSpec, cgroup::hierarchies, skip};
+use tempfile::TempDir;
+
+use crate::{
+    observe::group,
+    profile::{record_until, stacks},
+};
+
+/// `sorted` is native and calls back.
+const SCRIPT: &str = "\
+def busy(n):
+    total = 0
+    for i in range(n):
+        total += i * i % 7
+    return total
+
+class Shop:
+    def price(self, n):
+        return sorted([3, 1, 2], key=lambda x: busy(n))
+
+def main():
+    while True:
+        Shop().price(2000)
+
+main()
+";
+
+/// Functions of the script, the outermost first, with the lines on which they call.
+const CALLERS: [&str; 4] = [
+    "<module> (lib/shop.py:15)",
+    "main (lib/shop.py:13)",
+    "Shop.price (lib/shop.py:9)",
+    "Shop.price.<locals>.<lambda> (lib/shop.py:9)",
+];
+
+/// A process that goes with its handle.
+struct Process(Child);
+
+impl Drop for Process {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
+/// Whether a stack leads through all callers to `busy`, with native frames where `sorted` is.
+fn is_whole(stack: &str) -> bool {
+    let frames: Vec<&str> = stack.split(';').collect();
+    let at = |name: &str| frames.iter().position(|frame| *frame == name);
+    let places: Vec<usize> = CALLERS.iter().filter_map(|caller| at(caller)).collect();
+    let [module, main, price, lambda] = places[..] else {
+        return false;
+    };
+    let is_busy = |frame: &&str| {
+        let line = frame.strip_prefix("busy (lib/shop.py:");
+        line.is_some_and(|line| ["3)", "4)"].contains(&line))
+    };
+    // The container and the process stand before it, and the native start of the interpreter.
+    module > 2
+        && !frames.contains(&"_PyEval_EvalFrameDefault")
+        && main == module + 1
+        && price == main + 1
+        && lambda > price + 1
+        && frames.get(lambda + 1).is_some_and(is_busy)
+}
+
+/// One whose frames can be walked.
+fn python() -> Option<&'static str> {
+    let is_known = |python: &&str| {
+        let check = "import sys; sys.exit(sys.version_info < (3, 11))";
+        let status = Command::new(python).args(["-c", check]).status();
+        status.is_ok_and(|status| status.success())
+    };
+    ["/usr/bin/python3", "python3"].into_iter().find(is_known)
+}
+
+#[test]
+fn functions_of_python_stand_where_the_interpreter_does() {
+    let agent = Agent::start(&[]).unwrap();
+    let container = Container::start(
+        &group(),
+        &ContainerSpec::new(
+            "shop",
+            &["sleep-burn", "--burn-ms", "1", "--sleep-ms", "500"],
+        ),
+    )
+    .unwrap();
+    let directory = TempDir::new().unwrap();
+    let script = directory.path().join("lib/shop.py");
+    fs::create_dir(directory.path().join("lib")).unwrap();
+    fs::write(&script, SCRIPT).unwrap();
+    let Some(python) = python() else {
+        skip("no Python 3.11 or later is installed");
+        return;
+    };
+    let python = Command::new(python)
+        .arg(&script)
+        .stdin(Stdio::null())
+        .spawn()
+        .unwrap();
+    let python = Process(python);
+    for hierarchy in hierarchies().unwrap() {
+        let inside = hierarchy
+            .mount
+            .join(container.cgroup().trim_start_matches('/'));
+        if inside.is_dir() {
+            fs::write(inside.join("cgroup.procs"), python.0.id().to_string()).unwrap();
+        }
+    }
+    record_until(&agent, &container, "folded", |folded| {
+        let (mut whole, mut all) = (0, 0);
+        for (stack, count) in stacks(folded) {
+            all += count;
+            whole += if is_whole(stack) { count } else { 0 };
+        }
+        // Some are sampled while they set up or take down what they call.
+        whole * 2 > all
+    });
+}
