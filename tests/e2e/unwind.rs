@@ -30,7 +30,7 @@ const BUILT: &str = "/usr/bin/ctrscope-frames";
 
 /// `frames.c`, built as a distribution builds programs but for the libraries, which a container without files has
 /// not.
-fn frames() -> (Option<TempDir>, PathBuf) {
+pub(crate) fn frames() -> (Option<TempDir>, PathBuf) {
     if Path::new(BUILT).exists() {
         return (None, BUILT.into());
     }

@@ -480,14 +480,18 @@ impl Symbolizer {
     }
 
     fn resolve_kernel(&self, raw: &RawProfile, interner: &mut Interner, names: &mut Names) {
-        let addresses: BTreeSet<u64> = raw
+        let frames = raw
             .samples
             .iter()
             .flat_map(|sample| sample.kernel.iter().enumerate())
             .filter(|&(_, &address)| address != 0)
-            .map(|(index, &address)| lookup_address(index, address))
-            .take(MAX_ADDRESSES)
-            .collect();
+            .map(|(index, &address)| lookup_address(index, address));
+        let mut addresses = BTreeSet::new();
+        for address in frames {
+            if addresses.len() < MAX_ADDRESSES {
+                addresses.insert(address);
+            }
+        }
         if addresses.is_empty() {
             return;
         }

@@ -15,6 +15,7 @@ mod names;
 mod pids;
 mod profile;
 mod rates;
+mod reference;
 mod runqlat;
 mod sched;
 mod symbols;

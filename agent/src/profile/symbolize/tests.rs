@@ -148,6 +148,21 @@ fn stacks_are_cut_where_they_leave_the_code() {
     );
 }
 
+/// As many frames as a busy host has, of which few are distinct, and one more.
+#[test]
+fn each_kernel_address_is_named_however_often_it_was_seen() {
+    let proc_root = tempfile::tempdir().unwrap();
+    let text = "ffffffff81000000 T first\nffffffff81000100 T second\nffffffff81000200 T _etext\n";
+    fs::write(proc_root.path().join("kallsyms"), text).unwrap();
+    let common = [0xffff_ffff_8100_0010; 100];
+    let mut samples = vec![sample(1, &[], &common); MAX_ADDRESSES / common.len() + 1];
+    let rare = 0xffff_ffff_8100_0110;
+    samples.push(sample(1, &[], &[rare]));
+    let mut symbolizer = Symbolizer::with_proc(proc_root.path());
+    let names = symbolizer.resolve(&profile(samples));
+    assert_eq!(names.kernel_name(0, rare), "second_[k]");
+}
+
 #[test]
 fn kernel_functions_are_named_from_kallsyms() {
     let proc_root = tempfile::tempdir().unwrap();
