@@ -47,6 +47,15 @@ pub fn prometheus(program: &str) -> PathBuf {
     }
 }
 
+/// The root of a file system with programs of Debian, which `cargo xtask setup --accuracy` unpacked; `None` where
+/// it has not.
+#[must_use]
+pub fn programs() -> Option<PathBuf> {
+    let programs = target().join("programs");
+    let root = std::path::absolute(programs.join("root")).ok()?;
+    programs.join("packages").exists().then_some(root)
+}
+
 fn find(variable: &str, name: &str) -> Result<PathBuf> {
     if let Some(path) = std::env::var_os(variable) {
         let path = PathBuf::from(path);

@@ -1,4 +1,5 @@
-//! A real container: a runc bundle that holds nothing but the workload.
+//! A real container: a runc bundle that holds nothing but the workload, or a command on a root file system of
+//! its own.
 
 mod spec;
 
@@ -198,6 +199,32 @@ impl Container {
         fs::read_to_string(self.bundle.path().join("stderr")).unwrap_or_default()
     }
 
+    /// What the workload has written to its standard output.
+    #[must_use]
+    pub fn stdout(&self) -> String {
+        fs::read_to_string(self.bundle.path().join("stdout")).unwrap_or_default()
+    }
+
+    /// Runs another command in it, to its end; gives what that wrote to its standard output.
+    ///
+    /// # Errors
+    ///
+    /// The container is gone, or the command failed; what it said is part of the error.
+    pub fn execute(&self, command: &[&str]) -> Result<String> {
+        let output = runc(&self.group)
+            .args(["exec", &self.name])
+            .args(command)
+            .stdin(Stdio::null())
+            .output()
+            .context("cannot run runc")?;
+        let said = String::from_utf8_lossy(&output.stdout).into_owned();
+        if !output.status.success() {
+            let errors = String::from_utf8_lossy(&output.stderr);
+            bail!("{} in {}: {said}{errors}", command.join(" "), self.name);
+        }
+        Ok(said)
+    }
+
     /// Waits for the line that the workload prints when its work is done.
     ///
     /// # Errors
@@ -357,19 +384,23 @@ fn read(path: &Path) -> Result<String> {
 
 /// Writes the bundle; gives its gate, open.
 fn write_bundle(bundle: &Path, spec: &ContainerSpec, cgroup: &str) -> Result<File> {
-    let root = bundle.join("rootfs");
+    let own = bundle.join("rootfs");
+    let root = spec.root.as_deref().unwrap_or(&own);
     for directory in ["opt/app", "proc", "dev", "data", "control", "tmp"] {
         fs::create_dir_all(root.join(directory))?;
     }
+    fs::set_permissions(root.join("tmp"), fs::Permissions::from_mode(0o1777))?;
     let control = bundle.join("control");
     fs::create_dir(&control)?;
-    let workload = root.join(WORKLOAD_PATH.trim_start_matches('/'));
-    let binary = match &spec.binary {
-        Some(path) => path.clone(),
-        None => binaries::workload()?,
-    };
-    fs::copy(binary, &workload)?;
-    fs::set_permissions(&workload, fs::Permissions::from_mode(0o755))?;
+    if spec.root.is_none() {
+        let workload = root.join(WORKLOAD_PATH.trim_start_matches('/'));
+        let binary = match &spec.binary {
+            Some(path) => path.clone(),
+            None => binaries::workload()?,
+        };
+        fs::copy(binary, &workload)?;
+        fs::set_permissions(&workload, fs::Permissions::from_mode(0o755))?;
+    }
     let config = spec.config(&control, cgroup);
     fs::write(
         bundle.join("config.json"),

@@ -9,7 +9,7 @@ use crate::{
     build::{self, Profile},
     document,
     e2e::{Outcome, Outcomes, Selection, Suite, Verdict},
-    interrupt, setup, step,
+    flamegraphs, interrupt, setup, step,
 };
 
 /// Where the results go, from the root of the repository.
@@ -26,10 +26,11 @@ const LIMIT: Duration = Duration::from_secs(1800);
 /// Each measurement is repeated and judged by its median. A try while the hypervisor stole or others used
 /// too much of the CPUs is inconclusive: it is made again, and never counts as passed. Nothing that fails
 /// is run again. Builds what users get, prints what was found and writes docs/accuracy.md; takes about
-/// half an hour, best on an idle machine. Needs root.
+/// 40 minutes, best on an idle machine. Writes docs/flamegraphs.md too where all of its tests have run. Needs
+/// root.
 #[derive(clap::Args)]
 pub(crate) struct Arguments {
-    /// Only tests whose name contains FILTER; printed, not written
+    /// Only tests whose name contains FILTER; printed, not written (but for docs/flamegraphs.md)
     #[arg(long, value_name = "FILTER")]
     only: Option<String>,
     /// How often each measurement is to succeed
@@ -56,12 +57,14 @@ fn measure(arguments: &Arguments) -> Result<()> {
     let results = step::target_directory().join("xtask/accuracy.jsonl");
     let results = std::path::absolute(results)?;
     let _ = fs::remove_file(&results);
+    let pictures = flamegraphs::directory()?;
     let suite = Suite::new(&tests, "accuracy")
         .limited(LIMIT)
         .shown(arguments.show_output)
         .expecting(Some(crate::ci::EXPECTED_SKIPS))
         .with(TRIES, arguments.tries.to_string())
-        .with(RESULTS, results.as_os_str());
+        .with(RESULTS, results.as_os_str())
+        .with(flamegraphs::VARIABLE, pictures.as_os_str());
     let selection = arguments
         .only
         .as_deref()
@@ -76,6 +79,10 @@ fn measure(arguments: &Arguments) -> Result<()> {
         println!("wrote {DOCUMENT}");
     } else {
         print!("{text}");
+    }
+    if names.iter().any(|name| name.contains(flamegraphs::TESTS)) {
+        let tests = suite.list(Selection::Containing(flamegraphs::TESTS))?;
+        flamegraphs::write(&pictures, tests.len(), commit.as_deref())?;
     }
     let (passed, failed) = (outcomes.passed(), outcomes.failed());
     println!("{passed} passed, {failed} failed");

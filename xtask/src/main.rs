@@ -8,6 +8,7 @@ mod ci;
 mod demo;
 mod document;
 mod e2e;
+mod flamegraphs;
 mod fuzz;
 mod interrupt;
 mod mutate;

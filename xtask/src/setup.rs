@@ -17,6 +17,7 @@ use crate::{architecture::Architecture, step};
 pub(crate) mod cross;
 pub(crate) mod fuzzer;
 pub(crate) mod inferno;
+mod programs;
 mod readers;
 
 /// Packages of the matched set on Debian: compiler, cargo, library source, LLVM for the linker.
@@ -37,7 +38,8 @@ pub(crate) struct Arguments {
     /// Also what `cargo xtask test` needs
     #[arg(long)]
     pub(crate) test: bool,
-    /// Also what `cargo xtask accuracy` compares with: libbpf-tools
+    /// Also what `cargo xtask accuracy` compares with and records: libbpf-tools, and programs of Debian, which are
+    /// unpacked below target/ and not installed
     #[arg(long)]
     pub(crate) accuracy: bool,
     /// Also what `cargo xtask repeat` loads the machine with: stress-ng
@@ -224,6 +226,9 @@ pub(crate) fn run(arguments: &Arguments) -> Result<ExitCode> {
     }
     if arguments.bench {
         installed |= inferno::install()?;
+    }
+    if arguments.accuracy {
+        installed |= programs::install()?;
     }
     if let Some(architecture) = arguments.target
         && Some(architecture) != Architecture::host()

@@ -8,6 +8,8 @@ mod container;
 mod daemon;
 mod degrade;
 mod facts;
+mod fixtures;
+mod flamegraphs;
 mod formats;
 mod hierarchy;
 mod lifecycle;

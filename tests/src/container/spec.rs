@@ -21,6 +21,8 @@ pub struct ContainerSpec {
     network: Option<Network>,
     pub(super) data: Option<PathBuf>,
     pub(super) binary: Option<PathBuf>,
+    pub(super) root: Option<PathBuf>,
+    pub(super) user: u32,
     gated: bool,
     held: bool,
 }
@@ -123,6 +125,21 @@ impl ContainerSpec {
         self
     }
 
+    /// A root file system of its own, for which the arguments are a command, in place of the workload. What a
+    /// container mounts is made there if it is missing.
+    #[must_use]
+    pub fn root(mut self, directory: &Path) -> Self {
+        self.root = Some(directory.to_owned());
+        self
+    }
+
+    /// The user, and group, that it runs as; 0 without this.
+    #[must_use]
+    pub fn user(mut self, id: u32) -> Self {
+        self.user = id;
+        self
+    }
+
     /// The work begins only with [`Container::open_gate`].
     #[must_use]
     pub fn gated(mut self) -> Self {
@@ -139,7 +156,10 @@ impl ContainerSpec {
     }
 
     pub(super) fn config(&self, control: &Path, cgroup: &str) -> Value {
-        let mut arguments = vec![WORKLOAD_PATH.to_owned()];
+        let mut arguments = Vec::new();
+        if self.root.is_none() {
+            arguments.push(WORKLOAD_PATH.to_owned());
+        }
         if self.gated {
             arguments.extend(["--gate".to_owned(), format!("{CONTROL_PATH}/gate")]);
         }
@@ -161,6 +181,18 @@ impl ContainerSpec {
         if let Some(data) = &self.data {
             mounts.push(bind(data, DATA_PATH));
         }
+        if self.root.is_some() {
+            mounts.push(
+                json!({"type": "tmpfs", "source": "tmpfs", "destination": "/dev/shm",
+                               "options": ["nosuid", "nodev", "mode=1777", "size=256m"]}),
+            );
+        }
+        let root = self.root.as_deref().unwrap_or(Path::new("rootfs"));
+        let path = if self.root.is_some() {
+            "PATH=/usr/sbin:/usr/bin:/sbin:/bin"
+        } else {
+            "PATH=/opt/app"
+        };
 
         let mut namespaces = vec![
             json!({"type": "pid"}),
@@ -177,13 +209,13 @@ impl ContainerSpec {
             "ociVersion": "1.0.2",
             // `__NEW_UTS_LEN`, include/uapi/linux/utsname.h.
             "hostname": self.name.get(..64).unwrap_or(&self.name),
-            "root": {"path": "rootfs"},
+            "root": {"path": root},
             "process": {
                 "terminal": false,
-                "user": {"uid": 0, "gid": 0},
+                "user": {"uid": self.user, "gid": self.user},
                 "cwd": "/",
                 "args": arguments,
-                "env": ["PATH=/opt/app"],
+                "env": [path],
                 "noNewPrivileges": true,
             },
             "mounts": mounts,
