@@ -1,6 +1,11 @@
 //! The flame graph of a program whose hot functions are known.
 
-use std::{path::Path, sync::Arc, time::Duration};
+use std::{
+    path::Path,
+    process::{Child, Command, Stdio},
+    sync::Arc,
+    time::Duration,
+};
 
 use ctrscope_tests::{
     Agent, Container, ContainerSpec, Group, container::WORKLOAD_PATH, wait_until,
@@ -17,6 +22,36 @@ pub(crate) fn hot(group: &Arc<Group>, threads: usize) -> Container {
     let threads = threads.to_string();
     let spec = ContainerSpec::new("hot", &["burn", "--threads", &threads]);
     Container::start(group, &spec).unwrap()
+}
+
+/// A process of the host that goes with its handle.
+pub(crate) struct Beside(Child);
+
+impl Beside {
+    pub(crate) fn pid(&self) -> u32 {
+        self.0.id()
+    }
+}
+
+impl Drop for Beside {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
+/// Starts a command with the files and namespaces of the host, in the cgroups of a container that does little else.
+pub(crate) fn beside(group: &Arc<Group>, command: &mut Command) -> (Container, Beside) {
+    let little = ["sleep-burn", "--burn-ms", "1", "--sleep-ms", "500"];
+    let container = Container::start(group, &ContainerSpec::new("beside", &little)).unwrap();
+    let program = command
+        .stdin(Stdio::null())
+        .stdout(Stdio::null())
+        .spawn()
+        .unwrap();
+    let program = Beside(program);
+    container.enter(program.pid()).unwrap();
+    (container, program)
 }
 
 /// The name that a container has in a profile's first frame.

@@ -1,16 +1,13 @@
 //! Functions of Python between the native frames of its interpreter.
 
-use std::{
-    fs,
-    process::{Child, Command, Stdio},
-};
+use std::{fs, process::Command};
 
-use ctrscope_tests::{Agent, Container, ContainerSpec, cgroup::hierarchies, skip};
+use ctrscope_tests::{Agent, skip};
 use tempfile::TempDir;
 
 use crate::{
     observe::group,
-    profile::{record_until, stacks},
+    profile::{beside, record_until, stacks},
 };
 
 /// `sorted` is native and calls back.
@@ -39,16 +36,6 @@ const CALLERS: [&str; 4] = [
     "Shop.price (lib/shop.py:9)",
     "Shop.price.<locals>.<lambda> (lib/shop.py:9)",
 ];
-
-/// A process that goes with its handle.
-struct Process(Child);
-
-impl Drop for Process {
-    fn drop(&mut self) {
-        let _ = self.0.kill();
-        let _ = self.0.wait();
-    }
-}
 
 /// Whether a stack leads through all callers to `busy`, with native frames where `sorted` is.
 fn is_whole(stack: &str) -> bool {
@@ -84,14 +71,6 @@ fn python() -> Option<&'static str> {
 #[test]
 fn functions_of_python_stand_where_the_interpreter_does() {
     let agent = Agent::start(&[]).unwrap();
-    let container = Container::start(
-        &group(),
-        &ContainerSpec::new(
-            "shop",
-            &["sleep-burn", "--burn-ms", "1", "--sleep-ms", "500"],
-        ),
-    )
-    .unwrap();
     let directory = TempDir::new().unwrap();
     let script = directory.path().join("lib/shop.py");
     fs::create_dir(directory.path().join("lib")).unwrap();
@@ -100,20 +79,7 @@ fn functions_of_python_stand_where_the_interpreter_does() {
         skip("no Python 3.11 or later is installed");
         return;
     };
-    let python = Command::new(python)
-        .arg(&script)
-        .stdin(Stdio::null())
-        .spawn()
-        .unwrap();
-    let python = Process(python);
-    for hierarchy in hierarchies().unwrap() {
-        let inside = hierarchy
-            .mount
-            .join(container.cgroup().trim_start_matches('/'));
-        if inside.is_dir() {
-            fs::write(inside.join("cgroup.procs"), python.0.id().to_string()).unwrap();
-        }
-    }
+    let (container, _python) = beside(&group(), Command::new(python).arg(&script));
     record_until(&agent, &container, "folded", |folded| {
         let (mut whole, mut all) = (0, 0);
         for (stack, count) in stacks(folded) {

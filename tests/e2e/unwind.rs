@@ -14,7 +14,7 @@ use crate::{
 };
 
 /// Functions of `frames.c` that stand between `all` and `leaf`, whose callers are found by rules of different kinds.
-const KINDS: [&str; 6] = [
+pub(crate) const KINDS: [&str; 6] = [
     "deep",
     "realigned",
     "variable",
@@ -30,21 +30,29 @@ const BUILT: &str = "/usr/bin/ctrscope-frames";
 
 /// `frames.c`, built as a distribution builds programs but for the libraries, which a container without files has
 /// not.
-pub(crate) fn frames() -> (Option<TempDir>, PathBuf) {
+fn frames() -> (Option<TempDir>, PathBuf) {
     if Path::new(BUILT).exists() {
         return (None, BUILT.into());
     }
     let directory = TempDir::new().unwrap();
-    let program = directory.path().join("frames");
+    let program = build_frames(directory.path(), &["-static"]);
+    (Some(directory), program)
+}
+
+/// Builds `frames.c` without frame pointers.
+pub(crate) fn build_frames(directory: &Path, options: &[&str]) -> PathBuf {
+    let program = directory.join("frames");
     let source = concat!(env!("CARGO_MANIFEST_DIR"), "/e2e/frames.c");
     let compiler = Command::new("cc")
-        .args(["-O2", "-fomit-frame-pointer", "-static", "-o"])
+        .args(["-O2", "-fomit-frame-pointer"])
+        .args(options)
+        .arg("-o")
         .arg(&program)
         .arg(source)
         .status()
         .unwrap();
     assert!(compiler.success());
-    (Some(directory), program)
+    program
 }
 
 /// Whether a stack leads from the start of the program to `leaf`, as the source has it.

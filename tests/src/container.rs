@@ -205,6 +205,23 @@ impl Container {
         fs::read_to_string(self.bundle.path().join("stdout")).unwrap_or_default()
     }
 
+    /// Puts a process into its cgroups, and into nothing else of it.
+    ///
+    /// # Errors
+    ///
+    /// The process or the container is gone.
+    pub fn enter(&self, pid: u32) -> Result<()> {
+        for hierarchy in cgroup::hierarchies()? {
+            let directory = hierarchy.mount.join(self.cgroup.trim_start_matches('/'));
+            let file = directory.join("cgroup.procs");
+            if file.exists() {
+                fs::write(&file, pid.to_string())
+                    .with_context(|| format!("cannot write {}", file.display()))?;
+            }
+        }
+        Ok(())
+    }
+
     /// Runs another command in it, to its end; gives what that wrote to its standard output.
     ///
     /// # Errors

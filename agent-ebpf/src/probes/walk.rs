@@ -73,6 +73,8 @@ pub struct Walk {
     high: u64,
     /// `STEPPED_BY_POINTER`, or 0.
     stepped: u64,
+    /// 1 where the last step was taken by a row of a table.
+    by_row: u64,
     /// Two words of the user's stack: most often the caller's rbp, and the return address.
     pair: [u64; 2],
     registers: [u64; REGISTERS],
@@ -134,6 +136,7 @@ pub(super) fn walk(ctx: &PerfEventContext, stack: *mut Stack, task: u64, current
         set(&raw mut (*walk).back, 0);
         set(&raw mut (*walk).ahead, 0);
         set(&raw mut (*walk).stepped, 0);
+        set(&raw mut (*walk).by_row, 0);
         set(&raw mut (*walk).mapping, u64::from(first) + 1);
         let frames = (&raw mut (*stack).frames).cast::<u64>();
         let length = &raw mut (*stack).length;
@@ -143,7 +146,12 @@ pub(super) fn walk(ctx: &PerfEventContext, stack: *mut Stack, task: u64, current
         while i < MAX_FRAMES {
             let ip = get(&raw const (*walk).ip);
             if ip == 0 {
-                stop = walk::STOP_UNMAPPED;
+                // The first function of a thread has no caller, and some runtimes give it none to return to; a step by
+                // frame pointer may have come to any zero.
+                stop = match get(&raw const (*walk).by_row) {
+                    1 => walk::STOP_END,
+                    _ => walk::STOP_UNMAPPED,
+                };
                 break;
             }
             set(frames.add(i), ip + get(&raw const (*walk).ahead));
@@ -397,7 +405,9 @@ unsafe fn step(walk: *mut Walk, region: u64) -> u32 {
         let info = find_info(walk, mapping, pc);
         let (cfa, slot);
         let mut astray = walk::STOP_BAD_FRAME;
+        set(&raw mut (*walk).by_row, 1);
         if unwind::kind(info) == unwind::GAP {
+            set(&raw mut (*walk).by_row, 0);
             set(&raw mut (*walk).stepped, STEPPED_BY_POINTER as u64);
             if get_word(&raw const (*mapping).kind) == MAPPING_PENDING {
                 astray = walk::STOP_PENDING;

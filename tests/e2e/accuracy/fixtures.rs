@@ -110,8 +110,6 @@ impl Tree {
 /// is the directory of the sources and the current directory is that root.
 struct Build {
     tree: Tree,
-    /// Whether it can be seen where its threads begin.
-    has_end: bool,
     script: &'static str,
 }
 
@@ -197,9 +195,7 @@ fn record_fixture(trial: &Trial, fixture: &Build, lower: &Path) {
     assert!(all > 0, "nothing is in {}:\n{folded}", tree.spin);
     let part = |count: u64| count as f64 / all as f64;
     let incomplete = quality.incomplete() as f64 / quality.samples as f64;
-    if fixture.has_end {
-        trial.at_most("user stacks that lack something", incomplete, INCOMPLETE);
-    }
+    trial.at_most("user stacks that lack something", incomplete, INCOMPLETE);
     trial.at_most("stacks that are not as was called", part(odd), INCOMPLETE);
     trial.near("share of what takes two thirds", part(two), TWO, TOLERANCE);
     // Each is called once with each work, but for comparisons of C++, Rust and Go, of which there may be more.
@@ -214,7 +210,6 @@ fn record_fixture(trial: &Trial, fixture: &Build, lower: &Path) {
 fn calls_of_a_static_program_without_frame_pointers_are_whole() {
     judge(&Build {
         tree: C,
-        has_end: true,
         script: "gcc -O2 -fomit-frame-pointer -static -pthread -o opt/app/calls $0/main.c $0/calls.c",
     });
 }
@@ -223,7 +218,6 @@ fn calls_of_a_static_program_without_frame_pointers_are_whole() {
 fn calls_of_a_static_program_with_frame_pointers_are_whole() {
     judge(&Build {
         tree: C,
-        has_end: true,
         script: "gcc -O2 -fno-omit-frame-pointer -static -pthread -o opt/app/calls $0/main.c $0/calls.c",
     });
 }
@@ -232,7 +226,6 @@ fn calls_of_a_static_program_with_frame_pointers_are_whole() {
 fn calls_of_a_static_program_at_any_address_are_whole() {
     judge(&Build {
         tree: C,
-        has_end: true,
         script: "gcc -O2 -fPIE -static-pie -pthread -o opt/app/calls $0/main.c $0/calls.c",
     });
 }
@@ -241,7 +234,6 @@ fn calls_of_a_static_program_at_any_address_are_whole() {
 fn calls_through_a_shared_library_are_whole() {
     judge(&Build {
         tree: C,
-        has_end: true,
         script: "mkdir -p usr/lib; gcc -O2 -fPIC -shared -o usr/lib/libcalls.so $0/calls.c; \
                  gcc -O2 -fPIE -pie -pthread -o opt/app/calls $0/main.c -Lusr/lib -lcalls",
     });
@@ -252,7 +244,6 @@ fn calls_through_a_shared_library_are_whole() {
 fn calls_of_a_stripped_program_with_a_debug_file_are_whole() {
     judge(&Build {
         tree: C,
-        has_end: true,
         script: "gcc -O2 -g -Wl,--build-id -pthread -o opt/app/calls $0/main.c $0/calls.c; \
                  id=$(readelf -n opt/app/calls | sed -n 's/.*Build ID: //p'); \
                  debug=usr/lib/debug/.build-id/${id:0:2}; mkdir -p $debug; \
@@ -264,7 +255,6 @@ fn calls_of_a_stripped_program_with_a_debug_file_are_whole() {
 fn calls_of_cpp_are_whole() {
     judge(&Build {
         tree: CPP,
-        has_end: true,
         script: "g++ -O2 -o opt/app/calls $0/calls.cc",
     });
 }
@@ -273,18 +263,15 @@ fn calls_of_cpp_are_whole() {
 fn calls_of_rust_are_whole() {
     judge(&Build {
         tree: RUST,
-        has_end: true,
         script: "rustc -O --edition 2021 --crate-name calls -o opt/app/calls $0/calls.rs",
     });
 }
 
-/// What stands behind the first frame of a goroutine, which has no caller, is taken for an address: all of its stacks
-/// say that they are broken there.
+/// The first function of a goroutine has no caller: there is none to return to.
 #[test]
 fn calls_of_go_are_whole() {
     judge(&Build {
         tree: GO,
-        has_end: false,
         script: "GOCACHE=$PWD/cache go build -o opt/app/calls $0/calls.go; rm -r cache",
     });
 }

@@ -130,7 +130,7 @@ fn nearly_all_stacks_of_python_are_whole() {
         version: "python3 --version",
         serve: "exec python3 /tmp/work.py",
         file: Some(("tmp/work.py", include_str!("flamegraphs/work.py"))),
-        frame: "_PyEval_EvalFrameDefault",
+        frame: "(tmp/work.py:",
         ..PROGRAM
     });
 }
