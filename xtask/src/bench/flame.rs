@@ -23,7 +23,7 @@ const SECONDS: u64 = 6;
 /// Different files with code that a program has mapped.
 const FILES: usize = 50;
 /// Bytes of the largest of them at least, where there is one.
-const LARGE: u64 = 100 << 20;
+const LARGE: u64 = 100_000_000;
 /// Where Debian and others keep programs and libraries.
 const LIBRARIES: [&str; 3] = ["/usr/lib/x86_64-linux-gnu", "/usr/lib64", "/usr/bin"];
 /// Recordings until all tables are made, of 3 s.
