@@ -459,6 +459,9 @@ pub struct FlameArgs {
     #[arg(long, value_name = "SPLIT", default_value = Split::default().name())]
     #[arg(value_parser = choice::<Split>())]
     pub split: Split,
+    /// Show functions that were inlined, where programs have debug information (DWARF); takes up to 5 s more
+    #[arg(long)]
+    pub inlined: bool,
     /// How to write it
     #[arg(long, default_value = ProfileFormat::default().name())]
     #[arg(value_parser = choice::<ProfileFormat>())]

@@ -146,6 +146,9 @@ impl HttpSource {
             .query("frequency", request.frequency.to_string())
             .query("split", request.split.name())
             .query("format", request.format.name());
+        if request.inlined {
+            get = get.query("inlined", "true");
+        }
         if let Some(container) = container {
             get = get.query("container", container);
         }

@@ -219,6 +219,8 @@ pub struct ProfileRequest {
     pub frequency: u32,
     /// How finely the stacks of a container are told apart.
     pub split: Split,
+    /// Whether addresses are expanded into the functions that were inlined there.
+    pub inlined: bool,
     /// How to write it.
     pub format: ProfileFormat,
 }

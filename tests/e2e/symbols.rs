@@ -1,6 +1,11 @@
-//! Names of frames: code of a JIT, mangled names, and what a stripped binary leaves.
+//! Names of frames: code of a JIT, mangled names, what a stripped binary leaves, and functions that were inlined.
 
-use std::{fs, path::PathBuf, process::Command, thread};
+use std::{
+    fs,
+    path::{Path, PathBuf},
+    process::Command,
+    thread,
+};
 
 use ctrscope_tests::{
     Agent, Container, ContainerSpec, binaries, bpf,
@@ -17,7 +22,7 @@ use tempfile::TempDir;
 
 use crate::{
     observe::group,
-    profile::{PATIENCE, has_frame, record_until},
+    profile::{PATIENCE, has_frame, query, record_until},
 };
 
 /// Why [`stripped`] may give nothing.
@@ -171,4 +176,54 @@ fn a_container_that_has_gone_is_in_the_graph_with_its_names() {
         })
         .collect();
     assert!(is_named(&of_it.join("\n")), "{folded}");
+}
+
+/// Where a machine without a compiler has `inlined.c`.
+const INLINED: &str = "/usr/bin/ctrscope-inlined";
+
+/// `inlined.c` with debug information.
+fn inlined() -> (Option<TempDir>, PathBuf) {
+    if Path::new(INLINED).exists() {
+        return (None, INLINED.into());
+    }
+    let directory = TempDir::new().unwrap();
+    let program = directory.path().join("inlined");
+    let source = concat!(env!("CARGO_MANIFEST_DIR"), "/e2e/inlined.c");
+    let compiler = Command::new("cc")
+        .args(["-O2", "-g", "-static", "-o"])
+        .arg(&program)
+        .arg(source)
+        .status()
+        .unwrap();
+    assert!(compiler.success());
+    (Some(directory), program)
+}
+
+#[test]
+fn inlined_functions_are_shown_where_they_are_asked_for() {
+    let (_directory, program) = inlined();
+    let agent = Agent::start(&[]).unwrap();
+    let spec = ContainerSpec::new("inlined", &[]).binary(&program);
+    let container = Container::start(&group(), &spec).unwrap();
+    let is_outer = |frame: &str| frame == "outer";
+    let folded = record_until(&agent, &container, "folded", |folded| {
+        has_frame(folded, is_outer)
+    });
+    assert!(!folded.contains("_[i]"), "{folded}");
+
+    let query = query(&agent, &container, 2);
+    let get = |path: &str| {
+        let answer = agent.get_slow(path, PATIENCE).unwrap();
+        assert_eq!(answer.status, 200, "{}", answer.text());
+        answer.text()
+    };
+    let path = format!("/api/v1/profile?inlined=true&{query}");
+    let mut folded = String::new();
+    wait_until(PATIENCE, "samples of the innermost function", || {
+        folded = get(&format!("{path}&format=folded"));
+        Ok(folded.contains(";outer;middle_[i];leaf_[i] ").then_some(()))
+    })
+    .unwrap_or_else(|error| panic!("{error:#}:\n{folded}"));
+    let svg = get(&path);
+    assert!(svg.contains("leaf (") && !svg.contains("left out"), "{svg}");
 }

@@ -72,6 +72,7 @@ fn request(container: &str) -> ProfileRequest {
         duration: Duration::from_secs(3),
         frequency: 99,
         split: Split::Name,
+        inlined: false,
         format: ProfileFormat::Folded,
     }
 }
@@ -129,6 +130,18 @@ fn a_profile_carries_its_counts_and_escapes_its_query() {
     let query = "type=cpu&seconds=3&frequency=99&split=name&format=folded&container=%2Fa%20b%26c";
     let start = format!("GET /api/v1/profile?{query}&id=");
     assert!(line.starts_with(&start), "{line}");
+}
+
+#[test]
+fn inlined_functions_are_asked_for_by_a_parameter() {
+    let (source, server) = serve(answer("200 OK", PROFILE_HEADERS, "a;b 7\n"));
+    let mut request = request("web");
+    request.inlined = true;
+    source
+        .profile(&request, &Cancel::default())
+        .expect("it answers");
+    let line = server.join().expect("it ends");
+    assert!(line.contains("&inlined=true&"), "{line}");
 }
 
 #[test]

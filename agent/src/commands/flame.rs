@@ -50,6 +50,7 @@ pub(super) fn flame(
         duration: Duration::from_secs(u64::from(arguments.seconds)),
         frequency: arguments.frequency,
         split: arguments.split,
+        inlined: arguments.inlined,
         format: arguments.format,
     };
     let profile = match record(source, &request, &name, terminal, cancel) {
@@ -252,6 +253,7 @@ mod tests {
             seconds: 10,
             frequency: 99,
             split: Split::Name,
+            inlined: false,
             format: ProfileFormat::Folded,
             output,
         }

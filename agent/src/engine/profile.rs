@@ -98,7 +98,9 @@ pub(super) fn record(
     parts.totals.set_maps(recording.sampler.maps());
     parts.totals.set_losses(&recording.sampler.losses());
     let programs: HashSet<ProgramKey> = samples.iter().map(|sample| sample.program).collect();
-    let mut symbolizer = Symbolizer::with_proc(proc_root).cached(parts.profiler.symbols());
+    let mut symbolizer = Symbolizer::with_proc(proc_root)
+        .cached(parts.profiler.symbols())
+        .with_inlined(request.inlined);
     for (program, process) in recording.processes(|key| programs.contains(&key)) {
         symbolizer.know(program, process);
     }

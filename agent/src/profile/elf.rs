@@ -9,7 +9,7 @@
 //!
 //! A source is asked for what those before it did not name, so a symbol table goes before all else.
 //! Addresses are looked up as the file's own virtual addresses, because offsets differ between a file
-//! and its debug file. No DWARF is read, and so there are no inlined functions.
+//! and its debug file. DWARF is read for inlined functions alone ([`inlined`]).
 //!
 //! Everything is hostile: it is read with `read` and never mapped, because a container that truncates
 //! a file while it is mapped kills the reader with SIGBUS. Sizes are bounded for a file and, by the
@@ -21,6 +21,7 @@ mod debug_data;
 mod debug_file;
 mod go;
 mod headers;
+pub(super) mod inlined;
 #[cfg(test)]
 mod made;
 mod objects;
@@ -63,9 +64,12 @@ pub(super) enum ElfError {
     /// Its compressed symbols are broken, or need more memory than they get.
     #[error("cannot decompress .gnu_debugdata")]
     Decompress(#[source] xz4rust::XzError),
-    /// Its compressed symbols are larger than is kept of them.
-    #[error(".gnu_debugdata has more than {0} bytes")]
+    /// Something in it is larger than is kept of that.
+    #[error("more than {0} bytes of symbols or debug information")]
     TooLong(u64),
+    /// Its DWARF is broken.
+    #[error("broken DWARF")]
+    Dwarf(#[from] gimli::Error),
     /// The budget has no bytes or no time left.
     #[error("the budget of the profile is spent")]
     Spent,

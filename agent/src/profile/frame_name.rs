@@ -15,6 +15,9 @@ pub const MAX_FRAME_BYTES: usize = 512;
 pub const KERNEL_SUFFIX: &str = "_[k]";
 /// Ends the name of a frame that a just-in-time compiler named in a perf map.
 pub const JIT_SUFFIX: &str = "_[j]";
+/// Ends the name of a function that a compiler has put into the one before it (the mark of
+/// <https://github.com/brendangregg/FlameGraph>).
+pub const INLINED_SUFFIX: &str = "_[i]";
 
 /// Shown for an address outside every mapping, and for an empty name.
 pub(super) const UNKNOWN: &str = "[unknown]";
@@ -114,6 +117,7 @@ mod tests {
             ("", UNKNOWN),
             ("fake_[k]", "fake_(k)"),
             ("_[j]", "_(j)"),
+            ("_[i]", "_(i)"),
             ("array_[10]", "array_[10]"),
             ("<script>", "<script>"),
         ] {

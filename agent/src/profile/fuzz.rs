@@ -11,7 +11,7 @@ use ctrscope_ebpf::unwind::{GAP, INFO_BITS, PAGE_MASK, UNSUPPORTED, WIDE, kind, 
 use super::{
     demangle::demangle,
     elf::{self, Budget, ElfError},
-    frame_name::{JIT_SUFFIX, KERNEL_SUFFIX, MAX_FRAME_BYTES, clean},
+    frame_name::{INLINED_SUFFIX, JIT_SUFFIX, KERNEL_SUFFIX, MAX_FRAME_BYTES, clean},
     kallsyms, maps,
     open_in_root::memory_file,
     perf_map, process, python,
@@ -27,6 +27,7 @@ pub(crate) const TARGETS: &[Target] = &[
     Target::new("profile_symbol", symbol),
     Target::new("profile_elf", elf_file),
     Target::new("profile_debug_data", debug_data),
+    Target::new("profile_inlined", inlined),
     Target::new("profile_go_table", go_table),
     Target::new("profile_unwind_table", unwind_table),
     Target::new("profile_python", python::fuzz::process),
@@ -107,7 +108,7 @@ pub(super) fn assert_frame(name: &str) {
     assert!(!name.is_empty() && name.len() + KERNEL_SUFFIX.len() <= MAX_FRAME_BYTES);
     assert!(!name.contains([';', '\n', '\r', '\t']) && !name.contains(char::is_control));
     assert!(!name.ends_with(KERNEL_SUFFIX) && !name.ends_with(JIT_SUFFIX));
-    assert!(!name.starts_with("# "));
+    assert!(!name.ends_with(INLINED_SUFFIX) && !name.starts_with("# "));
     if let Some((_, last)) = name.rsplit_once(' ') {
         assert!(last.parse::<u64>().is_err(), "{name:?} has a count");
     }
@@ -145,6 +146,28 @@ fn elf_file(bytes: &[u8]) {
         Err(error) => assert!(!matches!(error, ElfError::Panicked)),
     }
     assert!(longest <= bytes.len());
+}
+
+/// An ELF file with DWARF: as many functions as there is room for, and no more at an address than are followed.
+fn inlined(bytes: &[u8]) {
+    const ROOM: usize = 64;
+    let Some(file) = file_of(bytes) else {
+        return;
+    };
+    // The seeds have their code in the first page.
+    let offsets: Vec<u64> = (0..0x1000).step_by(4).chain(ADDRESSES).collect();
+    let mut room = ROOM;
+    let keep = |name: &str| Some(name.into());
+    let found = elf::inlined::look_up(&file, None, &offsets, &mut budget(), &mut room, keep);
+    match found {
+        Ok(found) => {
+            let lengths = found.of_offsets.values().map(|chain| chain.inlined.len());
+            assert!(lengths.sum::<usize>() <= ROOM - room);
+            assert!(found.of_offsets.keys().all(|at| offsets.contains(at)));
+        }
+        // It is caught, and costs the functions of the whole file.
+        Err(error) => assert!(!matches!(error, ElfError::Panicked)),
+    }
 }
 
 /// Compressed symbols, which end when the budget does.

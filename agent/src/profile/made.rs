@@ -58,6 +58,29 @@ pub(crate) fn made(split: Split) -> Profile {
     }
 }
 
+/// The same, and in the first stack `outer` of the first file, with `middle` and in it `leaf` inlined, at two lines of
+/// each; two files have more than is shown.
+pub(crate) fn with_inlined() -> Profile {
+    let mut profile = made(Split::Name);
+    let frame = |name: &str, line, kind| Frame {
+        name: name.into(),
+        module: "nginx".into(),
+        line,
+        kind,
+    };
+    profile.frames.extend([
+        frame("outer", 8, FrameKind::Native),
+        frame("middle_[i]", 4, FrameKind::Inlined),
+        frame("leaf_[i]", 3, FrameKind::Inlined),
+        frame("outer", 9, FrameKind::Native),
+        frame("middle_[i]", 5, FrameKind::Inlined),
+    ]);
+    profile.stacks[0].frames = [0, 4, 5, 6, 1].into();
+    profile.stacks[2].frames = [0, 7, 8].into();
+    profile.inlined_left_out.files = 2;
+    profile
+}
+
 /// A profile with the stacks of folded lines, and twelve broken, three lost, one unnamed of ten.
 pub(crate) fn of_lines(lines: &[(&str, u64)]) -> Profile {
     let mut profile = Profile {

@@ -42,7 +42,7 @@ pub(crate) mod unwind;
 pub use fold::{fold, write_folded};
 pub(crate) use image::Image;
 pub use kind::{ProfileType, Split};
-pub use named::{Frame, FrameKind, NamedStack, Profile, StackCounts, name};
+pub use named::{Frame, FrameKind, InlinedLeftOut, NamedStack, Profile, StackCounts, name};
 pub use pprof::write_pprof;
 pub(crate) use process::Process;
 pub(crate) use programs::{Programs, Refused, WalkMemory};

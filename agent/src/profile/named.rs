@@ -6,7 +6,7 @@ use std::{
 };
 
 use super::{
-    frame_name::{JIT_SUFFIX, KERNEL_SUFFIX, UNKNOWN, clean},
+    frame_name::{INLINED_SUFFIX, JIT_SUFFIX, KERNEL_SUFFIX, UNKNOWN, clean},
     kind::{ProfileType, Split},
     merge::{is_interpreter, merge},
     numbers::Numbers,
@@ -20,6 +20,9 @@ pub(super) const BROKEN: &str = "[broken stack]";
 /// Stands at the root side of a stack that is deeper than the limit.
 pub(super) const TRUNCATED: &str = "[truncated]";
 
+/// Most inlined functions of a stack: a file can claim 64 for each of its frames. The innermost are shown.
+const MAX_INLINED: usize = 256;
+
 /// Module of kernel frames.
 pub(super) const KERNEL_MODULE: &str = "[kernel]";
 
@@ -28,6 +31,8 @@ pub(super) const KERNEL_MODULE: &str = "[kernel]";
 pub enum FrameKind {
     /// A file.
     Native,
+    /// A function that a compiler has put into the one before it; its name ends with [`INLINED_SUFFIX`].
+    Inlined,
     /// Code of a just-in-time compiler; its name ends with [`JIT_SUFFIX`].
     Jit,
     /// A Python function; behind its name stand file and line in parentheses.
@@ -78,6 +83,7 @@ impl Frame {
         let suffix = match self.kind {
             FrameKind::Kernel => KERNEL_SUFFIX,
             FrameKind::Jit => JIT_SUFFIX,
+            FrameKind::Inlined => INLINED_SUFFIX,
             FrameKind::Native | FrameKind::Marker => "",
             FrameKind::Python => {
                 return self
@@ -137,6 +143,8 @@ pub struct Profile {
     pub symbol_hits: u64,
     /// Distinct addresses that have none.
     pub symbol_misses: u64,
+    /// What was left out of inlined functions.
+    pub inlined_left_out: InlinedLeftOut,
     /// When it began, milliseconds since the epoch.
     pub began_unix_ms: u64,
     /// How long it took, seconds.
@@ -147,6 +155,15 @@ pub struct Profile {
     pub asked: Asked,
     /// What is missing.
     pub losses: ProfileLosses,
+}
+
+/// Of what inlined functions were left out because of a bound; nothing where none were asked for.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct InlinedLeftOut {
+    /// Files whose debug information is too large, or took too long.
+    pub files: u64,
+    /// Distinct stacks with more than are shown of one.
+    pub stacks: u64,
 }
 
 /// Counts by the state of the user stack ([`StackState`]).
@@ -189,6 +206,20 @@ impl Profile {
         (all > 0).then(|| self.symbol_hits as f64 / all as f64)
     }
 
+    /// Says that inlined functions are missing.
+    pub(super) fn inlined_note(&self) -> Option<String> {
+        let InlinedLeftOut { files, stacks } = self.inlined_left_out;
+        let some = |count: u64, what: &str| match count {
+            0 => None,
+            1 => Some(format!("1 {what}")),
+            _ => Some(format!("{count} {what}s")),
+        };
+        let parts = [some(files, "file"), some(stacks, "stack")];
+        let parts: Vec<String> = parts.into_iter().flatten().collect();
+        let whose = parts.join(" and ");
+        (!parts.is_empty()).then(|| format!("inlined functions of {whose} left out"))
+    }
+
     /// What is drawn of a stack: its count or its time.
     #[must_use]
     pub fn value(&self, stack: &NamedStack) -> u64 {
@@ -227,6 +258,10 @@ pub fn name(raw: &RawProfile, symbolizer: &mut Symbolizer, split: Split) -> Prof
         split,
         symbol_hits: names.symbol_hits,
         symbol_misses: names.symbol_misses,
+        inlined_left_out: InlinedLeftOut {
+            files: names.inlined_left_out,
+            stacks: 0,
+        },
         began_unix_ms: raw.began_unix_ms,
         seconds: raw.seconds,
         frequency: raw.frequency,
@@ -247,6 +282,7 @@ pub fn name(raw: &RawProfile, symbolizer: &mut Symbolizer, split: Split) -> Prof
     let nameless: Arc<str> = "".into();
     let mut stacks: HashMap<StackKey, (u64, u64)> = HashMap::new();
     let mut line: Vec<u32> = Vec::new();
+    let mut native: Vec<u32> = Vec::new();
     for sample in raw.samples.iter().filter(|sample| sample.count > 0) {
         line.clear();
         let user = symbolizer.user_stack(sample);
@@ -256,10 +292,16 @@ pub fn name(raw: &RawProfile, symbolizer: &mut Symbolizer, split: Split) -> Prof
             StackState::Truncated => line.push(truncated),
             StackState::Unmapped => line.push(unknown),
         }
-        let native = user.frames.iter().enumerate().rev();
-        let native = native.map(|(index, &address)| names.user(sample.program, index, address));
+        native.clear();
+        let expanded = names.expanded(sample.program, user.frames, MAX_INLINED);
+        profile.inlined_left_out.stacks += u64::from(expanded < user.frames.len());
+        for (index, &address) in user.frames.iter().enumerate().rev() {
+            native.push(names.user(sample.program, index, address));
+            if index < expanded {
+                native.extend_from_slice(names.inlined(sample.program, index, address));
+            }
+        }
         if let Some(python) = &sample.python {
-            let native: Vec<u32> = native.collect();
             let runs = pythons.entry(Arc::as_ptr(python)).or_insert_with(|| {
                 let run = |run: &Vec<PythonFrame>| {
                     let frames = run.iter().map(|frame| names.number(&Frame::python(frame)));
@@ -274,7 +316,7 @@ pub fn name(raw: &RawProfile, symbolizer: &mut Symbolizer, split: Split) -> Prof
             let are_whole = user.state == StackState::Complete && !python.is_truncated;
             merge(&native, is_loop, runs, are_whole, &mut line);
         } else {
-            line.extend(native);
+            line.extend_from_slice(&native);
         }
         if sample.kernel.len() >= MAX_FRAMES {
             line.push(kernel_truncated);

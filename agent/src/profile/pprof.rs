@@ -2,7 +2,7 @@
 //!
 //! Frames of a sample are its code alone: container, process and thread are labels. Names are as in
 //! the flame graph, without its marks; a mapping says whether a frame is of a file, of a just-in-time
-//! compiler, or of the kernel.
+//! compiler, or of the kernel. Functions that were inlined are lines of the location that they are in.
 
 mod messages;
 
@@ -17,7 +17,7 @@ use prost::Message as _;
 use self::messages as pb;
 use super::{
     kind::{ProfileType, Split},
-    named::{FrameKind, NamedStack, Profile},
+    named::{Frame, FrameKind, NamedStack, Profile},
     numbers::Numbers,
 };
 use crate::choice::Choice as _;
@@ -28,6 +28,8 @@ const NANOSECONDS: &str = "nanoseconds";
 struct Writer<'a> {
     profile: &'a Profile,
     strings: Numbers<String>,
+    /// Functions with what was inlined in them, the outermost first.
+    inlined: Numbers<Box<[u32]>>,
 }
 
 impl Writer<'_> {
@@ -85,6 +87,60 @@ impl Writer<'_> {
         labels
     }
 
+    fn is_inlined(&self, frame: u32) -> bool {
+        let frame = self.profile.frames.get(frame as usize);
+        frame.is_some_and(|frame| frame.kind == FrameKind::Inlined)
+    }
+
+    /// The locations of a stack, the innermost first. Those with inlined functions come after those of the frames.
+    fn locations(&mut self, stack: &NamedStack) -> Vec<u64> {
+        let mut locations = Vec::with_capacity(stack.frames.len());
+        let profile = self.profile;
+        let mut rest = &stack.frames[..];
+        while let [outer, after @ ..] = rest {
+            let is_code = |frame: &Frame| frame.kind == FrameKind::Native;
+            let frame = profile.frames.get(*outer as usize);
+            let mut count = 0;
+            if frame.is_some_and(is_code) {
+                let inlined = after.iter().take_while(|frame| self.is_inlined(**frame));
+                count = inlined.count();
+            }
+            if count == 0 {
+                locations.push(u64::from(*outer) + 1);
+            } else {
+                let number = self.inlined.of(&rest[..=count].into());
+                locations.push((profile.frames.len() as u64) + 1 + u64::from(number));
+            }
+            rest = &after[count..];
+        }
+        locations.reverse();
+        locations
+    }
+
+    /// The locations that [`locations`](Self::locations) has met, the innermost line first.
+    fn inlined_locations(&self, message: &mut pb::Profile) {
+        for (group, id) in self.inlined.list().iter().zip(1..) {
+            let outer = group.first().map_or(0, |outer| *outer as usize);
+            let mapping_id = message.location.get(outer).map_or(0, |at| at.mapping_id);
+            if let Some(mapping) = message
+                .mapping
+                .get_mut((mapping_id as usize).wrapping_sub(1))
+            {
+                mapping.has_inline_frames = true;
+            }
+            let lines = group.iter().rev().filter_map(|frame| {
+                let location = message.location.get(*frame as usize)?;
+                location.line.first().cloned()
+            });
+            let line = lines.collect();
+            message.location.push(pb::Location {
+                id: self.profile.frames.len() as u64 + id,
+                mapping_id,
+                line,
+            });
+        }
+    }
+
     /// One mapping a module, one function a name, one location a frame: a location's number is its
     /// frame's plus one, for zero is none.
     fn code(&mut self, message: &mut pb::Profile) {
@@ -103,6 +159,7 @@ impl Writer<'_> {
                     id,
                     filename: self.text(&frame.module),
                     has_functions: true,
+                    has_inline_frames: false,
                 });
                 id
             };
@@ -139,6 +196,7 @@ fn message(profile: &Profile) -> pb::Profile {
     let mut writer = Writer {
         profile,
         strings: Numbers::default(),
+        inlined: Numbers::default(),
     };
     // The first string is empty by the format.
     writer.text("");
@@ -167,17 +225,12 @@ fn message(profile: &Profile) -> pb::Profile {
         .stacks
         .iter()
         .map(|stack| pb::Sample {
-            // The innermost first.
-            location_id: stack
-                .frames
-                .iter()
-                .rev()
-                .map(|&frame| u64::from(frame) + 1)
-                .collect(),
+            location_id: writer.locations(stack),
             value: vec![signed(stack.count), signed(stack.ns)],
             label: writer.labels(stack),
         })
         .collect();
+    writer.inlined_locations(&mut message);
     message.string_table = writer.strings.into_list();
     message
 }
@@ -188,6 +241,7 @@ fn comments(profile: &Profile) -> Vec<String> {
     if let Some(ratio) = profile.symbol_ratio() {
         comments.push(format!("addresses named: {:.1} %", ratio * 100.0));
     }
+    comments.extend(profile.inlined_note());
     comments
 }
 

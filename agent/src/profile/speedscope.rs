@@ -9,7 +9,7 @@ use std::{
 
 use serde::Serialize;
 
-use super::named::{NamedStack, Profile};
+use super::named::{FrameKind, NamedStack, Profile};
 
 const SCHEMA: &str = "https://www.speedscope.app/file-format-schema.json";
 
@@ -50,6 +50,24 @@ struct Sampled {
     weights: Vec<u64>,
 }
 
+/// The first frame of each function of native code that has others, at other lines, by those: speedscope tells
+/// functions apart by frames.
+fn same_functions(profile: &Profile) -> HashMap<usize, usize> {
+    let mut first = HashMap::new();
+    let mut same = HashMap::new();
+    for (place, frame) in profile.frames.iter().enumerate() {
+        if matches!(frame.kind, FrameKind::Native | FrameKind::Inlined) {
+            let known = *first
+                .entry((&frame.name, &frame.module, frame.kind))
+                .or_insert(place);
+            if known != place {
+                same.insert(place, known);
+            }
+        }
+    }
+    same
+}
+
 /// Writes a profile of `subject`.
 ///
 /// # Errors
@@ -72,6 +90,7 @@ pub fn write_speedscope(profile: &Profile, subject: &str, out: &mut impl Write) 
         })
         .collect();
     let mut known = HashMap::new();
+    let same = same_functions(profile);
     let mut stacks: Vec<&NamedStack> = profile.stacks.iter().collect();
     // Those of one process stand side by side, also where time goes from left to right.
     stacks.sort_by(|a, b| {
@@ -89,7 +108,8 @@ pub fn write_speedscope(profile: &Profile, subject: &str, out: &mut impl Write) 
             });
             frames.push(place);
         }
-        frames.extend(stack.frames.iter().map(|&frame| frame as usize));
+        let own = stack.frames.iter().map(|&frame| frame as usize);
+        frames.extend(own.map(|frame| same.get(&frame).copied().unwrap_or(frame)));
         sampled.samples.push(frames);
         sampled.weights.push(stack.ns);
         sampled.end_value = sampled.end_value.saturating_add(stack.ns);
@@ -101,7 +121,8 @@ pub fn write_speedscope(profile: &Profile, subject: &str, out: &mut impl Write) 
         .map(|frame| SharedFrame {
             name: frame.plain_name(),
             file: &frame.module,
-            line: (frame.line > 0).then_some(frame.line),
+            // Of native code it is where the function was, and not what tells it from others.
+            line: (frame.line > 0 && frame.kind == FrameKind::Python).then_some(frame.line),
         })
         .chain(roots.iter().map(|name| SharedFrame {
             name,
@@ -124,7 +145,10 @@ mod tests {
     use serde_json::{Value, json};
 
     use super::*;
-    use crate::profile::{Split, made::made};
+    use crate::profile::{
+        Split,
+        made::{made, with_inlined},
+    };
 
     fn written(profile: &Profile) -> Value {
         let mut out = Vec::new();
@@ -161,6 +185,18 @@ mod tests {
             frames[1],
             json!({"name": "do_syscall_64", "file": "[kernel]"})
         );
+    }
+
+    #[test]
+    fn a_function_is_one_frame_at_whatever_line() {
+        let file = written(&with_inlined());
+        let samples = &file["profiles"][0]["samples"];
+        let frames = file["shared"]["frames"].as_array().expect("frames");
+        let place = |sample: usize, at: usize| samples[sample][at].as_u64().expect("a number");
+        assert_eq!(place(0, 2), place(1, 2));
+        assert_eq!(place(0, 3), place(1, 3));
+        let middle = &frames[usize::try_from(place(0, 3)).expect("small")];
+        assert_eq!(middle, &json!({"name": "middle", "file": "nginx"}));
     }
 
     #[test]

@@ -1,7 +1,7 @@
 //! Folded stacks to a flame graph: a self-contained SVG with search and zoom.
 //!
 //! Colours follow the mixed-mode flame graph: kernel orange, C++ and Rust (`::`) yellow, other
-//! native code red, code of a just-in-time compiler green, frames without a symbol grey, container
+//! native code red, functions that were inlined aqua, code of a just-in-time compiler green, frames without a symbol grey, container
 //! and process blue. The shade within a colour depends on the name alone, so two graphs can be laid
 //! side by side.
 
@@ -14,7 +14,7 @@ use inferno::flamegraph::{
 
 use super::{
     fold::fold,
-    frame_name::{JIT_SUFFIX, KERNEL_SUFFIX, clean},
+    frame_name::{INLINED_SUFFIX, JIT_SUFFIX, KERNEL_SUFFIX, clean},
     named::Profile,
 };
 
@@ -139,6 +139,9 @@ fn subtitle(profile: &Profile) -> String {
             .collect();
         text.push_str(&format!(" (broken: {})", cuts.join(", ")));
     }
+    if let Some(note) = profile.inlined_note() {
+        text.push_str(&format!(", {note}"));
+    }
     text
 }
 
@@ -186,6 +189,8 @@ fn code_color(name: &str) -> Color {
         rgb(0xf2, 0x8c + shade, 0x28)
     } else if name.ends_with(JIT_SUFFIX) {
         rgb(0x58 + shade, 0xc0 + shade / 2, 0x58 + shade)
+    } else if name.ends_with(INLINED_SUFFIX) {
+        rgb(0x50 + shade, 0xb8 + shade / 2, 0xbc + shade / 2)
     } else if name.contains("::") {
         rgb(0xe6, 0xcc + shade / 2, 0x48 + shade)
     } else {
@@ -224,7 +229,10 @@ fn escape(text: &str) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::profile::{Asked, made::of_lines};
+    use crate::profile::{
+        Asked, InlinedLeftOut,
+        made::{of_lines, with_inlined},
+    };
 
     fn draw(subject: &str, profile: &Profile) -> String {
         String::from_utf8(FlameGraph::new(subject).draw(profile).unwrap()).unwrap()
@@ -244,6 +252,21 @@ mod tests {
         ] {
             assert!(svg.contains(part), "{part} is missing");
         }
+    }
+
+    #[test]
+    fn the_subtitle_says_what_was_left_out_of_inlined_functions() {
+        let mut profile = with_inlined();
+        let svg = draw("web", &profile);
+        assert!(svg.contains(", inlined functions of 2 files left out<"));
+        assert!(svg.contains("leaf (3 samples"), "without its mark: {svg}");
+        profile.inlined_left_out.files = 1;
+        assert!(draw("web", &profile).contains(", inlined functions of 1 file left out<"));
+        profile.inlined_left_out.stacks = 3;
+        let svg = draw("web", &profile);
+        assert!(svg.contains(", inlined functions of 1 file and 3 stacks left out<"));
+        profile.inlined_left_out = InlinedLeftOut::default();
+        assert!(!draw("web", &profile).contains("left out"));
     }
 
     #[test]
@@ -312,11 +335,12 @@ mod tests {
             "a::b",
             "f_[j]",
             "f_[k]",
+            "f_[i]",
             "libc.so.6+0x1f",
             "[kernel]+0x1_[k]",
         ];
         let colors = names.map(code_color);
-        for (index, color) in colors[..5].iter().enumerate() {
+        for (index, color) in colors[..6].iter().enumerate() {
             assert!(!colors[..index].contains(color), "{}", names[index]);
         }
         assert_ne!(root_color("main"), colors[0]);

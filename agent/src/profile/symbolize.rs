@@ -13,6 +13,8 @@
 //! `/proc/PID/root` (`open_in_root.rs`). Nothing is looked up by a container's
 //! path on the host.
 //!
+//! On request an address in a file is expanded into the functions that were inlined there (`inlined.rs`).
+//!
 //! An unnamed kernel address is shown by its low 21 bits only: they are the same on every boot, so
 //! they tell functions apart and nothing about where the kernel is.
 //!
@@ -22,10 +24,12 @@
 //! C++ program: 26 ms; 1,218 in rustc, whose library has 150 MB: 28 ms). Memory rises by 8 to 12 MB
 //! while the largest table is looked at; 1.2 MB of it are left after the profile was folded.
 
+mod files;
+mod inlined;
+
 use std::{
     collections::{BTreeMap, BTreeSet, HashMap},
-    fs, io,
-    os::unix::fs::MetadataExt as _,
+    io,
     path::{Path, PathBuf},
     sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::{Duration, Instant},
@@ -36,15 +40,14 @@ use tracing::debug;
 
 use super::{
     demangle::demangle,
-    elf,
+    elf::{self, inlined::Chain},
     frame_name::{JIT_SUFFIX, KERNEL_SUFFIX, UNKNOWN, clean},
-    image::{FileIdentity, Image, Images},
+    image::{FileIdentity, Images},
     interner::Interner,
     maps::Mapping,
     named::{Frame, FrameKind, KERNEL_MODULE},
     numbers::Numbers,
     open_in_root::open_regular_in_root,
-    perf_map,
     process::{self, Process},
     raw::{RawProfile, RawSample, WalkEnd},
     symbols::SymbolCache,
@@ -74,6 +77,7 @@ pub struct Symbolizer {
     processes: HashMap<ProgramKey, Process>,
     vdso: Images,
     cache: Arc<Mutex<SymbolCache>>,
+    with_inlined: bool,
 }
 
 /// A user stack that was judged.
@@ -108,6 +112,8 @@ pub struct UserStack<'a> {
 pub struct Names {
     user: HashMap<(ProgramKey, u64), u32>,
     kernel: HashMap<u64, u32>,
+    /// Functions that were inlined, the outermost first.
+    inlined: HashMap<(ProgramKey, u64), Box<[u32]>>,
     frames: Numbers<Frame>,
     unknown: u32,
     unknown_kernel: u32,
@@ -115,6 +121,8 @@ pub struct Names {
     pub symbol_hits: u64,
     /// Distinct addresses that have none.
     pub symbol_misses: u64,
+    /// Files of whose inlined functions some were left out.
+    pub inlined_left_out: u64,
 }
 
 impl Default for Names {
@@ -130,11 +138,13 @@ impl Default for Names {
         Self {
             user: HashMap::new(),
             kernel: HashMap::new(),
+            inlined: HashMap::new(),
             frames,
             unknown,
             unknown_kernel,
             symbol_hits: 0,
             symbol_misses: 0,
+            inlined_left_out: 0,
         }
     }
 }
@@ -206,6 +216,8 @@ struct Wanted {
     openers: Vec<(ProgramKey, Mapping)>,
     /// Offsets, with the name once it is found.
     offsets: BTreeMap<u64, Option<Arc<str>>>,
+    /// What DWARF says of them, where that is asked for.
+    chains: HashMap<u64, Chain>,
 }
 
 /// An address of a process: where it is.
@@ -238,12 +250,20 @@ impl Symbolizer {
             processes: HashMap::new(),
             vdso: Images::default(),
             cache: Arc::default(),
+            with_inlined: false,
         }
     }
 
     /// Uses names that were found before, and keeps those that are found now.
     pub(crate) fn cached(mut self, cache: &Arc<Mutex<SymbolCache>>) -> Self {
         self.cache = Arc::clone(cache);
+        self
+    }
+
+    /// Expands addresses into the functions that were inlined there, if asked to.
+    #[must_use]
+    pub fn with_inlined(mut self, with_inlined: bool) -> Self {
+        self.with_inlined = with_inlined;
         self
     }
 
@@ -424,6 +444,10 @@ impl Symbolizer {
             }
         }
 
+        if self.with_inlined {
+            names.inlined_left_out = self.expand(&mut wanted, interner);
+        }
+        let chain_of = |place: &Place| wanted.get(&place.module)?.chains.get(&place.offset);
         let mut unnamed: HashMap<ProgramKey, BTreeSet<u64>> = HashMap::new();
         for (&(program, address), place) in &places {
             let symbol = wanted
@@ -432,13 +456,13 @@ impl Symbolizer {
             match symbol {
                 Some(name) => {
                     names.symbol_hits += 1;
-                    let frame = names.frames.of(&Frame {
+                    let frame = Frame {
                         name,
                         module: Arc::clone(&place.module_name),
                         line: 0,
                         kind: FrameKind::Native,
-                    });
-                    names.user.insert((program, address), frame);
+                    };
+                    names.put((program, address), frame, chain_of(place));
                 }
                 None => {
                     unnamed.entry(program).or_default().insert(address);
@@ -463,18 +487,18 @@ impl Symbolizer {
                 let Some(place) = places.get(&(program, address)) else {
                     continue;
                 };
-                let kind = if symbol.is_some() {
-                    FrameKind::Jit
+                let (kind, chain) = if symbol.is_some() {
+                    (FrameKind::Jit, None)
                 } else {
-                    FrameKind::Native
+                    (FrameKind::Native, chain_of(place))
                 };
-                let frame = names.frames.of(&Frame {
+                let frame = Frame {
                     name: symbol.unwrap_or_else(|| Arc::clone(&place.fallback)),
                     module: Arc::clone(&place.module_name),
                     line: 0,
                     kind,
-                });
-                names.user.insert((program, address), frame);
+                };
+                names.put((program, address), frame, chain);
             }
         }
     }
@@ -526,52 +550,6 @@ impl Symbolizer {
             });
             names.kernel.insert(address, frame);
         }
-    }
-
-    /// The root directory of a process that has a file mapped and lives, and the path of the file in there; none where
-    /// processes with other roots have it mapped as well: the debug file of one would name it for the others.
-    fn living_root(&self, openers: &[(ProgramKey, Mapping)]) -> Option<(PathBuf, Arc<str>)> {
-        let mut roots = openers.iter().filter_map(|(program, mapping)| {
-            let process = self.processes.get(program)?;
-            let root = process::folder(&self.proc_root, process.task).join("root");
-            let metadata = fs::metadata(&root).ok().filter(|_| process.alive)?;
-            Some(((metadata.dev(), metadata.ino()), root, &mapping.path))
-        });
-        let (first, root, path) = roots.next()?;
-        roots
-            .all(|(other, ..)| other == first)
-            .then(|| (root, Arc::clone(path)))
-    }
-
-    /// Opens the file of a module through one of the processes that have it mapped.
-    fn open_module(&self, openers: &[(ProgramKey, Mapping)]) -> io::Result<Arc<Image>> {
-        let mut last = io::Error::from(io::ErrorKind::NotFound);
-        for (program, mapping) in openers {
-            let process = self.processes.get(program);
-            let Some(process) = process.filter(|known| known.alive) else {
-                continue;
-            };
-            let folder = process::folder(&self.proc_root, process.task);
-            match Images::default().of(&folder, mapping) {
-                Ok(Some(image)) => return Ok(image),
-                Ok(None) => {}
-                Err(error) => last = error,
-            }
-        }
-        Err(last)
-    }
-
-    fn read_perf_map(
-        &self,
-        program: ProgramKey,
-        addresses: &[u64],
-        deadline: Instant,
-    ) -> io::Result<Vec<Option<Arc<str>>>> {
-        let process = self.processes.get(&program);
-        let process = process.ok_or(io::ErrorKind::NotFound)?;
-        let root = process.root.as_ref().ok_or(io::ErrorKind::NotFound)?;
-        let map = perf_map::open(root, process.own_pid)?;
-        perf_map::resolve(map, addresses, deadline)
     }
 }
 

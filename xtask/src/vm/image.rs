@@ -127,7 +127,8 @@ pub(crate) fn build(
         install(source, &root.join("usr/bin").join(name))?;
     }
     if architecture == Architecture::X86_64 {
-        compile_frames(&root.join("usr/bin/ctrscope-frames"))?;
+        compile("frames.c", "-fomit-frame-pointer", &root)?;
+        compile("inlined.c", "-g", &root)?;
     }
     programs.install(&PROGRAMS, &root)?;
     if matches!(programs, Programs::OfThisMachine) {
@@ -140,16 +141,17 @@ pub(crate) fn build(
     Ok(image)
 }
 
-/// Compiles the program of the tests that keeps no frame pointers: there is no compiler in the machine.
-fn compile_frames(to: &Path) -> Result<()> {
+/// Compiles a program of the end-to-end tests, to `ctrscope-` and its name: there is no compiler in the machine.
+fn compile(source: &str, option: &str, root: &Path) -> Result<()> {
+    let name = source.trim_end_matches(".c");
     let status = Command::new("cc")
-        .args(["-O2", "-fomit-frame-pointer", "-static", "-o"])
-        .arg(to)
-        .arg(step::repository().join("tests/e2e/frames.c"))
+        .args(["-O2", option, "-static", "-o"])
+        .arg(root.join(format!("usr/bin/ctrscope-{name}")))
+        .arg(step::repository().join("tests/e2e").join(source))
         .status()
         .context("cannot start cc")?;
     if !status.success() {
-        bail!("cc could not compile tests/e2e/frames.c: {status}");
+        bail!("cc could not compile tests/e2e/{source}: {status}");
     }
     Ok(())
 }

@@ -69,6 +69,17 @@ impl Params {
             })
     }
 
+    /// `true` or `false`, which is the default.
+    pub(crate) fn flag(&self, name: &str) -> Result<bool, ApiError> {
+        match self.get(name) {
+            None | Some("false") => Ok(false),
+            Some("true") => Ok(true),
+            Some(value) => Err(ApiError::bad_request(format!(
+                "{name} must be true or false, not {value:?}"
+            ))),
+        }
+    }
+
     /// One of a few words.
     pub(crate) fn choice<T: Choice>(&self, name: &str) -> Result<T, ApiError> {
         let Some(value) = self.get(name) else {

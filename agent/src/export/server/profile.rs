@@ -121,7 +121,7 @@ pub(super) fn parse(
     query: Option<&str>,
     profile_type: Option<ProfileType>,
 ) -> Result<Asked, ApiError> {
-    let mut known = vec!["container", "seconds", "frequency", "split"];
+    let mut known = vec!["container", "seconds", "frequency", "split", "inlined"];
     if profile_type.is_none() {
         known.extend(["type", "format", "id"]);
     }
@@ -156,6 +156,7 @@ pub(super) fn parse(
             MAX_PROFILE_FREQUENCY,
         )?,
         split: params.choice("split")?,
+        inlined: params.flag("inlined")?,
         format: match profile_type {
             Some(_) => ProfileFormat::Pprof,
             None => params.choice("format")?,

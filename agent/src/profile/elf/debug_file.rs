@@ -57,7 +57,8 @@ pub(super) fn look_up(
     }
 }
 
-fn find(
+/// The debug file of a binary.
+pub(super) fn find(
     binary: &File,
     headers: &Headers,
     files: &mut DebugFiles<'_>,

@@ -71,6 +71,8 @@ pub(super) struct Mapping {
     pub(super) filename: i64,
     #[prost(bool, tag = "7")]
     pub(super) has_functions: bool,
+    #[prost(bool, tag = "10")]
+    pub(super) has_inline_frames: bool,
 }
 
 #[derive(Clone, PartialEq, Message)]

@@ -3,7 +3,7 @@ use std::io::Read as _;
 use flate2::read::GzDecoder;
 
 use super::*;
-use crate::profile::made::made;
+use crate::profile::made::{made, with_inlined};
 
 /// What was written, read back.
 fn written(profile: &Profile) -> pb::Profile {
@@ -124,4 +124,45 @@ fn an_empty_profile_and_absurd_numbers_do_no_harm() {
     let message = written(&profile);
     assert_eq!(message.sample[0].value[0], i64::MAX);
     assert_eq!(message.duration_nanos, 0);
+}
+
+#[test]
+fn what_was_inlined_shares_a_location_with_what_it_is_in() {
+    let message = written(&with_inlined());
+    let sample = &message.sample[0];
+    assert_eq!(sample.location_id.len(), 3);
+    let at = |id: u64| {
+        let mut locations = message.location.iter();
+        locations.find(|location| location.id == id).expect("there")
+    };
+    let lines = |id: u64| {
+        let lines = at(id).line.iter().map(|line| {
+            let function = &message.function[usize::try_from(line.function_id - 1).expect("small")];
+            format!("{}:{}", text(&message, function.name), line.line)
+        });
+        lines.collect::<Vec<_>>()
+    };
+    // The innermost first, locations and lines.
+    assert_eq!(lines(sample.location_id[0]), ["do_syscall_64:0"]);
+    assert_eq!(
+        lines(sample.location_id[1]),
+        ["leaf:3", "middle:4", "outer:8"]
+    );
+    assert_eq!(lines(sample.location_id[2]), ["main:0"]);
+    let mapping = |id: u64| at(id).mapping_id;
+    assert_eq!(
+        mapping(sample.location_id[1]),
+        mapping(sample.location_id[2])
+    );
+    let has_inlined = |mapping: &pb::Mapping| mapping.has_inline_frames;
+    let inlined: Vec<bool> = message.mapping.iter().map(has_inlined).collect();
+    assert_eq!(inlined, [true, false, false]);
+    // Numbers are given once.
+    let mut ids: Vec<u64> = message.location.iter().map(|at| at.id).collect();
+    ids.sort_unstable();
+    ids.dedup();
+    assert_eq!(ids.len(), message.location.len());
+    let comment = message.comment.last().expect("comments");
+    let left_out = "inlined functions of 2 files left out";
+    assert_eq!(text(&message, *comment), left_out);
 }

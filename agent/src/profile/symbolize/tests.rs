@@ -1,4 +1,5 @@
 use std::{
+    fs,
     io::{BufRead, BufReader},
     process::{Child, Command, Stdio},
 };
@@ -294,4 +295,67 @@ fn a_program_in_another_mount_namespace_is_named() {
         .open_module(&[(key(child.0.id()), elsewhere)])
         .unwrap();
     assert!(file.file.metadata().unwrap().len() > 1 << 20);
+}
+
+#[test]
+fn inlined_functions_are_shown_where_they_are_asked_for() {
+    let folder = tempfile::tempdir().unwrap();
+    let source = "#include <unistd.h>\nstatic volatile int sink;\n\
+                  static inline __attribute__((always_inline)) void leaf(int by) { sink /= by; }\n\
+                  __attribute__((noinline)) void outer(void) { leaf(3); }\n\
+                  int main(void) { outer(); write(1, \"\\n\", 1); for (;;) pause(); }\n";
+    fs::write(folder.path().join("a.c"), source).unwrap();
+    let status = Command::new("cc")
+        .args(["-O2", "-g", "-static", "-o", "program", "a.c"])
+        .current_dir(folder.path())
+        .status();
+    assert!(status.unwrap().success());
+    let program = folder.path().join("program");
+    let symbols = Command::new("nm").arg(&program).output().unwrap();
+    let symbols = String::from_utf8(symbols.stdout).unwrap();
+    let line = symbols.lines().find(|line| line.ends_with(" T outer"));
+    let (address, _) = line.unwrap().split_once(' ').unwrap();
+    let begin = u64::from_str_radix(address, 16).unwrap();
+    let child = Command::new(&program).stdout(Stdio::piped()).spawn();
+    let mut child = Guard(child.unwrap());
+    let mut output = BufReader::new(child.0.stdout.take().unwrap());
+    // It is mapped once it says something.
+    output.read_line(&mut String::new()).unwrap();
+    let tgid = child.0.id();
+    let symbolizer = |with_inlined| {
+        let mut symbolizer = Symbolizer::new().with_inlined(with_inlined);
+        assert!(symbolizer.remember(tgid));
+        symbolizer
+    };
+    // Before what is inlined may stand an instruction that marks where the function begins.
+    let beginning: Vec<u64> = (begin..begin + 16).collect();
+    let samples = beginning.iter().map(|at| sample(tgid, &[*at], &[]));
+    let names = symbolizer(true).resolve(&profile(samples.collect()));
+    let has_inlined = |at: &&u64| !names.inlined(key(tgid), 0, **at).is_empty();
+    let address = *beginning.iter().find(has_inlined).unwrap();
+
+    let raw = profile(vec![sample(tgid, &[address], &[])]);
+    let resolved = |with_inlined| {
+        let names = symbolizer(with_inlined).resolve(&raw);
+        let name = names.user_name(tgid, 0, address).to_owned();
+        let inlined = names.inlined(key(tgid), 0, address).iter();
+        let inlined = inlined.map(|frame| names.frames()[*frame as usize].clone());
+        (name, inlined.collect::<Vec<_>>(), names.inlined_left_out)
+    };
+    assert_eq!(resolved(false), ("outer".to_owned(), vec![], 0));
+    let leaf = Frame {
+        name: "leaf_[i]".into(),
+        module: "program".into(),
+        line: 3,
+        kind: FrameKind::Inlined,
+    };
+    assert_eq!(resolved(true), ("outer".to_owned(), vec![leaf], 0));
+    let split = crate::profile::Split::Name;
+    let named = crate::profile::name(&raw, &mut symbolizer(true), split);
+    let folded = crate::profile::fold(&named);
+    assert_eq!(folded, [("web;program;outer;leaf_[i]".to_owned(), 1)]);
+    // Of a stack that has too many, the innermost.
+    let names = symbolizer(true).resolve(&raw);
+    let expanded = |most| names.expanded(key(tgid), &[address], most);
+    assert_eq!((expanded(0), expanded(1)), (0, 1));
 }

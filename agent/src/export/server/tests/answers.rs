@@ -197,11 +197,12 @@ fn paths_as_go_has_them_give_the_format_of_pprof() {
         let last = source.last_request.lock().expect("it is there").clone();
         last.expect("it was asked")
     };
-    server.get("/debug/pprof/profile?seconds=3&container=a&frequency=7&split=process");
+    server.get("/debug/pprof/profile?seconds=3&container=a&frequency=7&split=process&inlined=true");
     let request = asked();
     assert_eq!(request.profile_type, ProfileType::Cpu);
     assert_eq!(request.format, ProfileFormat::Pprof);
     assert_eq!(request.split, Split::Process);
+    assert!(request.inlined);
     assert_eq!((request.duration.as_secs(), request.frequency), (3, 7));
     // The path says what it is.
     let bad = (400, "bad_request".to_owned());

@@ -38,6 +38,8 @@ fn a_bad_parameter_is_named_with_its_range() {
         ("type=gpu", "type must be one of cpu"),
         ("format=png", "format must be one of svg, folded"),
         ("format=SVG", "format must be one of svg, folded"),
+        ("inlined=1", "inlined must be true or false, not \"1\""),
+        ("inlined=", "inlined must be true or false"),
         ("split=pod", "split must be one of name, process, thread"),
         ("seconds=1&seconds=2", "\"seconds\" is given twice"),
         (
