@@ -35,21 +35,22 @@ pub(crate) fn directory() -> Result<PathBuf> {
     Ok(directory)
 }
 
-/// Writes the document and its pictures from what the tests left, if `tests` of them left something; says what was
-/// written.
+/// Writes the document and its pictures from what the tests left, if all of them passed; says what was written.
 ///
 /// # Errors
 ///
 /// A file cannot be read or written, or says something else.
-pub(crate) fn write(directory: &Path, tests: usize, commit: Option<&str>) -> Result<()> {
-    let programs = read(directory)?;
-    if programs.len() < tests {
-        println!(
-            "{DOCUMENT} stays: {} of {tests} programs were recorded",
-            programs.len()
-        );
+pub(crate) fn write(
+    directory: &Path,
+    passed: usize,
+    tests: usize,
+    commit: Option<&str>,
+) -> Result<()> {
+    if passed < tests {
+        println!("{DOCUMENT} stays: {passed} of its {tests} tests passed");
         return Ok(());
     }
+    let programs = read(directory)?;
     let pictures = step::repository().join(PICTURES);
     let _ = fs::remove_dir_all(&pictures);
     fs::create_dir_all(&pictures)

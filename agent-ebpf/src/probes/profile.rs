@@ -278,11 +278,14 @@ fn store_user_stack(
     let Some(stack) = STACK_SCRATCH.get_ptr_mut(0) else {
         return (0, walk::STOP_ABSENT);
     };
-    let mut stop = walk::STOP_POINTERS;
     #[cfg(bpf_target_arch = "x86_64")]
-    if walk::region_first(current.region) != 0 {
-        stop = super::walk::walk(ctx, stack, task, current);
-    }
+    let stop = if walk::region_first(current.region) != 0 {
+        super::walk::walk(ctx, stack, task, current)
+    } else {
+        walk::STOP_POINTERS
+    };
+    #[cfg(not(bpf_target_arch = "x86_64"))]
+    let stop = walk::STOP_POINTERS;
     if matches!(
         stop,
         walk::STOP_POINTERS | walk::STOP_NO_REGISTERS | walk::STOP_32_BIT
