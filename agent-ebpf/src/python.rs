@@ -43,13 +43,17 @@ pub const fn is_last(word: u64) -> bool {
     word & LAST_OF_RUN != 0
 }
 
+/// Place of the hash in a `str`, bytes: `PyASCIIObject.hash`, 3.11 to 3.14. That of a function's name is there from the
+/// beginning.
+pub const STR_HASH: u32 = 24;
+
 /// The pointer to the frame that runs stands in the thread state itself (3.13 and later) and not in a `_PyCFrame`.
 pub const DIRECT: u32 = u32::MAX;
 
 shared! {
     /// Where the interpreter of a program keeps its frames, in the hash `PYTHONS` by program. All but the first are
     /// offsets, bytes.
-    pub struct Python [64] {
+    pub struct Python [72] {
         /// Address of `_PyRuntime`.
         pub runtime: u64,
         /// Of the first interpreter's pointer in `_PyRuntime`.
@@ -80,6 +84,10 @@ shared! {
         pub boundary_is_extra: u32,
         /// Of the first instruction in `PyCodeObject`.
         pub code_instructions: u32,
+        /// Of the pointer to the qualified name in there.
+        pub code_name: u32,
+        /// Zero.
+        pub reserved: u32,
     }
 }
 

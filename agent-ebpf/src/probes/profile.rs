@@ -325,10 +325,11 @@ fn store_python_stack(session: u32, task: u64, current: &Current) -> u64 {
     #[cfg(bpf_target_arch = "x86_64")]
     if current.is_python
         && let Some(stack) = STACK_SCRATCH.get_ptr_mut(0)
-        && super::python::walk(stack, task, current.key)
+        && let Some(digest) = super::python::walk(stack, task, current.key)
     {
-        let seed =
-            (u64::from(current.key.id) << 32 | u64::from(current.key.tgid)) ^ u64::from(session);
+        let seed = (u64::from(current.key.id) << 32 | u64::from(current.key.tgid))
+            ^ u64::from(session)
+            ^ digest;
         let (hash, is_new) = store(seed);
         if is_new {
             put(Ask {

@@ -40,6 +40,8 @@ pub struct PythonWalk {
     frame: u64,
     /// Words of the stack so far.
     length: u64,
+    /// Of the names of its functions, which tell it from one of other functions that were at the same addresses before.
+    digest: u64,
     words: [u64; FRAME_WORDS],
 }
 
@@ -68,33 +70,35 @@ unsafe fn read_user(to: *mut u64, from: u64) -> bool {
     unsafe { bpf_probe_read_user(to.cast(), 8, from as *const _) == 0 }
 }
 
-/// Puts the Python frames of the current thread, if it has any, into `stack`, which is this CPU's scratch.
+/// Puts the Python frames of the current thread, if it has any, into `stack`, which is this CPU's scratch; gives a digest
+/// of their names.
 #[inline(always)]
-pub(super) fn walk(stack: *mut Stack, task: u64, key: ProgramKey) -> bool {
+pub(super) fn walk(stack: *mut Stack, task: u64, key: ProgramKey) -> Option<u64> {
     let offset = layout!(task_fsbase);
     if offset == 0 {
-        return false;
+        return None;
     }
     let Some(python) = PYTHONS.get_ptr(key) else {
-        return false;
+        return None;
     };
     let Some(walk) = PYTHON_SCRATCH.get_ptr_mut(0) else {
-        return false;
+        return None;
     };
     let Some(thread_id) = read::<u64>(task, offset) else {
-        return false;
+        return None;
     };
     // SAFETY: the scratch is this CPU's, and the perf event's program does not interrupt itself.
     unsafe {
         (*walk).python = *python;
         set(&raw mut (*walk).thread_id, thread_id);
         set(&raw mut (*walk).length, 0);
+        set(&raw mut (*walk).digest, 0);
         set(&raw mut (*walk).thread, 0);
         let places = &raw const (*walk).python;
         let runtime = get(&raw const (*places).runtime);
         let head = runtime.wrapping_add(get_word(&raw const (*places).interpreters_head));
         if !read_user(&raw mut (*walk).interpreter, head) || !enter_interpreter(walk) {
-            return false;
+            return None;
         }
         let mut i = 0;
         while i < MAX_THREADS {
@@ -103,8 +107,8 @@ pub(super) fn walk(stack: *mut Stack, task: u64, key: ProgramKey) -> bool {
             }
             i += 1;
         }
-        if i == MAX_THREADS || !enter_thread(walk) {
-            return false;
+        if i == MAX_THREADS || get(&raw const (*walk).thread) == 0 {
+            return None;
         }
         let mut i = 0;
         while i < MAX_FRAMES {
@@ -115,7 +119,7 @@ pub(super) fn walk(stack: *mut Stack, task: u64, key: ProgramKey) -> bool {
         }
         let length = get(&raw const (*walk).length);
         set(&raw mut (*stack).length, length);
-        length != 0
+        (length != 0).then(|| get(&raw const (*walk).digest))
     }
 }
 
@@ -181,7 +185,11 @@ pub extern "C" fn python_thread() -> u32 {
             set(&raw mut (*walk).thread, 0);
             return OVER;
         }
-        if get(next) == get(&raw const (*walk).thread_id) {
+        // Each interpreter that a thread has been in has a state of it, of which one has frames.
+        if get(next) == get(&raw const (*walk).thread_id)
+            && enter_thread(walk)
+            && get(&raw const (*walk).frame) != 0
+        {
             return OVER;
         }
         let offset = get_word(&raw const (*places).thread_next);
@@ -216,6 +224,25 @@ unsafe fn push(walk: *mut PythonWalk, word: u64) {
     }
 }
 
+/// Adds the name of a function, a pointer to which is at an address, to the digest.
+#[inline(always)]
+unsafe fn add_name(walk: *mut PythonWalk, at: u64) {
+    // SAFETY: places in a map value.
+    unsafe {
+        let words = (&raw mut (*walk).words).cast::<u64>();
+        if !read_user(words, at)
+            || !read_user(words, get(words).wrapping_add(u64::from(python::STR_HASH)))
+        {
+            set(words, 0);
+        }
+        let digest = get(&raw const (*walk).digest) ^ get(words);
+        set(
+            &raw mut (*walk).digest,
+            digest.wrapping_mul(0x9e37_79b9_7f4a_7c15).rotate_left(23),
+        );
+    }
+}
+
 /// Takes one frame and goes on to its caller. A global function.
 #[unsafe(no_mangle)]
 #[inline(never)]
@@ -247,6 +274,7 @@ pub extern "C" fn python_frame() -> u32 {
         } else {
             // Of a tagged pointer the lowest bits say more than where.
             let code = word(&raw const (*places).frame_code) & !15;
+            let caller = word(&raw const (*places).frame_previous);
             let instruction = word(&raw const (*places).frame_instruction);
             let first = code.wrapping_add(get_word(&raw const (*places).code_instructions));
             // Before its first instruction a frame points to the one before.
@@ -256,6 +284,12 @@ pub extern "C" fn python_frame() -> u32 {
                 (instruction - first) >> 1
             };
             push(walk, python::word(code, place, is_boundary));
+            add_name(
+                walk,
+                code.wrapping_add(get_word(&raw const (*places).code_name)),
+            );
+            set(&raw mut (*walk).frame, caller);
+            return GO_ON;
         }
         set(
             &raw mut (*walk).frame,

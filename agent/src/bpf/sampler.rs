@@ -280,12 +280,13 @@ impl Sampler {
 
     /// Tells the kernel side where the interpreter of a program keeps its frames. Where there is no room, it has none.
     pub(crate) fn publish_python(&self, key: ProgramKey, python: &Python) {
-        let mut pythons = self.pythons.lock().unwrap_or_else(PoisonError::into_inner);
-        if pythons.insert(Wire(key), Wire(*python), 0).is_err() {
-            return;
-        }
         let mut programs = self.programs.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Ok(known) = programs.get(&Wire(key), 0) {
+        // One that was forgotten meanwhile would stay for good.
+        let Ok(known) = programs.get(&Wire(key), 0) else {
+            return;
+        };
+        let mut pythons = self.pythons.lock().unwrap_or_else(PoisonError::into_inner);
+        if pythons.insert(Wire(key), Wire(*python), 0).is_ok() {
             let program = Program {
                 is_python: 1,
                 ..known.0

@@ -10,6 +10,7 @@ mod files;
 mod handle;
 mod profile;
 mod profiler;
+mod python_names;
 mod tree;
 
 pub use error::EngineError;

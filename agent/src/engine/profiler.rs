@@ -25,7 +25,7 @@ use ctrscope_ebpf::{
     walk::{self, Mapping},
 };
 
-use super::{core::ProfileParts, cost::thread_cpu_time};
+use super::{core::ProfileParts, cost::thread_cpu_time, python_names::PythonNames};
 use crate::{
     bpf::{
         Asks, BpfError, INDEX_WORDS, MAPPINGS, ROWS, Sampler, SessionSample, monotonic_ns,
@@ -33,6 +33,7 @@ use crate::{
     },
     profile::{
         Image, Process, Programs, PythonStack, Refused, SymbolCache, UnwindTable, WalkMemory,
+        WantedStack,
     },
     snapshot::{KernelMap, LossCounter},
 };
@@ -50,33 +51,47 @@ const SWEEP_PART: u32 = 50;
 /// How many of them are looked at before others have their turn.
 const SWEPT_AT_ONCE: usize = 64;
 
-impl WalkMemory for Arc<Sampler> {
+/// What [`Programs`] writes to: the kernel side, and the thread that names Python functions.
+struct KernelSide {
+    sampler: Arc<Sampler>,
+    names: PythonNames,
+}
+
+impl WalkMemory for KernelSide {
     fn write_mapping(&self, at: u32, mapping: &Mapping) {
-        Sampler::write_mapping(self, at, mapping);
+        self.sampler.write_mapping(at, mapping);
     }
 
     fn write_rows(&self, at: u32, rows: &[u32]) {
-        Sampler::write_rows(self, at, rows);
+        self.sampler.write_rows(at, rows);
     }
 
     fn write_index(&self, at: u32, words: &[u32]) {
-        Sampler::write_index(self, at, words);
+        self.sampler.write_index(at, words);
     }
 
     fn publish(&self, key: ProgramKey, region: u64, ask_after_ns: u64) {
-        Sampler::publish(self, key, region, ask_after_ns);
+        self.sampler.publish(key, region, ask_after_ns);
     }
 
-    fn publish_python(&self, key: ProgramKey, python: &Python) {
-        Sampler::publish_python(self, key, python);
+    fn look_for_python(&self, key: ProgramKey, process: &Process, is_new: bool) {
+        self.names.look(key, process, is_new);
+    }
+
+    fn ended(&self, key: ProgramKey) {
+        self.names.ended(key);
+    }
+
+    fn forget_python(&self) {
+        self.names.forget();
     }
 
     fn forget(&self, key: ProgramKey) {
-        Sampler::forget(self, key);
+        self.sampler.forget(key);
     }
 
     fn wait_for_walks(&self) {
-        Sampler::wait_for_walks(self);
+        self.sampler.wait_for_walks();
     }
 
     fn sizes(&self) -> [u32; 3] {
@@ -84,7 +99,7 @@ impl WalkMemory for Arc<Sampler> {
     }
 }
 
-type SharedPrograms = Arc<Mutex<Programs<Arc<Sampler>>>>;
+type SharedPrograms = Arc<Mutex<Programs<KernelSide>>>;
 
 /// What recordings that have ended could not get.
 #[derive(Debug)]
@@ -204,6 +219,7 @@ pub(super) struct Profiler {
 struct Running {
     sampler: Arc<Sampler>,
     programs: SharedPrograms,
+    names: PythonNames,
     follower: Follower,
     /// When each of the recordings that are under way began.
     recordings: Vec<Instant>,
@@ -215,6 +231,7 @@ pub(super) struct Recording<'a> {
     /// What samples.
     pub(super) sampler: Arc<Sampler>,
     programs: SharedPrograms,
+    names: PythonNames,
     began: Instant,
 }
 
@@ -272,6 +289,7 @@ impl Profiler {
             profiler: self,
             sampler: Arc::clone(&running.sampler),
             programs: Arc::clone(&running.programs),
+            names: running.names.clone(),
             began,
         })
     }
@@ -279,25 +297,37 @@ impl Profiler {
     fn start(&self) -> Result<Running, BpfError> {
         let (sampler, asks) = Sampler::load(&self.parts.resolved, Arc::clone(&self.parts.slots))?;
         let sampler = Arc::new(sampler);
-        let memory = Arc::clone(&sampler);
+        let no_thread = |source: std::io::Error| BpfError::Unsupported {
+            what: "sampling stacks",
+            reason: format!("no thread: {source}"),
+        };
+        let publisher = Arc::clone(&sampler);
+        let publish = move |key, python: &Python| publisher.publish_python(key, python);
+        let names = PythonNames::start(self.proc_root.clone(), publish).map_err(no_thread)?;
+        let memory = KernelSide {
+            sampler: Arc::clone(&sampler),
+            names: names.clone(),
+        };
         let programs = Programs::new(memory, self.proc_root.clone(), self.parts.walks);
         let programs = Arc::new(Mutex::new(programs));
-        let follower = Follower::start(Arc::clone(&sampler), Arc::clone(&programs), asks).map_err(
-            |source| BpfError::Unsupported {
-                what: "sampling stacks",
-                reason: format!("no thread: {source}"),
-            },
-        )?;
+        let follower = Follower::start(
+            Arc::clone(&sampler),
+            Arc::clone(&programs),
+            names.clone(),
+            asks,
+        )
+        .map_err(no_thread)?;
         Ok(Running {
             sampler,
             programs,
+            names,
             follower,
             recordings: Vec::new(),
         })
     }
 }
 
-fn lock(programs: &SharedPrograms) -> MutexGuard<'_, Programs<Arc<Sampler>>> {
+fn lock(programs: &SharedPrograms) -> MutexGuard<'_, Programs<KernelSide>> {
     // What a panic left half-done is a region or table that nobody refers to.
     programs.lock().unwrap_or_else(PoisonError::into_inner)
 }
@@ -319,20 +349,17 @@ impl Recording<'_> {
 }
 
 impl Recording<'_> {
-    /// Names of the Python functions of samples, by the hash of their stacks.
+    /// Names of the Python functions of samples, by the hash of their stacks, as far as they can be had within two
+    /// seconds.
     pub(super) fn pythons(&self, samples: &[SessionSample]) -> HashMap<u64, Arc<PythonStack>> {
-        let mut named = HashMap::new();
-        for sample in samples {
-            let Some((hash, words)) = &sample.python else {
-                continue;
-            };
-            if !named.contains_key(hash)
-                && let Some(stack) = lock(&self.programs).take_python(sample.program, *hash, words)
-            {
-                named.insert(*hash, stack);
-            }
-        }
-        named
+        let wanted: HashMap<u64, WantedStack> = samples
+            .iter()
+            .filter_map(|sample| {
+                let (hash, words) = sample.python.as_ref()?;
+                Some((*hash, (sample.program, *hash, Arc::clone(words))))
+            })
+            .collect();
+        self.names.take(wanted.into_values().collect())
     }
 
     /// What there was no room for since somebody asked.
@@ -374,7 +401,12 @@ struct Follower {
 }
 
 impl Follower {
-    fn start(sampler: Arc<Sampler>, programs: SharedPrograms, asks: Asks) -> std::io::Result<Self> {
+    fn start(
+        sampler: Arc<Sampler>,
+        programs: SharedPrograms,
+        names: PythonNames,
+        asks: Asks,
+    ) -> std::io::Result<Self> {
         let (woken, wake) = std::io::pipe()?;
         let records = Arc::new(AtomicBool::new(false));
         let is_over = Arc::new(AtomicBool::new(false));
@@ -382,6 +414,7 @@ impl Follower {
         let worker = Worker {
             sampler,
             programs,
+            names,
             asks,
             woken,
             builder,
@@ -430,6 +463,7 @@ impl Drop for Follower {
 struct Worker {
     sampler: Arc<Sampler>,
     programs: SharedPrograms,
+    names: PythonNames,
     asks: Asks,
     woken: PipeReader,
     builder: Builder,
@@ -504,7 +538,7 @@ impl Worker {
             };
             if ask.python != 0 {
                 if let Some(words) = self.sampler.stack(ask.python) {
-                    lock(&self.programs).met_python(key, ask.python, &words);
+                    self.names.met(key, ask.python, words);
                 }
             } else if let Some(program) = self.sampler.program(key) {
                 lock(&self.programs).asked(&ask, &program, monotonic_ns());

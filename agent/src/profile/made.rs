@@ -14,6 +14,7 @@ pub(crate) fn made(split: Split) -> Profile {
         name: name.into(),
         module: module.into(),
         line: 0,
+        function: "".into(),
         kind,
     };
     let stack = |owner, process: &str, tgid, frames: &[u32], count| NamedStack {
@@ -66,6 +67,7 @@ pub(crate) fn with_inlined() -> Profile {
         name: name.into(),
         module: "nginx".into(),
         line,
+        function: "".into(),
         kind,
     };
     profile.frames.extend([
@@ -109,6 +111,7 @@ pub(crate) fn of_lines(lines: &[(&str, u64)]) -> Profile {
                 name: name.into(),
                 module: "program".into(),
                 line: 0,
+                function: "".into(),
                 kind: FrameKind::Native,
             });
             u32::try_from(profile.frames.len() - 1).unwrap_or(u32::MAX)

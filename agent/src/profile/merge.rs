@@ -10,23 +10,36 @@ pub(super) fn is_interpreter(name: &str) -> bool {
         .is_some_and(|rest| rest.is_empty() || rest.starts_with('.'))
 }
 
+/// What a native frame is for [`merge`].
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(super) enum Kind {
+    /// The interpreter's loop.
+    Loop,
+    /// Inlined into the one before.
+    Inlined,
+    Other,
+}
+
 /// Puts runs of Python functions in the place of the interpreter's frames.
 ///
 /// `native` are frames, the outermost first; `runs` the innermost first, as the functions in each are. Where both are
 /// whole they belong together from the outermost on: an interpreter that has just been called has no function yet.
-/// Where one is not, from the innermost on. Runs that are left over stand next to the one that they called or
-/// were called by.
+/// Where one is not, from the innermost on; so too where more frames of the interpreter than the innermost have none:
+/// the list of a greenlet ends at its own first function, the native stack goes on to whoever switched to it. Runs that
+/// are left over stand next to the one that they called or were called by. Functions inlined into the loop go with
+/// it.
 pub(super) fn merge(
     native: &[u32],
-    is_interpreter: impl Fn(u32) -> bool,
+    kind: impl Fn(u32) -> Kind,
     runs: &[Vec<u32>],
     are_whole: bool,
     out: &mut Vec<u32>,
 ) {
-    let loops = native
-        .iter()
-        .filter(|frame| is_interpreter(**frame))
-        .count();
+    let is_loop = |frame: &u32| kind(*frame) == Kind::Loop;
+    let loops = native.iter().filter(|frame| is_loop(frame)).count();
+    let innermost = native.iter().rfind(|frame| kind(**frame) != Kind::Inlined);
+    let is_entered = loops == runs.len() + 1 && innermost.is_some_and(is_loop);
+    let are_whole = are_whole && (loops <= runs.len() || is_entered);
     let left_over = runs.len().saturating_sub(loops);
     // Of the loops, those without a function: the innermost, or the outermost.
     let without = loops.saturating_sub(runs.len());
@@ -40,10 +53,16 @@ pub(super) fn merge(
         put(out, left_over);
     }
     let mut met = 0;
+    let mut is_replaced = false;
     for frame in native {
-        if !is_interpreter(*frame) {
-            out.push(*frame);
-            continue;
+        match kind(*frame) {
+            Kind::Inlined if is_replaced => continue,
+            Kind::Inlined | Kind::Other => {
+                is_replaced = false;
+                out.push(*frame);
+                continue;
+            }
+            Kind::Loop => is_replaced = false,
         }
         met += 1;
         let has_run = if are_whole {
@@ -55,6 +74,7 @@ pub(super) fn merge(
             out.push(*frame);
             continue;
         }
+        is_replaced = true;
         put(out, 1);
         if are_whole && met == loops {
             put(out, left_over);
@@ -67,17 +87,17 @@ mod tests {
     use super::*;
 
     const LOOP_FRAME: u32 = 9;
+    const INLINED: u32 = 8;
 
     fn merged(native: &[u32], runs: &[&[u32]], are_whole: bool) -> Vec<u32> {
         let runs: Vec<Vec<u32>> = runs.iter().map(|run| run.to_vec()).collect();
         let mut out = Vec::new();
-        merge(
-            native,
-            |frame| frame == LOOP_FRAME,
-            &runs,
-            are_whole,
-            &mut out,
-        );
+        let kind = |frame| match frame {
+            LOOP_FRAME => Kind::Loop,
+            INLINED => Kind::Inlined,
+            _ => Kind::Other,
+        };
+        merge(native, kind, &runs, are_whole, &mut out);
         out
     }
 
@@ -93,9 +113,26 @@ mod tests {
 
     #[test]
     fn a_loop_without_a_function_is_the_innermost_of_whole_stacks() {
+        let native = [1, LOOP_FRAME, 2, LOOP_FRAME];
+        assert_eq!(merged(&native, &[&[11]], true), [1, 11, 2, LOOP_FRAME]);
+        assert_eq!(merged(&native, &[&[11]], false), [1, LOOP_FRAME, 2, 11]);
+        assert_eq!(merged(&[1, LOOP_FRAME], &[], true), [1, LOOP_FRAME]);
+    }
+
+    #[test]
+    fn functions_of_a_greenlet_stand_behind_whoever_switched_to_it() {
         let native = [1, LOOP_FRAME, 2, LOOP_FRAME, 3];
-        assert_eq!(merged(&native, &[&[11]], true), [1, 11, 2, LOOP_FRAME, 3]);
-        assert_eq!(merged(&native, &[&[11]], false), [1, LOOP_FRAME, 2, 11, 3]);
+        assert_eq!(merged(&native, &[&[11]], true), [1, LOOP_FRAME, 2, 11, 3]);
+        let native = [LOOP_FRAME, LOOP_FRAME, 2, LOOP_FRAME];
+        let expected = [LOOP_FRAME, LOOP_FRAME, 2, 11];
+        assert_eq!(merged(&native, &[&[11]], true), expected);
+    }
+
+    #[test]
+    fn what_is_inlined_into_the_loop_goes_with_it() {
+        let native = [1, LOOP_FRAME, INLINED, INLINED, 2, INLINED];
+        assert_eq!(merged(&native, &[&[11]], true), [1, 11, 2, INLINED]);
+        let native = [1, LOOP_FRAME, INLINED];
         assert_eq!(merged(&native, &[], true), native);
     }
 

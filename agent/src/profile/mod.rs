@@ -46,6 +46,7 @@ pub use named::{Frame, FrameKind, InlinedLeftOut, NamedStack, Profile, StackCoun
 pub use pprof::write_pprof;
 pub(crate) use process::Process;
 pub(crate) use programs::{Programs, Refused, WalkMemory};
+pub(crate) use pythons::{Pythons, WantedStack};
 pub use raw::{
     Asked, Owner, ProfileLosses, PythonFrame, PythonStack, RawProfile, RawSample, WalkEnd,
 };

@@ -8,7 +8,7 @@ use std::{
 use super::{
     frame_name::{INLINED_SUFFIX, JIT_SUFFIX, KERNEL_SUFFIX, UNKNOWN, clean},
     kind::{ProfileType, Split},
-    merge::{is_interpreter, merge},
+    merge::{self, is_interpreter, merge},
     numbers::Numbers,
     raw::{Asked, Owner, ProfileLosses, PythonFrame, PythonStack, RawProfile},
     symbolize::{StackState, Symbolizer},
@@ -25,6 +25,9 @@ const MAX_INLINED: usize = 256;
 
 /// Module of kernel frames.
 pub(super) const KERNEL_MODULE: &str = "[kernel]";
+
+/// Most bytes of names of Python functions; later ones are unknown.
+const MAX_PYTHON_BYTES: usize = 8 << 20;
 
 /// Where a frame's name comes from.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -52,6 +55,8 @@ pub struct Frame {
     pub module: Arc<str>,
     /// Line of the source, from 1 on; 0 is not known.
     pub line: u32,
+    /// Of a Python function its name alone, else empty.
+    pub function: Arc<str>,
     /// Where its name comes from.
     pub kind: FrameKind,
 }
@@ -63,6 +68,7 @@ impl Frame {
             name: name.into(),
             module: "".into(),
             line: 0,
+            function: "".into(),
             kind: FrameKind::Marker,
         }
     }
@@ -73,6 +79,7 @@ impl Frame {
             name: clean(&frame.label()).into(),
             module: Arc::clone(&frame.file),
             line: frame.line,
+            function: Arc::clone(&frame.function),
             kind: FrameKind::Python,
         }
     }
@@ -85,12 +92,7 @@ impl Frame {
             FrameKind::Jit => JIT_SUFFIX,
             FrameKind::Inlined => INLINED_SUFFIX,
             FrameKind::Native | FrameKind::Marker => "",
-            FrameKind::Python => {
-                return self
-                    .name
-                    .rsplit_once(" (")
-                    .map_or(&*self.name, |(name, _)| name);
-            }
+            FrameKind::Python => return &self.function,
         };
         self.name.strip_suffix(suffix).unwrap_or(&self.name)
     }
@@ -274,6 +276,7 @@ pub fn name(raw: &RawProfile, symbolizer: &mut Symbolizer, split: Split) -> Prof
     let truncated = marker(TRUNCATED);
     let unknown = marker(UNKNOWN);
     let kernel_truncated = marker(&format!("{TRUNCATED}{KERNEL_SUFFIX}"));
+    let mut python_bytes = 0;
     let mut pythons: HashMap<*const PythonStack, Vec<Vec<u32>>> = HashMap::new();
 
     let mut owners = Numbers::default();
@@ -303,18 +306,35 @@ pub fn name(raw: &RawProfile, symbolizer: &mut Symbolizer, split: Split) -> Prof
         }
         if let Some(python) = &sample.python {
             let runs = pythons.entry(Arc::as_ptr(python)).or_insert_with(|| {
-                let run = |run: &Vec<PythonFrame>| {
-                    let frames = run.iter().map(|frame| names.number(&Frame::python(frame)));
-                    frames.collect()
+                let mut number = |frame: &PythonFrame| {
+                    if python_bytes > MAX_PYTHON_BYTES {
+                        return unknown;
+                    }
+                    let frame = Frame::python(frame);
+                    let before = names.frames().len();
+                    let number = names.number(&frame);
+                    if names.frames().len() > before {
+                        python_bytes +=
+                            frame.name.len() + frame.function.len() + frame.module.len();
+                    }
+                    number
                 };
-                python.runs.iter().map(run).collect()
+                let run = |run: &Vec<PythonFrame>| run.iter().map(&mut number).collect();
+                let mut runs: Vec<Vec<u32>> = python.runs.iter().map(run).collect();
+                if python.is_truncated
+                    && let Some(outermost) = runs.last_mut()
+                {
+                    outermost.push(truncated);
+                }
+                runs
             });
-            let is_loop = |frame: u32| {
-                let frame = names.frames().get(frame as usize);
-                frame.is_some_and(|frame| is_interpreter(&frame.name))
+            let kind = |frame: u32| match names.frames().get(frame as usize) {
+                Some(frame) if frame.kind == FrameKind::Inlined => merge::Kind::Inlined,
+                Some(frame) if is_interpreter(&frame.name) => merge::Kind::Loop,
+                _ => merge::Kind::Other,
             };
             let are_whole = user.state == StackState::Complete && !python.is_truncated;
-            merge(&native, is_loop, runs, are_whole, &mut line);
+            merge(&native, kind, runs, are_whole, &mut line);
         } else {
             line.extend_from_slice(&native);
         }
@@ -326,7 +346,13 @@ pub fn name(raw: &RawProfile, symbolizer: &mut Symbolizer, split: Split) -> Prof
                 line.push(names.kernel(index, address));
             }
         }
-        profile.user_stacks.add(user.state, sample.count);
+        let state = match (&sample.python, user.state) {
+            (Some(python), StackState::Complete | StackState::Pointers) if python.is_truncated => {
+                StackState::Truncated
+            }
+            (_, state) => state,
+        };
+        profile.user_stacks.add(state, sample.count);
         if user.state == StackState::Cut {
             let cuts = profile.cuts.entry(sample.end.cut()).or_default();
             *cuts = cuts.saturating_add(sample.count);

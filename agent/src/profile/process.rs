@@ -105,6 +105,11 @@ impl Process {
         now.is_ok_and(|now| now == (self.start_ticks, self.start_stack))
     }
 
+    /// Whether it may have a Python interpreter, by the names of what it has mapped.
+    pub(crate) fn may_run_python(&self) -> bool {
+        self.mappings.iter().any(super::python::may_hold)
+    }
+
     /// Whether both have the same mapped now.
     pub(super) fn maps_the_same(&self, other: &Self) -> bool {
         self.mappings == other.mappings

@@ -16,13 +16,11 @@ use std::{
     io,
     ops::Range,
     path::PathBuf,
-    sync::Arc,
     time::{Duration, Instant},
 };
 
 use ctrscope_ebpf::{
     profile::{Program, ProgramKey},
-    python::Python,
     walk::{self, Ask, MAX_MAPPINGS, Mapping as Region},
 };
 
@@ -31,8 +29,6 @@ use super::{
     image::{FileIdentity, Images},
     maps::Mapping,
     process::{self, Process},
-    pythons::Pythons,
-    raw::PythonStack,
     unwind::Pool,
 };
 
@@ -61,8 +57,12 @@ pub(crate) trait WalkMemory {
     fn write_index(&self, at: u32, words: &[u32]);
     /// Says where the mappings of a program are, and when it may be asked for again (`CLOCK_MONOTONIC`).
     fn publish(&self, key: ProgramKey, region: u64, ask_after_ns: u64);
-    /// Says where the interpreter of a program keeps its frames.
-    fn publish_python(&self, key: ProgramKey, python: &Python);
+    /// Has a Python interpreter looked for in a program; `is_new` says that its mappings are not those of the last time.
+    fn look_for_python(&self, key: ProgramKey, process: &Process, is_new: bool);
+    /// Says that a program has ended.
+    fn ended(&self, key: ProgramKey);
+    /// Forgets all Python functions.
+    fn forget_python(&self);
     /// Forgets a program.
     fn forget(&self, key: ProgramKey);
     /// Waits until nobody reads what was taken out before.
@@ -99,7 +99,6 @@ pub(crate) struct Programs<M> {
     walks: bool,
     known: HashMap<ProgramKey, Known>,
     mapping_bytes: usize,
-    pythons: Pythons,
     images: Images,
     tables: HashMap<FileIdentity, Table>,
     /// Files of one build share a table. It must be the same: a container can give a file any build id.
@@ -135,7 +134,6 @@ impl<M: WalkMemory> Programs<M> {
             walks,
             known: HashMap::new(),
             mapping_bytes: 0,
-            pythons: Pythons::default(),
             images: Images::default(),
             tables: HashMap::new(),
             by_build: HashMap::new(),
@@ -324,6 +322,7 @@ impl<M: WalkMemory> Programs<M> {
             self.refused.programs += 1;
         }
         self.memory.forget(key);
+        self.memory.ended(key);
     }
 
     /// Looks again at programs that the kernel side knows, and leaves those that have ended. Some 40 µs for each.
@@ -345,32 +344,10 @@ impl<M: WalkMemory> Programs<M> {
         self.known.iter().map(|(key, known)| (*key, &known.process))
     }
 
-    /// A stack of Python functions was met.
-    pub(crate) fn met_python(&mut self, key: ProgramKey, hash: u64, words: &[u64]) {
-        if !self.is_resting {
-            self.pythons.met(key, hash, words);
-        }
-    }
-
-    /// Hands out the names of a stack of Python functions.
-    pub(crate) fn take_python(
-        &mut self,
-        key: ProgramKey,
-        hash: u64,
-        words: &[u64],
-    ) -> Option<Arc<PythonStack>> {
-        self.pythons.take(key, hash, words)
-    }
-
-    fn look_for_python(&mut self, key: ProgramKey, is_new: bool) {
+    fn look_for_python(&self, key: ProgramKey, is_new: bool) {
         // Its frames are read by the kernel side as stacks are.
-        let known = self.known.get(&key).filter(|_| self.walks);
-        if let Some(known) = known
-            && let Some(python) = self
-                .pythons
-                .look(&self.proc_root, key, &known.process, is_new)
-        {
-            self.memory.publish_python(key, &python);
+        if let Some(known) = self.known.get(&key).filter(|_| self.walks) {
+            self.memory.look_for_python(key, &known.process, is_new);
         }
     }
 
@@ -417,7 +394,7 @@ impl<M: WalkMemory> Programs<M> {
         for (key, _) in sampled {
             self.memory.forget(*key);
         }
-        self.pythons.forget();
+        self.memory.forget_python();
         let regions = self.known.drain().filter_map(|(_, known)| known.region);
         self.left.extend(regions);
         self.mapping_bytes = 0;

@@ -106,7 +106,7 @@ pub(crate) struct Interpreter {
 /// Finds interpreters; remembers where the variables of 256 files are.
 #[derive(Debug, Default)]
 pub(crate) struct Interpreters {
-    objects: HashMap<FileIdentity, Objects<{ OBJECTS.len() }>>,
+    objects: HashMap<FileIdentity, Option<Objects<{ OBJECTS.len() }>>>,
 }
 
 impl Interpreters {
@@ -157,25 +157,23 @@ impl Interpreters {
     /// Where the variables of a file are; `None` if it could not be read.
     fn objects(&mut self, image: &Image) -> Option<Objects<{ OBJECTS.len() }>> {
         if let Some(known) = self.objects.get(&image.identity) {
-            return Some(known.clone());
+            return known.clone();
         }
         let mut budget = Budget {
             bytes: MAX_BYTES,
             deadline: Instant::now() + MAX_TIME,
         };
         let found = Objects::find(&image.file, OBJECTS, &mut budget);
-        let objects = match found {
-            Ok(objects) => objects,
-            Err(error) => {
-                tracing::debug!(%error, "variables of an interpreter not found");
-                return None;
-            }
-        };
+        if let Err(error) = &found {
+            tracing::debug!(%error, "variables of an interpreter not found");
+        }
         if self.objects.len() >= MAX_FILES {
             self.objects.clear();
         }
+        // What took too long would take as long again.
+        let objects = found.ok();
         self.objects.insert(image.identity, objects.clone());
-        Some(objects)
+        objects
     }
 }
 
@@ -192,6 +190,7 @@ impl Interpreter {
             return Err(Absent::Objects);
         }
         layout.python.runtime = runtime;
+        layout.python.code_name = layout.code.qualname;
         layout.code.code_type = code_type;
         // The first thread of the first interpreter points back to it.
         let at = |base: u64, offset: u32| {
@@ -215,7 +214,7 @@ impl Interpreter {
 
 /// Whether a file may be an interpreter: `python3.11`, `libpython3.11.so.1.0`. Extension modules are called after their
 /// interpreter too, such as `_ssl.cpython-311-x86_64-linux-gnu.so`.
-fn may_hold(mapping: &Mapping) -> bool {
+pub(super) fn may_hold(mapping: &Mapping) -> bool {
     let name = mapping.module();
     mapping.is_file() && name.contains("python") && !name.contains(".cpython-")
 }

@@ -118,6 +118,9 @@ impl PythonFrame {
     /// What graphs show: `function (folder/file.py:12)`. A file of a package is known by its folder as well.
     #[must_use]
     pub fn label(&self) -> String {
+        if self.file.is_empty() {
+            return self.function.to_string();
+        }
         let mut parts = self.file.rsplitn(3, '/');
         let file = parts.next().unwrap_or_default();
         let folder = parts.next().filter(|folder| !folder.is_empty());

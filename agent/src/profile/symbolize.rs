@@ -133,6 +133,7 @@ impl Default for Names {
             name: format!("[kernel]{KERNEL_SUFFIX}").into(),
             module: KERNEL_MODULE.into(),
             line: 0,
+            function: "".into(),
             kind: FrameKind::Kernel,
         });
         Self {
@@ -460,6 +461,7 @@ impl Symbolizer {
                         name,
                         module: Arc::clone(&place.module_name),
                         line: 0,
+                        function: "".into(),
                         kind: FrameKind::Native,
                     };
                     names.put((program, address), frame, chain_of(place));
@@ -496,6 +498,7 @@ impl Symbolizer {
                     name: symbol.unwrap_or_else(|| Arc::clone(&place.fallback)),
                     module: Arc::clone(&place.module_name),
                     line: 0,
+                    function: "".into(),
                     kind,
                 };
                 names.put((program, address), frame, chain);
@@ -546,6 +549,7 @@ impl Symbolizer {
                 name,
                 module: Arc::clone(&kernel),
                 line: 0,
+                function: "".into(),
                 kind: FrameKind::Kernel,
             });
             names.kernel.insert(address, frame);

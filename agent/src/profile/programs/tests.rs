@@ -2,9 +2,10 @@
 
 use std::{
     cell::{Cell, RefCell},
-    collections::BTreeMap,
+    collections::{BTreeMap, HashSet},
     path::Path,
     rc::Rc,
+    sync::Arc,
 };
 
 use ctrscope_ebpf::walk::{
@@ -26,7 +27,7 @@ struct Fake {
     rows: RefCell<Vec<u32>>,
     index: RefCell<Vec<u32>>,
     published: RefCell<HashMap<ProgramKey, (u64, u64)>>,
-    pythons: RefCell<HashMap<ProgramKey, Python>>,
+    pythons: RefCell<HashSet<ProgramKey>>,
     graces: Cell<usize>,
     sizes: [u32; 3],
 }
@@ -51,8 +52,17 @@ impl WalkMemory for Rc<Fake> {
             .insert(key, (region, ask_after_ns));
     }
 
-    fn publish_python(&self, key: ProgramKey, python: &Python) {
-        self.pythons.borrow_mut().insert(key, *python);
+    fn look_for_python(&self, key: ProgramKey, process: &Process, _is_new: bool) {
+        assert!(!process.mappings.is_empty());
+        self.pythons.borrow_mut().insert(key);
+    }
+
+    fn ended(&self, key: ProgramKey) {
+        self.pythons.borrow_mut().remove(&key);
+    }
+
+    fn forget_python(&self) {
+        self.pythons.borrow_mut().clear();
     }
 
     fn forget(&self, key: ProgramKey) {

@@ -89,6 +89,8 @@ const V3_11: Layout = Layout {
         boundary_value: 1,
         boundary_is_extra: 0,
         code_instructions: 184,
+        code_name: 0,
+        reserved: 0,
         ..Python::ZERO
     },
     thread_interpreter: 16,
@@ -123,6 +125,8 @@ const V3_12: Layout = Layout {
         boundary_value: ENTRY_OWNER,
         boundary_is_extra: 1,
         code_instructions: 192,
+        code_name: 0,
+        reserved: 0,
         ..Python::ZERO
     },
     thread_interpreter: 16,
@@ -304,6 +308,8 @@ impl Layout {
                 boundary_value: ENTRY_OWNER,
                 boundary_is_extra: 1,
                 code_instructions: place(words.code_instructions, code, 0, 2)?,
+                code_name: 0,
+                reserved: 0,
             },
             thread_interpreter: pointer(words.thread_interpreter, MAX_THREAD)?,
             code: CodeLayout {

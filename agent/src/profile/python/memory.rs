@@ -44,7 +44,13 @@ pub(crate) trait Memory {
 #[derive(Debug)]
 pub(crate) struct ProcessMemory {
     file: File,
+    /// `/proc/PID/pagemap`.
+    pages: File,
+    page_bytes: u64,
 }
+
+/// Set in an entry of `pagemap` where the page is in memory (`Documentation/admin-guide/mm/pagemap.rst`).
+const PRESENT: u64 = 1 << 63;
 
 impl ProcessMemory {
     /// Opens the memory of a process that was looked at, if it still is that process.
@@ -54,19 +60,41 @@ impl ProcessMemory {
     /// The process has gone or runs another program (`NotFound`), or may not be traced: without CAP_SYS_PTRACE, those
     /// of other users and those with more capabilities.
     pub(crate) fn open(proc_root: &Path, tgid: u32, process: &Process) -> io::Result<Self> {
-        let path = process::folder(proc_root, process.task).join("mem");
-        let file = File::open(path)?;
+        let folder = process::folder(proc_root, process.task);
+        let file = File::open(folder.join("mem"))?;
+        let pages = File::open(folder.join("pagemap"))?;
         if process.is_still(proc_root, tgid) {
-            Ok(Self { file })
+            Ok(Self {
+                file,
+                pages,
+                page_bytes: rustix::param::page_size() as u64,
+            })
         } else {
             Err(io::ErrorKind::NotFound.into())
         }
     }
 }
 
+impl ProcessMemory {
+    /// Whether all pages of some bytes are in memory. Others are not read: the one who reads would wait for the file system
+    /// that they come from, which may never answer.
+    fn is_present(&self, address: u64, bytes: usize) -> bool {
+        let Some(last) = address.checked_add((bytes as u64).max(1) - 1) else {
+            return false;
+        };
+        (address / self.page_bytes..=last / self.page_bytes).all(|page| {
+            let mut entry = [0; 8];
+            let read = page
+                .checked_mul(8)
+                .map(|at| self.pages.read_exact_at(&mut entry, at));
+            matches!(read, Some(Ok(()))) && u64::from_ne_bytes(entry) & PRESENT != 0
+        })
+    }
+}
+
 impl Memory for ProcessMemory {
     fn read(&self, address: u64, into: &mut [u8]) -> bool {
-        self.file.read_exact_at(into, address).is_ok()
+        self.is_present(address, into.len()) && self.file.read_exact_at(into, address).is_ok()
     }
 }
 

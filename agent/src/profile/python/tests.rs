@@ -4,7 +4,7 @@ use std::{cell::RefCell, sync::Arc};
 
 use ctrscope_ebpf::{
     profile::ProgramKey,
-    python::{DIRECT, LAST_OF_RUN, MAX_PLACE, Python, word},
+    python::{DIRECT, LAST_OF_RUN, MAX_PLACE, Python, STR_HASH, word},
 };
 
 mod live;

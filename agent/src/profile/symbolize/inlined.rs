@@ -143,6 +143,7 @@ impl Names {
                 name: Arc::clone(&inlined.name),
                 module: Arc::clone(&frame.module),
                 line: inlined.line,
+                function: "".into(),
                 kind: FrameKind::Inlined,
             });
             let inlined: Box<[u32]> = inlined.map(|frame| self.frames.of(&frame)).collect();

@@ -347,6 +347,7 @@ fn inlined_functions_are_shown_where_they_are_asked_for() {
         name: "leaf_[i]".into(),
         module: "program".into(),
         line: 3,
+        function: "".into(),
         kind: FrameKind::Inlined,
     };
     assert_eq!(resolved(true), ("outer".to_owned(), vec![leaf], 0));
