@@ -25,7 +25,7 @@ use super::{
     EngineError, EngineOptions,
     facts::{FactCollector, FactThread, OnCpus, Reply},
     files::FileThread,
-    profiler::ProfileTotals,
+    profile_totals::ProfileTotals,
     tree::Tree,
 };
 use crate::{

@@ -9,6 +9,7 @@ mod facts;
 mod files;
 mod handle;
 mod profile;
+mod profile_totals;
 mod profiler;
 mod python_names;
 mod tree;

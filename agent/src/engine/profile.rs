@@ -10,7 +10,7 @@ use std::{
 
 use ctrscope_ebpf::{counter, profile::ProgramKey};
 
-use super::profiler::{ProfileTotals, Profiler};
+use super::{profile_totals::ProfileTotals, profiler::Profiler};
 use crate::{
     bpf::{BpfError, ProfileSession},
     host::{parse_cpu_list, sample_rate_limit},
