@@ -121,7 +121,8 @@ pub static UNWIND_INDEX: Array<u64> = Array::with_max_entries(1, BPF_F_MMAPABLE)
 #[map]
 pub static WALK_SCRATCH: PerCpuArray<crate::probes::Walk> = PerCpuArray::with_max_entries(1, 0);
 
-/// Where the interpreters of programs keep the frames of Python functions. Written by user space.
+/// Where the interpreters of programs keep the frames of Python functions. Written by user space; a program that finds no
+/// room in it has no Python functions.
 #[map]
 pub static PYTHONS: HashMap<ProgramKey, Python> = HashMap::with_max_entries(1, 0);
 

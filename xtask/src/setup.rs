@@ -171,7 +171,7 @@ const RUNQLAT: Requirement = Requirement {
     present: || on_path("runqlat"),
 };
 
-const FOR_BENCH: [Requirement; 4] = [
+const FOR_BENCH: [Requirement; 5] = [
     Requirement {
         name: "bpftool",
         package: "bpftool",
@@ -182,6 +182,11 @@ const FOR_BENCH: [Requirement; 4] = [
         name: "bpftrace",
         package: "bpftrace",
         present: || on_path("bpftrace"),
+    },
+    Requirement {
+        name: "Debian's python3, which is recorded",
+        package: "python3",
+        present: || Path::new("/usr/bin/python3").exists(),
     },
     PERF,
 ];

@@ -138,9 +138,8 @@ fn stages(
 pub(crate) fn units(target: &build::Target, seed: u64, counted: &mut Counted) -> Result<()> {
     let mut command = target.cargo("test", Profile::Quick);
     command.args(["--workspace", "--lib", "--bins", "--no-fail-fast"]);
-    if std::env::var_os(SEED_VARIABLE).is_none() {
-        command.env(SEED_VARIABLE, seed.to_string());
-    }
+    let seed = std::env::var(SEED_VARIABLE).unwrap_or_else(|_| seed.to_string());
+    command.env(SEED_VARIABLE, &seed);
     let units = step::run("unit tests", "unit-tests", &mut command);
     let text = fs::read(step::log("unit-tests")).unwrap_or_default();
     let text = String::from_utf8_lossy(&text);

@@ -6,13 +6,15 @@
 //! sampled while it changes the list gives a list that is one frame short or has one too many; each word of
 //! it is checked by user space, which reads the code object that it names.
 
-use aya_ebpf::helpers::generated::bpf_probe_read_user;
 use ctrscope_ebpf::{
     profile::{MAX_FRAMES, ProgramKey, Stack},
     python::{self, DIRECT, FRAME_BYTES, MAX_THREADS, Python},
 };
 
-use super::profile::read;
+use super::{
+    profile::read,
+    walk::{get, get_word, read_user, set},
+};
 use crate::{
     kernel::layout,
     maps::{PYTHON_SCRATCH, PYTHONS, STACK_SCRATCH},
@@ -45,29 +47,11 @@ pub struct PythonWalk {
     words: [u64; FRAME_WORDS],
 }
 
+/// A place of the interpreter's.
 #[inline(always)]
-unsafe fn get(place: *const u64) -> u64 {
-    // SAFETY: by the caller, a place in a map value; volatile, so that the verifier sees an unknown number.
-    unsafe { core::ptr::read_volatile(place) }
-}
-
-#[inline(always)]
-unsafe fn set(place: *mut u64, value: u64) {
-    // SAFETY: as above.
-    unsafe { core::ptr::write_volatile(place, value) }
-}
-
-#[inline(always)]
-unsafe fn get_word(place: *const u32) -> u64 {
-    // SAFETY: as above.
-    unsafe { u64::from(core::ptr::read_volatile(place)) }
-}
-
-/// Reads a word of the process; says whether it can be read.
-#[inline(always)]
-unsafe fn read_user(to: *mut u64, from: u64) -> bool {
-    // SAFETY: by the caller, `to` is a word; the helper checks `from`.
-    unsafe { bpf_probe_read_user(to.cast(), 8, from as *const _) == 0 }
+unsafe fn wide(place: *const u32) -> u64 {
+    // SAFETY: by the caller, a place in a map value.
+    unsafe { u64::from(get_word(place)) }
 }
 
 /// Puts the Python frames of the current thread, if it has any, into `stack`, which is this CPU's scratch; gives a digest
@@ -96,8 +80,8 @@ pub(super) fn walk(stack: *mut Stack, task: u64, key: ProgramKey) -> Option<u64>
         set(&raw mut (*walk).thread, 0);
         let places = &raw const (*walk).python;
         let runtime = get(&raw const (*places).runtime);
-        let head = runtime.wrapping_add(get_word(&raw const (*places).interpreters_head));
-        if !read_user(&raw mut (*walk).interpreter, head) || !enter_interpreter(walk) {
+        let head = runtime.wrapping_add(wide(&raw const (*places).interpreters_head));
+        if !read_user(&raw mut (*walk).interpreter, 1, head) || !enter_interpreter(walk) {
             return None;
         }
         let mut i = 0;
@@ -129,8 +113,8 @@ unsafe fn enter_interpreter(walk: *mut PythonWalk) -> bool {
     // SAFETY: places in a map value.
     unsafe {
         let interpreter = get(&raw const (*walk).interpreter);
-        let head = get_word(&raw const (*walk).python.threads_head);
-        interpreter != 0 && read_user(&raw mut (*walk).thread, interpreter.wrapping_add(head))
+        let head = wide(&raw const (*walk).python.threads_head);
+        interpreter != 0 && read_user(&raw mut (*walk).thread, 1, interpreter.wrapping_add(head))
     }
 }
 
@@ -140,17 +124,17 @@ unsafe fn enter_thread(walk: *mut PythonWalk) -> bool {
     // SAFETY: places in a map value.
     unsafe {
         let thread = get(&raw const (*walk).thread);
-        let offset = get_word(&raw const (*walk).python.thread_frame);
+        let offset = wide(&raw const (*walk).python.thread_frame);
         let frame = &raw mut (*walk).frame;
-        if thread == 0 || !read_user(frame, thread.wrapping_add(offset)) {
+        if thread == 0 || !read_user(frame, 1, thread.wrapping_add(offset)) {
             return false;
         }
-        let further = get_word(&raw const (*walk).python.cframe_frame);
+        let further = wide(&raw const (*walk).python.cframe_frame);
         if further == u64::from(DIRECT) {
             return true;
         }
         let cframe = get(frame);
-        cframe != 0 && read_user(frame, cframe.wrapping_add(further))
+        cframe != 0 && read_user(frame, 1, cframe.wrapping_add(further))
     }
 }
 
@@ -169,9 +153,10 @@ pub extern "C" fn python_thread() -> u32 {
         let next = (&raw mut (*walk).words).cast::<u64>();
         if thread == 0 {
             let interpreter = get(&raw const (*walk).interpreter);
-            let offset = get_word(&raw const (*places).interpreter_next);
+            let offset = wide(&raw const (*places).interpreter_next);
             let is_there = read_user(
                 &raw mut (*walk).interpreter,
+                1,
                 interpreter.wrapping_add(offset),
             );
             if !is_there || !enter_interpreter(walk) {
@@ -180,8 +165,8 @@ pub extern "C" fn python_thread() -> u32 {
             }
             return GO_ON;
         }
-        let offset = get_word(&raw const (*places).thread_id);
-        if !read_user(next, thread.wrapping_add(offset)) {
+        let offset = wide(&raw const (*places).thread_id);
+        if !read_user(next, 1, thread.wrapping_add(offset)) {
             set(&raw mut (*walk).thread, 0);
             return OVER;
         }
@@ -192,8 +177,8 @@ pub extern "C" fn python_thread() -> u32 {
         {
             return OVER;
         }
-        let offset = get_word(&raw const (*places).thread_next);
-        if !read_user(next, thread.wrapping_add(offset)) {
+        let offset = wide(&raw const (*places).thread_next);
+        if !read_user(next, 1, thread.wrapping_add(offset)) {
             set(&raw mut (*walk).thread, 0);
             return OVER;
         }
@@ -230,8 +215,12 @@ unsafe fn add_name(walk: *mut PythonWalk, at: u64) {
     // SAFETY: places in a map value.
     unsafe {
         let words = (&raw mut (*walk).words).cast::<u64>();
-        if !read_user(words, at)
-            || !read_user(words, get(words).wrapping_add(u64::from(python::STR_HASH)))
+        if !read_user(words, 1, at)
+            || !read_user(
+                words,
+                1,
+                get(words).wrapping_add(u64::from(python::STR_HASH)),
+            )
         {
             set(words, 0);
         }
@@ -257,26 +246,26 @@ pub extern "C" fn python_frame() -> u32 {
             return OVER;
         }
         let words = (&raw mut (*walk).words).cast::<u64>();
-        if bpf_probe_read_user(words.cast(), FRAME_BYTES as u32, frame as *const _) != 0 {
+        if !read_user(words, (FRAME_BYTES / 8) as u32, frame) {
             return OVER;
         }
         let places = &raw const (*walk).python;
         let word = |offset: *const u32| {
             // The words are 16, so that the mask keeps within them.
-            let index = (get_word(offset) >> 3) & (FRAME_WORDS as u64 - 1);
+            let index = (wide(offset) >> 3) & (FRAME_WORDS as u64 - 1);
             get(words.add(index as usize))
         };
-        let boundary = get_word(&raw const (*places).frame_boundary);
+        let boundary = wide(&raw const (*places).frame_boundary);
         let byte = word(&raw const (*places).frame_boundary) >> ((boundary & 7) << 3) & 0xff;
-        let is_boundary = byte == get_word(&raw const (*places).boundary_value);
-        if is_boundary && get_word(&raw const (*places).boundary_is_extra) != 0 {
+        let is_boundary = byte == wide(&raw const (*places).boundary_value);
+        let caller = word(&raw const (*places).frame_previous);
+        if is_boundary && wide(&raw const (*places).boundary_is_extra) != 0 {
             push(walk, python::LAST_OF_RUN);
         } else {
             // Of a tagged pointer the lowest bits say more than where.
             let code = word(&raw const (*places).frame_code) & !15;
-            let caller = word(&raw const (*places).frame_previous);
             let instruction = word(&raw const (*places).frame_instruction);
-            let first = code.wrapping_add(get_word(&raw const (*places).code_instructions));
+            let first = code.wrapping_add(wide(&raw const (*places).code_instructions));
             // Before its first instruction a frame points to the one before.
             let place = if instruction < first {
                 0
@@ -286,15 +275,10 @@ pub extern "C" fn python_frame() -> u32 {
             push(walk, python::word(code, place, is_boundary));
             add_name(
                 walk,
-                code.wrapping_add(get_word(&raw const (*places).code_name)),
+                code.wrapping_add(wide(&raw const (*places).code_name)),
             );
-            set(&raw mut (*walk).frame, caller);
-            return GO_ON;
         }
-        set(
-            &raw mut (*walk).frame,
-            word(&raw const (*places).frame_previous),
-        );
+        set(&raw mut (*walk).frame, caller);
         GO_ON
     }
 }

@@ -81,25 +81,25 @@ pub struct Walk {
 }
 
 #[inline(always)]
-unsafe fn get(place: *const u64) -> u64 {
+pub(super) unsafe fn get(place: *const u64) -> u64 {
     // SAFETY: by the caller, a place in a map value; volatile, so that the verifier sees an unknown number.
     unsafe { core::ptr::read_volatile(place) }
 }
 
 #[inline(always)]
-unsafe fn get_word(place: *const u32) -> u32 {
+pub(super) unsafe fn get_word(place: *const u32) -> u32 {
     // SAFETY: as above.
     unsafe { core::ptr::read_volatile(place) }
 }
 
 #[inline(always)]
-unsafe fn set(place: *mut u64, value: u64) {
+pub(super) unsafe fn set(place: *mut u64, value: u64) {
     // SAFETY: as above.
     unsafe { core::ptr::write_volatile(place, value) }
 }
 
 #[inline(always)]
-unsafe fn read_user(to: *mut u64, words: u32, from: u64) -> bool {
+pub(super) unsafe fn read_user(to: *mut u64, words: u32, from: u64) -> bool {
     // SAFETY: by the caller, `to` has room; the helper checks `from`.
     unsafe { bpf_probe_read_user(to.cast(), words * 8, from as *const _) == 0 }
 }

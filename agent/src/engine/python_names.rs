@@ -11,7 +11,7 @@ use std::{
     path::{Path, PathBuf},
     sync::{
         Arc,
-        mpsc::{Receiver, SyncSender, sync_channel},
+        mpsc::{Receiver, SyncSender, TrySendError, sync_channel},
     },
     time::{Duration, Instant},
 };
@@ -22,8 +22,8 @@ use crate::profile::{Process, PythonStack, Pythons, WantedStack};
 
 /// How long the end of a recording waits for names.
 const PATIENCE: Duration = Duration::from_secs(2);
-/// Jobs that wait at most, some 1 KiB each; further ones are dropped, and what they are for is named at the end of the
-/// recording.
+/// Jobs that wait at most: a stack takes up to 1 KiB, a program as much as its mappings. Further ones are dropped; stacks
+/// are named at the end of the recording then, and programs are looked at again.
 const MAX_JOBS: usize = 2_048;
 
 type Named = HashMap<u64, Arc<PythonStack>>;
@@ -88,7 +88,7 @@ impl PythonNames {
         let deadline = Instant::now() + PATIENCE;
         let mut job = Job::Take(wanted, deadline, reply);
         while let Err(error) = self.jobs.try_send(job) {
-            let std::sync::mpsc::TrySendError::Full(back) = error else {
+            let TrySendError::Full(back) = error else {
                 return Named::new();
             };
             if Instant::now() >= deadline {

@@ -2,6 +2,7 @@
 
 use std::{
     fs,
+    io::Read as _,
     path::{Path, PathBuf},
     process::{Command, Stdio},
     time::{Duration, Instant},
@@ -29,6 +30,8 @@ const LIBRARIES: [&str; 3] = ["/usr/lib/x86_64-linux-gnu", "/usr/lib64", "/usr/b
 /// Recordings until all tables are made, of 3 s.
 const RECORDINGS: usize = 8;
 
+const PYTHON: &str = "/usr/bin/python3";
+const BUSY: &str = "import json\nwhile True: json.dumps([{'a': [1, 2, 'x']}] * 50)";
 /// Maps what holds code of the files that it is given, as a loader would, and is busy.
 const MAPS: &str = "\
 import mmap, struct, sys
@@ -60,11 +63,7 @@ fn beside_perf(effort: &Effort, workload: &Path) -> Result<Section> {
         "a busy loop",
         Command::new(workload).args(["burn", "--threads", "1"]),
     )?;
-    let python = format!(
-        "import json\n{}",
-        "while True: json.dumps([{'a': [1, 2, 'x']}] * 50)\n"
-    );
-    let _python = Process::start("Python", Command::new(PYTHON).args(["-c", &python]))?;
+    let _python = Process::start("Python", Command::new(PYTHON).args(["-c", BUSY]))?;
     let directory = TempDir::new()?;
     let (mut ours, mut theirs, mut samples) = (Vec::new(), Vec::new(), Vec::new());
     let rounds = effort.rounds.min(5);
@@ -125,8 +124,6 @@ fn beside_perf(effort: &Effort, workload: &Path) -> Result<Section> {
         ],
     })
 }
-
-const PYTHON: &str = "/usr/bin/python3";
 
 /// Milliseconds beyond the window.
 fn beyond(took: Duration) -> f64 {
@@ -300,7 +297,6 @@ fn files_with_code() -> Result<Vec<(u64, PathBuf)>> {
 }
 
 fn is_elf(path: &Path) -> bool {
-    use std::io::Read as _;
     let mut head = [0; 5];
     let read = fs::File::open(path).and_then(|mut file| file.read_exact(&mut head));
     read.is_ok() && head == *b"\x7fELF\x02"

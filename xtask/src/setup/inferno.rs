@@ -34,7 +34,7 @@ pub(super) fn install() -> Result<bool> {
             "--root",
         ])
         .arg(root());
-    // One of a cross build would be built into.
+    // Its commands run here, whatever the caller builds for.
     command.env_remove("CARGO_BUILD_TARGET");
     step::run(
         &format!("build inferno {VERSION} (cargo install)"),
