@@ -1,4 +1,5 @@
-//! What all recordings share: the sampler in the kernel, and the thread that looks at the programs that it meets.
+//! What all recordings share: the sampler in the kernel, and the threads that look at the programs that it
+//! meets.
 //!
 //! It is made at the first recording and stays: tables and what the kernel has verified are there for the next one.
 //! While nobody records it does nothing.

@@ -111,7 +111,7 @@ pub(crate) struct Interpreters {
 
 impl Interpreters {
     /// Finds the interpreter of a process. 7 µs on a virtual machine for a program whose file was looked into before,
-    /// otherwise 30 to 70 µs with symbols that are in the page cache.
+    /// otherwise 30 to 70 µs with symbols that are in the page cache; without the looks at `pagemap`.
     ///
     /// # Errors
     ///

@@ -101,7 +101,7 @@ enum Found {
 impl Codes {
     /// Names the frames of a stack of words, the innermost first, and tells the runs apart. Two reads for each
     /// code object in it, and six more for one that is new: 9 µs for 9 frames of 7 functions on a virtual machine, and
-    /// 70 µs the first time. What cannot be read any more is named as before.
+    /// 70 µs the first time, without the looks at `pagemap`. What cannot be read any more is named as before.
     pub(crate) fn runs(
         &mut self,
         program: ProgramKey,

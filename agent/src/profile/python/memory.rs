@@ -39,7 +39,8 @@ pub(crate) trait Memory {
     }
 }
 
-/// Memory of a process, read through `/proc/PID/mem`: 1 µs each time on a virtual machine. Once open, it is that of
+/// Memory of a process, read through `/proc/PID/mem`: 1 µs each time on a virtual machine, and a look at `pagemap` for
+/// each page before it. Once open, it is that of
 /// one address space for good: when the process has ended or runs another program, nothing is to be read of it.
 #[derive(Debug)]
 pub(crate) struct ProcessMemory {
