@@ -442,6 +442,12 @@ unsafe fn step(walk: *mut Walk, region: u64) -> u32 {
                     put_last_ahead(walk);
                     return GO_ON;
                 }
+                unwind::DRAP if slot != 0 => {
+                    if !read_user(pair, 1, sp + offset) {
+                        return walk::STOP_FAULT;
+                    }
+                    cfa = get(pair) + 8;
+                }
                 unwind::DRAP => {
                     if !read_user(pair, 1, bp - offset) {
                         return walk::STOP_FAULT;

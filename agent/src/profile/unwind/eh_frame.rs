@@ -279,6 +279,12 @@ impl<S> Rules<'_, S> {
                     SHL,
                     PLUS,
                 ] if slot == Some(0) => info(PLT, 0, u32::from(literal - LIT0)),
+                // The word at rsp + offset, where the caller's rsp was on entry: how OpenSSL's assembly keeps it. There is
+                // no room for one that saves rbp nowhere.
+                [BREG_RSP, offset @ .., DEREF, PLUS_UCONST, 8] => match (slot, signed(offset)) {
+                    (Some(slot @ 1..), Some(offset)) => at_offset(DRAP, slot, offset),
+                    _ => UNSUPPORTED,
+                },
                 // The word at rbp + offset; rbp itself is at rbp, which is what an expression says.
                 [BREG_RBP, offset @ .., DEREF] => match rbp {
                     Some(RegisterRule::Expression(saved))
@@ -336,6 +342,7 @@ const AND: u8 = gimli::DW_OP_and.0;
 const GE: u8 = gimli::DW_OP_ge.0;
 const SHL: u8 = gimli::DW_OP_shl.0;
 const PLUS: u8 = gimli::DW_OP_plus.0;
+const PLUS_UCONST: u8 = gimli::DW_OP_plus_uconst.0;
 
 /// A number that takes all of the bytes.
 fn signed(bytes: &[u8]) -> Option<i64> {
