@@ -8,6 +8,7 @@ mod container;
 mod daemon;
 mod degrade;
 mod facts;
+#[cfg(target_arch = "x86_64")]
 mod fixtures;
 mod flamegraphs;
 mod formats;
@@ -17,6 +18,7 @@ mod names;
 mod pids;
 mod profile;
 mod rates;
+#[cfg(target_arch = "x86_64")]
 mod reference;
 mod runqlat;
 mod sched;
