@@ -37,8 +37,8 @@ pub const END: u32 = 4;
 /// A signal trampoline: the registers are in the `ucontext` at rsp.
 pub const SIG: u32 = 5;
 /// A function that keeps the CFA in memory. With slot 0 one that realigns its stack: CFA = the word at rbp - offset,
-/// caller's rbp = the word at rbp. With any other slot one written by hand: CFA = the word at rsp + offset, and 8 more,
-/// caller's rbp in the slot.
+/// caller's rbp = the word at rbp. With any other slot one written by hand: CFA = the word at rsp - 8 + offset, and
+/// 8 more, caller's rbp in the slot.
 pub const DRAP: u32 = 6;
 /// The number of a wide word, or [`UNSUPPORTED`].
 pub const WIDE: u32 = 7;

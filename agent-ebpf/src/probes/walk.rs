@@ -443,7 +443,7 @@ unsafe fn step(walk: *mut Walk, region: u64) -> u32 {
                     return GO_ON;
                 }
                 unwind::DRAP if slot != 0 => {
-                    if !read_user(pair, 1, sp + offset) {
+                    if !read_user(pair, 1, sp - 8 + offset) {
                         return walk::STOP_FAULT;
                     }
                     cfa = get(pair) + 8;

@@ -279,12 +279,15 @@ impl<S> Rules<'_, S> {
                     SHL,
                     PLUS,
                 ] if slot == Some(0) => info(PLT, 0, u32::from(literal - LIT0)),
-                // The word at rsp + offset, where the caller's rsp was on entry: how OpenSSL's assembly keeps it. There is
-                // no room for one that saves rbp nowhere.
-                [BREG_RSP, offset @ .., DEREF, PLUS_UCONST, 8] => match (slot, signed(offset)) {
-                    (Some(slot @ 1..), Some(offset)) => at_offset(DRAP, slot, offset),
-                    _ => UNSUPPORTED,
-                },
+                // The word at rsp + offset, -8 or more, is rsp as it was on entry: how OpenSSL's assembly keeps it. There
+                // is no room for one that saves rbp nowhere.
+                [BREG_RSP, offset @ .., DEREF, PLUS_UCONST, 8] => {
+                    let offset = signed(offset).and_then(|offset| offset.checked_add(8));
+                    match (slot, offset) {
+                        (Some(slot @ 1..), Some(offset)) => at_offset(DRAP, slot, offset),
+                        _ => UNSUPPORTED,
+                    }
+                }
                 // The word at rbp + offset; rbp itself is at rbp, which is what an expression says.
                 [BREG_RBP, offset @ .., DEREF] => match rbp {
                     Some(RegisterRule::Expression(saved))

@@ -203,12 +203,12 @@ fn known_expressions_have_kinds_of_their_own() {
     assert_eq!(info_of(&wide_drap), info(DRAP, 0, 48));
     // The word at rsp + 40 is 8 below the CFA, rbp is in a slot.
     let kept = [0x0f, 5, 0x77, 40, 0x06, 0x23, 8, 0x86, 2];
-    assert_eq!(info_of(&kept), info(DRAP, 2, 5));
-    let at_rsp = [0x0f, 5, 0x77, 0, 0x06, 0x23, 8, 0x86, 7];
-    assert_eq!(info_of(&at_rsp), info(DRAP, 7, 0));
+    assert_eq!(info_of(&kept), info(DRAP, 2, 6));
+    let below = [0x0f, 5, 0x77, 0x78, 0x06, 0x23, 8, 0x86, 7];
+    assert_eq!(info_of(&below), info(DRAP, 7, 0));
     // Almost the same, and not the same.
     assert_eq!(info_of(&kept[..7]), UNSUPPORTED);
-    for (at, other) in [(2, 0x76), (3, 0x78), (3, 44), (6, 16), (8, 8)] {
+    for (at, other) in [(2, 0x76), (3, 0x70), (3, 44), (6, 16), (8, 8)] {
         let mut changed = kept;
         changed[at] = other;
         assert_eq!(info_of(&changed), UNSUPPORTED, "{other} at {at}");
