@@ -51,6 +51,8 @@ counters! {
     STACK_UNREADABLE = "profile_stack_unreadable" "lost",
     /// A stack was cut at the depth limit.
     STACK_TRUNCATED = "profile_stack_truncated" "lost",
+    /// A sample has no Python functions: among those that were looked at its thread was not, and the next one looks on.
+    PYTHON_SEARCH = "profile_python_search" "lost",
     /// A sample of a cgroup that has no entry in the session's slot table yet.
     SAMPLE_UNKNOWN = "profile_cgroup_unknown" "lost",
     /// Samples taken.

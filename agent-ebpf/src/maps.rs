@@ -12,7 +12,7 @@ use ctrscope_ebpf::{
     block::{BlockSlot, InFlight, REQUESTS_ENTRIES},
     counter,
     profile::{Program, ProgramKey, SESSIONS as MOST_SESSIONS, SampleKey, Stack},
-    python::Python,
+    python::{Python, PythonThread},
     sched::{CpuState, SchedSlot, TaskState},
     slot,
     walk::Mapping,
@@ -125,6 +125,11 @@ pub static WALK_SCRATCH: PerCpuArray<crate::probes::Walk> = PerCpuArray::with_ma
 /// room in it has no Python functions.
 #[map]
 pub static PYTHONS: HashMap<ProgramKey, Python> = HashMap::with_max_entries(1, 0);
+
+/// Where the search for a thread's state in its interpreter stands, or what it found, by [`ctrscope_ebpf::python::thread_entry`].
+/// Written by `profile_sample`. Two threads with one place take it from each other, and are searched for anew.
+#[map]
+pub static PYTHON_THREADS: Array<PythonThread> = Array::with_max_entries(1, 0);
 
 /// What a walk of such frames has at hand: one for each CPU.
 #[cfg(bpf_target_arch = "x86_64")]

@@ -6,8 +6,16 @@
 //! version has its own. 3.11 and later, where a frame is a `_PyInterpreterFrame`
 //! (<https://github.com/python/cpython/blob/v3.11.2/Include/internal/pycore_frame.h>).
 
-/// Most threads of an interpreter that are looked at for the one that runs.
+/// Most thread states that one sample looks at for that of the thread that runs. The next sample of the thread goes on
+/// where this one gave up.
 pub const MAX_THREADS: u32 = 128;
+/// Samples after which a search begins anew: the list may have changed so that it has no end.
+pub const MAX_ROUNDS: u32 = 64;
+/// How long a thread whose search found nothing is not searched for, nanoseconds, unless the list begins with another
+/// state by then: a tenth of a second.
+pub const SEARCH_INTERVAL_NS: u64 = 100_000_000;
+/// Entries of `PYTHON_THREADS`, a power of two.
+pub const THREAD_ENTRIES: u32 = 8_192;
 /// Bytes of a frame that are read: what is asked for stands within them, and no frame is shorter.
 pub const FRAME_BYTES: usize = 80;
 
@@ -91,9 +99,57 @@ shared! {
     }
 }
 
+shared! {
+    /// What is remembered of the search for a thread's state, in the array `PYTHON_THREADS` by [`thread_entry`]. All of
+    /// it is memory of the process, which may be another's by now: it is only where to look first.
+    pub struct PythonThread [64] {
+        /// [`crate::profile::ProgramKey::id`] of the program whose it is.
+        pub program: u32,
+        /// The kernel's pid of the thread whose it is.
+        pub tid: u32,
+        /// The thread's state; 0 is not known.
+        pub known: u64,
+        /// The interpreter that it is of.
+        pub known_interpreter: u64,
+        /// The state that is next in a search that gave up for now; 0 is the first of the next interpreter.
+        pub next: u64,
+        /// The interpreter that this is in; 0 where no search is under way.
+        pub next_interpreter: u64,
+        /// What the first list began with when the search began.
+        pub head: u64,
+        /// Until when nothing is searched for, `CLOCK_MONOTONIC`, nanoseconds: the last search found nothing. 0 where it
+        /// did.
+        pub until_ns: u64,
+        /// Samples that the search took so far.
+        pub rounds: u32,
+        /// Zero.
+        pub reserved: u32,
+    }
+}
+
+/// Place of a thread's entry. Numbers of threads are given one after the other, so those of one program have each a
+/// place of their own.
+#[inline(always)]
+#[must_use]
+pub const fn thread_entry(tid: u32) -> u32 {
+    tid & (THREAD_ENTRIES - 1)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn threads_that_began_together_share_no_entry() {
+        const { assert!(THREAD_ENTRIES.is_power_of_two()) };
+        let first = 4_194_000;
+        let mut is_taken = [false; THREAD_ENTRIES as usize];
+        for tid in first..first + THREAD_ENTRIES {
+            let place = &mut is_taken[thread_entry(tid) as usize];
+            assert!(!*place);
+            *place = true;
+        }
+    }
 
     #[test]
     fn a_word_holds_what_it_is_told() {

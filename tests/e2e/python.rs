@@ -29,6 +29,19 @@ def main():
 main()
 ";
 
+/// The first thread is the last in the interpreter's list, and one sample looks at 128 of them.
+const THREADS: &str = "\
+import threading
+
+def busy():
+    while True:
+        pass
+
+for _ in range(1000):
+    threading.Thread(target=threading.Event().wait, daemon=True).start()
+busy()
+";
+
 /// Functions of the script, the outermost first, with the lines on which they call.
 const CALLERS: [&str; 4] = [
     "<module> (lib/shop.py:15)",
@@ -88,5 +101,27 @@ fn functions_of_python_stand_where_the_interpreter_does() {
         }
         // Some are sampled while they set up or take down what they call.
         whole * 2 > all
+    });
+}
+
+#[test]
+fn a_thread_among_a_thousand_has_its_functions() {
+    let agent = Agent::start(&[]).unwrap();
+    let directory = TempDir::new().unwrap();
+    let script = directory.path().join("threads.py");
+    fs::write(&script, THREADS).unwrap();
+    let Some(python) = python() else {
+        skip("no Python 3.11 or later is installed");
+        return;
+    };
+    let (container, _python) = beside(&group(), Command::new(python).arg(&script));
+    record_until(&agent, &container, "folded", |folded| {
+        let (mut found, mut all) = (0, 0);
+        for (stack, count) in stacks(folded) {
+            all += count;
+            found += if stack.contains(";busy (") { count } else { 0 };
+        }
+        // The first samples search for it.
+        found * 4 > all * 3
     });
 }

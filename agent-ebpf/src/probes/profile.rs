@@ -86,7 +86,7 @@ fn try_profile_sample(ctx: &PerfEventContext) -> Option<()> {
     let key = SampleKey {
         user,
         kernel,
-        python: store_python_stack(session, task, &program),
+        python: store_python_stack(session, task, &program, pid_tgid as u32),
         slot: slot::slot(owner),
         program: program.key,
         tid: if by_thread(word) { pid_tgid as u32 } else { 0 },
@@ -321,11 +321,11 @@ fn store_user_stack(
 /// is made for a moment is soon gone. Returns their hash, or 0 where there are none. The hash is of one program
 /// alone: others that were forked with it have the same code at the same addresses.
 #[inline(always)]
-fn store_python_stack(session: u32, task: u64, current: &Current) -> u64 {
+fn store_python_stack(session: u32, task: u64, current: &Current, tid: u32) -> u64 {
     #[cfg(bpf_target_arch = "x86_64")]
     if current.is_python
         && let Some(stack) = STACK_SCRATCH.get_ptr_mut(0)
-        && let Some(digest) = super::python::walk(stack, task, current.key)
+        && let Some(digest) = super::python::walk(stack, task, current.key, tid)
     {
         let seed = (u64::from(current.key.id) << 32 | u64::from(current.key.tgid))
             ^ u64::from(session)
@@ -342,7 +342,7 @@ fn store_python_stack(session: u32, task: u64, current: &Current) -> u64 {
         }
         return hash;
     }
-    let _ = (session, task, current);
+    let _ = (session, task, current, tid);
     0
 }
 

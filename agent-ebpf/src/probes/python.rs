@@ -1,14 +1,20 @@
 //! Frames of Python functions, from the interpreter's own list in the memory of the process. x86-64.
 //!
 //! The thread state whose `thread_id` is the thread's own (`pthread_self`, which is where its thread-local storage
-//! begins: `task_struct.thread.fsbase`) is looked for among those of all interpreters; from it the list of frames goes
-//! from the innermost out. Steps are global functions, as those of [`super::walk`]. A thread that is
-//! sampled while it changes the list gives a list that is one frame short or has one too many; each word of
-//! it is checked by user space, which reads the code object that it names.
+//! begins: `task_struct.thread.fsbase`) is looked for among those of all interpreters, the youngest first; from it the
+//! list of frames goes from the innermost out. What the search found is remembered in `PYTHON_THREADS`, but never
+//! believed: a state is that of the thread only if it says so now. Steps are global functions, as those of
+//! [`super::walk`]. A thread that is sampled while it changes the list gives a list that is one frame short or has one
+//! too many; each word of it is checked by user space, which reads the code object that it names.
 
+use aya_ebpf::helpers::bpf_ktime_get_ns;
 use ctrscope_ebpf::{
+    counter,
     profile::{MAX_FRAMES, ProgramKey, Stack},
-    python::{self, DIRECT, FRAME_BYTES, MAX_THREADS, Python},
+    python::{
+        self, DIRECT, FRAME_BYTES, MAX_ROUNDS, MAX_THREADS, Python, PythonThread,
+        SEARCH_INTERVAL_NS,
+    },
 };
 
 use super::{
@@ -17,7 +23,7 @@ use super::{
 };
 use crate::{
     kernel::layout,
-    maps::{PYTHON_SCRATCH, PYTHONS, STACK_SCRATCH},
+    maps::{PYTHON_SCRATCH, PYTHON_THREADS, PYTHONS, STACK_SCRATCH, count},
 };
 
 /// Words of a frame that can be asked for.
@@ -38,6 +44,14 @@ pub struct PythonWalk {
     interpreter: u64,
     /// The thread state.
     thread: u64,
+    /// The thread's state as it was known, which is looked at first in its interpreter; 0 is none.
+    known: u64,
+    known_interpreter: u64,
+    /// A state of the thread that had no frames.
+    idle: u64,
+    idle_interpreter: u64,
+    /// What the first list began with; 0 where none was entered yet.
+    head: u64,
     /// The frame that is next.
     frame: u64,
     /// Words of the stack so far.
@@ -57,7 +71,7 @@ unsafe fn wide(place: *const u32) -> u64 {
 /// Puts the Python frames of the current thread, if it has any, into `stack`, which is this CPU's scratch; gives a digest
 /// of their names.
 #[inline(always)]
-pub(super) fn walk(stack: *mut Stack, task: u64, key: ProgramKey) -> Option<u64> {
+pub(super) fn walk(stack: *mut Stack, task: u64, key: ProgramKey, tid: u32) -> Option<u64> {
     let offset = layout!(task_fsbase);
     if offset == 0 {
         return None;
@@ -77,21 +91,7 @@ pub(super) fn walk(stack: *mut Stack, task: u64, key: ProgramKey) -> Option<u64>
         set(&raw mut (*walk).thread_id, thread_id);
         set(&raw mut (*walk).length, 0);
         set(&raw mut (*walk).digest, 0);
-        set(&raw mut (*walk).thread, 0);
-        let places = &raw const (*walk).python;
-        let runtime = get(&raw const (*places).runtime);
-        let head = runtime.wrapping_add(wide(&raw const (*places).interpreters_head));
-        if !read_user(&raw mut (*walk).interpreter, 1, head) || !enter_interpreter(walk) {
-            return None;
-        }
-        let mut i = 0;
-        while i < MAX_THREADS {
-            if python_thread() == OVER {
-                break;
-            }
-            i += 1;
-        }
-        if i == MAX_THREADS || get(&raw const (*walk).thread) == 0 {
+        if !find(walk, key.id, tid) {
             return None;
         }
         let mut i = 0;
@@ -107,14 +107,130 @@ pub(super) fn walk(stack: *mut Stack, task: u64, key: ProgramKey) -> Option<u64>
     }
 }
 
-/// Goes to the first thread of the interpreter.
+/// Goes to the state of the current thread, and to its innermost frame. Remembers where that was, how far it came, or
+/// that there is none.
+#[inline(always)]
+unsafe fn find(walk: *mut PythonWalk, program: u32, tid: u32) -> bool {
+    let Some(entry) = PYTHON_THREADS.get_ptr_mut(python::thread_entry(tid)) else {
+        return false;
+    };
+    // SAFETY: places in map values. Two CPUs that run threads which share an entry may mix it: what comes of it is
+    // an address to look at, too.
+    unsafe {
+        if get_word(&raw const (*entry).program) != program
+            || get_word(&raw const (*entry).tid) != tid
+        {
+            *entry = PythonThread {
+                program,
+                tid,
+                ..PythonThread::ZERO
+            };
+        }
+        let places = &raw const (*walk).python;
+        let runtime = get(&raw const (*places).runtime);
+        let first = runtime.wrapping_add(wide(&raw const (*places).interpreters_head));
+        set(&raw mut (*walk).thread, 0);
+        set(&raw mut (*walk).idle, 0);
+        set(&raw mut (*walk).idle_interpreter, 0);
+        set(&raw mut (*walk).head, 0);
+        let known = get(&raw const (*entry).known);
+        let known_interpreter = get(&raw const (*entry).known_interpreter);
+        let until_ns = get(&raw const (*entry).until_ns);
+        let next_interpreter = get(&raw const (*entry).next_interpreter);
+        // One that had no frames may have some now. Otherwise it is looked at in its turn: a thread that is in an
+        // interpreter which another one has begun has frames in both.
+        set(&raw mut (*walk).known, 0);
+        if until_ns != 0 && known != 0 {
+            set(&raw mut (*walk).interpreter, known_interpreter);
+            set(&raw mut (*walk).thread, known);
+            if python_thread() == OVER && get(&raw const (*walk).thread) != 0 {
+                set(&raw mut (*entry).until_ns, 0);
+                return true;
+            }
+        }
+        if next_interpreter != 0 {
+            set(&raw mut (*walk).interpreter, next_interpreter);
+            set(&raw mut (*walk).thread, get(&raw const (*entry).next));
+            set(&raw mut (*walk).head, get(&raw const (*entry).head));
+        } else {
+            if until_ns == 0 {
+                set(&raw mut (*walk).known, known);
+                set(&raw mut (*walk).known_interpreter, known_interpreter);
+            }
+            if !read_user(&raw mut (*walk).interpreter, 1, first) || !enter_interpreter(walk) {
+                return false;
+            }
+        }
+        if until_ns != 0
+            && get(&raw const (*walk).head) == get(&raw const (*entry).head)
+            && bpf_ktime_get_ns() < until_ns
+        {
+            return false;
+        }
+        let mut i = 0;
+        while i < MAX_THREADS {
+            if python_thread() == OVER {
+                break;
+            }
+            i += 1;
+        }
+        let rounds = get_word(&raw const (*entry).rounds);
+        set(&raw mut (*entry).next_interpreter, 0);
+        set_word(&raw mut (*entry).rounds, 0);
+        set(&raw mut (*entry).until_ns, 0);
+        if i < MAX_THREADS && get(&raw const (*walk).thread) != 0 {
+            set(&raw mut (*entry).known, get(&raw const (*walk).thread));
+            let interpreter = get(&raw const (*walk).interpreter);
+            set(&raw mut (*entry).known_interpreter, interpreter);
+            return true;
+        }
+        set(&raw mut (*entry).head, get(&raw const (*walk).head));
+        set(&raw mut (*entry).known, get(&raw const (*walk).idle));
+        let interpreter = get(&raw const (*walk).idle_interpreter);
+        set(&raw mut (*entry).known_interpreter, interpreter);
+        if i < MAX_THREADS {
+            let until_ns = bpf_ktime_get_ns() + SEARCH_INTERVAL_NS;
+            set(&raw mut (*entry).until_ns, until_ns);
+            return false;
+        }
+        count(counter::PYTHON_SEARCH);
+        if rounds < MAX_ROUNDS {
+            set(&raw mut (*entry).next, get(&raw const (*walk).thread));
+            let interpreter = get(&raw const (*walk).interpreter);
+            set(&raw mut (*entry).next_interpreter, interpreter);
+            set_word(&raw mut (*entry).rounds, rounds + 1);
+        }
+        false
+    }
+}
+
+#[inline(always)]
+unsafe fn set_word(place: *mut u32, value: u32) {
+    // SAFETY: by the caller, a place in a map value.
+    unsafe { core::ptr::write_volatile(place, value) }
+}
+
+/// Goes to the first thread of the interpreter, or to the one that is known to be in it.
 #[inline(always)]
 unsafe fn enter_interpreter(walk: *mut PythonWalk) -> bool {
     // SAFETY: places in a map value.
     unsafe {
         let interpreter = get(&raw const (*walk).interpreter);
+        let known = get(&raw const (*walk).known);
+        if known != 0 && interpreter == get(&raw const (*walk).known_interpreter) {
+            set(&raw mut (*walk).thread, known);
+            return true;
+        }
         let head = wide(&raw const (*walk).python.threads_head);
-        interpreter != 0 && read_user(&raw mut (*walk).thread, 1, interpreter.wrapping_add(head))
+        if interpreter == 0
+            || !read_user(&raw mut (*walk).thread, 1, interpreter.wrapping_add(head))
+        {
+            return false;
+        }
+        if get(&raw const (*walk).head) == 0 {
+            set(&raw mut (*walk).head, get(&raw const (*walk).thread));
+        }
+        true
     }
 }
 
@@ -166,15 +282,27 @@ pub extern "C" fn python_thread() -> u32 {
             return GO_ON;
         }
         let offset = wide(&raw const (*places).thread_id);
-        if !read_user(next, 1, thread.wrapping_add(offset)) {
-            set(&raw mut (*walk).thread, 0);
-            return OVER;
-        }
+        let is_read = read_user(next, 1, thread.wrapping_add(offset));
         // Each interpreter that a thread has been in has a state of it, of which one has frames.
-        if get(next) == get(&raw const (*walk).thread_id)
-            && enter_thread(walk)
-            && get(&raw const (*walk).frame) != 0
-        {
+        if is_read && get(next) == get(&raw const (*walk).thread_id) {
+            if enter_thread(walk) && get(&raw const (*walk).frame) != 0 {
+                return OVER;
+            }
+            set(&raw mut (*walk).idle, thread);
+            let interpreter = get(&raw const (*walk).interpreter);
+            set(&raw mut (*walk).idle_interpreter, interpreter);
+        }
+        if thread == get(&raw const (*walk).known) {
+            // What was known is no longer so: what it says is next may be anything.
+            set(&raw mut (*walk).known, 0);
+            if !enter_interpreter(walk) {
+                set(&raw mut (*walk).thread, 0);
+                return OVER;
+            }
+            return GO_ON;
+        }
+        if !is_read {
+            set(&raw mut (*walk).thread, 0);
             return OVER;
         }
         let offset = wide(&raw const (*places).thread_next);

@@ -28,7 +28,7 @@ use aya::{
 use ctrscope_ebpf::{
     layout::Layout,
     profile::{self, Program, ProgramKey, SampleKey, Stack},
-    python::Python,
+    python::{Python, THREAD_ENTRIES},
     slot,
     walk::{Ask, Mapping},
 };
@@ -174,6 +174,7 @@ impl Sampler {
             .map_max_entries("SAMPLES", SAMPLES)
             .map_max_entries("PROGRAMS", PROGRAMS)
             .map_max_entries("PYTHONS", PYTHONS)
+            .map_max_entries("PYTHON_THREADS", THREAD_ENTRIES)
             .map_max_entries("MAPPINGS", MAPPINGS)
             .map_max_entries("UNWIND_ROWS", ROWS / 2)
             .map_max_entries("UNWIND_INDEX", INDEX_WORDS / 2)
