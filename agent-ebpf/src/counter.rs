@@ -41,6 +41,8 @@ counters! {
     COMPLETION_UNSEEN = "block_completion_unseen" "lost",
     /// A stack found the table of stacks full.
     STACKS_FULL = "profile_stacks_full" "lost",
+    /// A stack of Python functions found the table of those full.
+    PYTHON_STACKS_FULL = "profile_python_stacks_full" "lost",
     /// A sample found the table of samples full.
     SAMPLES_FULL = "profile_samples_full" "lost",
     /// A program found the table of programs full.

@@ -85,6 +85,11 @@ pub static COUNTERS: PerCpuArray<u64> = PerCpuArray::with_max_entries(counter::C
 #[map]
 pub static STACKS: HashMap<u64, Stack> = HashMap::with_max_entries(1, 0);
 
+/// The same for stacks of Python functions, which would leave no room for others: each program has its own. Counted in
+/// `PYTHON_STACKS_FULL`.
+#[map]
+pub static PYTHON_STACKS: HashMap<u64, Stack> = HashMap::with_max_entries(1, 0);
+
 /// Where samples were taken → how many. A sample that finds it full is counted in `SAMPLES_FULL`.
 #[map]
 pub static SAMPLES: HashMap<SampleKey, u64> = HashMap::with_max_entries(1, 0);

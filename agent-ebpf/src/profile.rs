@@ -71,7 +71,7 @@ pub const fn session_of(period: u64) -> u32 {
 }
 
 shared! {
-    /// A stack, in the hash `STACKS` by its 64-bit hash.
+    /// A stack, in the hash `STACKS` by its 64-bit hash, or in `PYTHON_STACKS`.
     pub struct Stack [1024] {
         /// Number of frames.
         pub length: u64,

@@ -25,7 +25,9 @@ use ctrscope_ebpf::{
 use crate::{
     atomic::add_u64,
     kernel::layout,
-    maps::{CPU_SLOTS, EVENTS, PROGRAMS, SAMPLES, SESSIONS, STACK_SCRATCH, STACKS, count},
+    maps::{
+        CPU_SLOTS, EVENTS, PROGRAMS, PYTHON_STACKS, SAMPLES, SESSIONS, STACK_SCRATCH, STACKS, count,
+    },
 };
 
 /// `BPF_F_USER_STACK`, `BPF_NOEXIST` and `BPF_ANY`, `include/uapi/linux/bpf.h`.
@@ -33,6 +35,9 @@ const BPF_F_USER_STACK: u64 = 1 << 8;
 const BPF_NOEXIST: u64 = 1;
 const BPF_ANY: u64 = 0;
 
+/// What a stack is of: the tables where it is stored are two.
+const NATIVE: u32 = 0;
+const PYTHON: u32 = 1;
 /// Set in what [`store_stack`] returns where the stack was not there before.
 const IS_NEW: u64 = 1;
 
@@ -261,7 +266,7 @@ fn store_kernel_stack(ctx: &PerfEventContext, session: u32) -> u64 {
         return 0;
     };
     if walk_by_pointers(ctx, stack, 0) {
-        store(u64::from(session)).0
+        store(u64::from(session), NATIVE).0
     } else {
         0
     }
@@ -314,7 +319,7 @@ fn store_user_stack(
         ask(current, last);
     }
     let _ = task;
-    (store(u64::from(session)).0, stop)
+    (store(u64::from(session), NATIVE).0, stop)
 }
 
 /// Stores the Python functions of the current thread, and asks user space for the names of those that are new: code that
@@ -330,7 +335,7 @@ fn store_python_stack(session: u32, task: u64, current: &Current, tid: u32) -> u
         let seed = (u64::from(current.key.id) << 32 | u64::from(current.key.tgid))
             ^ u64::from(session)
             ^ digest;
-        let (hash, is_new) = store(seed);
+        let (hash, is_new) = store(seed, PYTHON);
         if is_new {
             put(Ask {
                 tgid: current.key.tgid,
@@ -373,15 +378,15 @@ fn walk_by_pointers(ctx: &PerfEventContext, stack: *mut Stack, flags: u64) -> bo
 /// Stores the stack in the scratch under its hash; says also whether it is a new one. The hash is even, never 0, and
 /// begins with the seed.
 #[inline(always)]
-fn store(seed: u64) -> (u64, bool) {
-    let stored = store_stack(seed);
+fn store(seed: u64, kind: u32) -> (u64, bool) {
+    let stored = store_stack(seed, kind);
     (stored & !IS_NEW, stored & IS_NEW != 0)
 }
 
 /// The same in one word. A global function, which the kernel proves by itself, once for all kinds of stacks.
 #[unsafe(no_mangle)]
 #[inline(never)]
-pub extern "C" fn store_stack(seed: u64) -> u64 {
+pub extern "C" fn store_stack(seed: u64, kind: u32) -> u64 {
     let Some(stack) = STACK_SCRATCH.get_ptr(0) else {
         return 0;
     };
@@ -405,12 +410,22 @@ pub extern "C" fn store_stack(seed: u64) -> u64 {
         } else {
             hash & !IS_NEW
         };
-        if STACKS.get_ptr(hash).is_some() {
-            return hash;
-        }
-        if STACKS.insert(hash, &*stack, BPF_ANY).is_err() {
-            count(counter::STACKS_FULL);
-            return hash;
+        if kind == PYTHON {
+            if PYTHON_STACKS.get_ptr(hash).is_some() {
+                return hash;
+            }
+            if PYTHON_STACKS.insert(hash, &*stack, BPF_ANY).is_err() {
+                count(counter::PYTHON_STACKS_FULL);
+                return hash;
+            }
+        } else {
+            if STACKS.get_ptr(hash).is_some() {
+                return hash;
+            }
+            if STACKS.insert(hash, &*stack, BPF_ANY).is_err() {
+                count(counter::STACKS_FULL);
+                return hash;
+            }
         }
         hash | IS_NEW
     }

@@ -5,25 +5,21 @@
 //! perf events of its own, whose period says which session a sample is for, and entries of its own in
 //! the tables of samples and stacks.
 
+mod session;
+
 use std::{
-    collections::HashMap,
     os::fd::{AsFd, BorrowedFd},
     sync::{
         Arc, Mutex, MutexGuard, PoisonError,
         atomic::{AtomicU32, Ordering, fence},
     },
-    time::{Duration, Instant},
+    time::Duration,
 };
 
 use aya::{
     Ebpf, EbpfLoader,
     maps::{HashMap as BpfHashMap, Map, MapData, PerCpuArray, RingBuf},
-    programs::{
-        PerfEvent, ProgramError,
-        perf_event::{
-            PerfEventConfig, PerfEventLinkId, PerfEventScope, SamplePolicy, SoftwareEvent,
-        },
-    },
+    programs::{PerfEvent, ProgramError},
 };
 use ctrscope_ebpf::{
     layout::Layout,
@@ -33,6 +29,7 @@ use ctrscope_ebpf::{
     walk::{Ask, Mapping},
 };
 
+pub(crate) use self::session::{ProfileSession, SessionSample};
 use super::{
     BpfError,
     layout::Resolved,
@@ -42,7 +39,7 @@ use super::{
 };
 use crate::snapshot::{KernelMap, LossCounter};
 
-/// Distinct stacks of all sessions: 16 MiB of them.
+/// Distinct stacks of all sessions, and as many of Python functions: 16 MiB each.
 const STACKS: u32 = 16_384;
 /// Distinct samples (stack pair, program, container, end) of all sessions.
 const SAMPLES: u32 = 32_768;
@@ -61,46 +58,39 @@ const RING: u32 = 64 << 10;
 /// How long a walk can take at most, where the kernel has no way to wait for all that run: it is in an interrupt.
 const LONGEST_WALK: Duration = Duration::from_millis(500);
 
-/// Before a session begins it meets the programs that run for so long, so often a second: their first samples have
-/// whole stacks then.
-const WARMING: Duration = Duration::from_millis(50);
-const WARMING_FREQUENCY: u32 = 499;
-
 /// The slot table of the programs that always run.
 pub(crate) type SharedSlots = Arc<MappedArray<u64>>;
-
-/// What a session counted at one place.
-#[derive(Clone, Debug)]
-pub(crate) struct SessionSample {
-    pub(crate) slot: u32,
-    pub(crate) program: ProgramKey,
-    /// 0 where threads are not told apart.
-    pub(crate) tid: u32,
-    /// Innermost first; `None` where the stack was lost.
-    pub(crate) user: Option<Arc<[u64]>>,
-    /// Innermost first; `None` where the stack was lost.
-    pub(crate) kernel: Option<Arc<[u64]>>,
-    /// Hash and words of the stack of Python functions; `None` where there is none, or it was lost.
-    pub(crate) python: Option<(u64, Arc<[u64]>)>,
-    /// How the walk of the user stack ended.
-    pub(crate) stop: u32,
-    pub(crate) count: u64,
-}
 
 /// What the sampler holds that one thread at a time may use.
 struct Guarded {
     ebpf: Ebpf,
-    stacks: BpfHashMap<MapData, u64, Wire<Stack>>,
+    stacks: Stacks,
+    /// Those of Python functions.
+    python_stacks: Stacks,
     samples: BpfHashMap<MapData, Wire<SampleKey>, u64>,
     /// Sessions that are open, by bit.
     open: u32,
 }
 
-impl Guarded {
-    fn stack(&self, hash: u64) -> Option<Arc<[u64]>> {
-        let stack = self.stacks.get(&hash, 0).ok()?.0;
+/// Stacks by their hash.
+struct Stacks(BpfHashMap<MapData, u64, Wire<Stack>>);
+
+impl Stacks {
+    fn get(&self, hash: u64) -> Option<Arc<[u64]>> {
+        let stack = self.0.get(&hash, 0).ok()?.0;
         let length = usize::try_from(stack.length).ok()?;
         stack.frames.get(..length).map(Arc::from)
+    }
+
+    fn remove(&mut self, hash: u64) {
+        let _ = self.0.remove(&hash);
+    }
+
+    fn clear(&mut self) {
+        let left: Vec<u64> = self.0.keys().flatten().collect();
+        for hash in left {
+            self.remove(hash);
+        }
     }
 }
 
@@ -171,6 +161,7 @@ impl Sampler {
             .map_max_entries("GENERATIONS", 1)
             .map_max_entries("EVENTS", RING)
             .map_max_entries("STACKS", STACKS)
+            .map_max_entries("PYTHON_STACKS", STACKS)
             .map_max_entries("SAMPLES", SAMPLES)
             .map_max_entries("PROGRAMS", PROGRAMS)
             .map_max_entries("PYTHONS", PYTHONS)
@@ -189,7 +180,8 @@ impl Sampler {
         let mappings = MappedArray::new("MAPPINGS", take("MAPPINGS")?, MAPPINGS)?;
         let rows = MappedArray::new("UNWIND_ROWS", take("UNWIND_ROWS")?, ROWS / 2)?;
         let index = MappedArray::new("UNWIND_INDEX", take("UNWIND_INDEX")?, INDEX_WORDS / 2)?;
-        let stacks = convert("STACKS", take("STACKS")?)?;
+        let stacks = Stacks(convert("STACKS", take("STACKS")?)?);
+        let python_stacks = Stacks(convert("PYTHON_STACKS", take("PYTHON_STACKS")?)?);
         let samples = convert("SAMPLES", take("SAMPLES")?)?;
         let programs = convert("PROGRAMS", take("PROGRAMS")?)?;
         let pythons = convert("PYTHONS", take("PYTHONS")?)?;
@@ -207,6 +199,7 @@ impl Sampler {
             guarded: Mutex::new(Guarded {
                 ebpf,
                 stacks,
+                python_stacks,
                 samples,
                 open: 0,
             }),
@@ -296,9 +289,9 @@ impl Sampler {
         }
     }
 
-    /// A stack by its hash.
-    pub(crate) fn stack(&self, hash: u64) -> Option<Arc<[u64]>> {
-        self.guarded().stack(hash)
+    /// A stack of Python functions by its hash.
+    pub(crate) fn python_stack(&self, hash: u64) -> Option<Arc<[u64]>> {
+        self.guarded().python_stacks.get(hash)
     }
 
     /// Writes a mapping. What says that there is a table is written last: a walk that meets it half-written must not
@@ -377,181 +370,6 @@ fn write_words(array: &MappedArray<u64>, at: u32, words: &[u32]) {
 
 /// `BPF_EXIST`, `include/uapi/linux/bpf.h`.
 const BPF_EXIST: u64 = 2;
-
-/// Sampling in progress; ends when dropped.
-pub(crate) struct ProfileSession {
-    sampler: Arc<Sampler>,
-    number: u32,
-    links: Vec<PerfEventLinkId>,
-    losses_before: Vec<LossCounter>,
-    /// When it began.
-    pub(crate) began: Instant,
-}
-
-impl ProfileSession {
-    /// Starts to sample `only_slot`, or every slot, on the CPUs given, `frequency` times a second.
-    ///
-    /// # Errors
-    ///
-    /// The kernel refuses the perf events, or there are too many sessions.
-    pub(crate) fn start(
-        sampler: &Arc<Sampler>,
-        only_slot: Option<u32>,
-        frequency: u32,
-        by_thread: bool,
-        cpus: &[u32],
-    ) -> Result<Self, BpfError> {
-        let number = {
-            let mut guarded = sampler.guarded();
-            let number = guarded.open.trailing_ones();
-            if number >= profile::SESSIONS {
-                return Err(BpfError::Unsupported {
-                    what: "sampling stacks",
-                    reason: "too many recordings at once".to_owned(),
-                });
-            }
-            guarded.open |= 1 << number;
-            number
-        };
-        sampler.refresh();
-        let mut session = Self {
-            sampler: Arc::clone(sampler),
-            number,
-            links: Vec::new(),
-            losses_before: sampler.losses(),
-            began: Instant::now(),
-        };
-        let word = profile::session_word(only_slot.unwrap_or(slot::IDLE), by_thread);
-        session.word(profile::warming(word));
-        session.attach(WARMING_FREQUENCY, cpus)?;
-        std::thread::sleep(WARMING);
-        session.detach();
-        session.word(word);
-        session.attach(frequency, cpus)?;
-        session.began = Instant::now();
-        Ok(session)
-    }
-
-    fn word(&self, word: u64) {
-        if let Some(place) = self.sampler.sessions.word(self.number as usize, 0) {
-            place.store(word, Ordering::Release);
-        }
-    }
-
-    fn attach(&mut self, frequency: u32, cpus: &[u32]) -> Result<(), BpfError> {
-        let mut guarded = self.sampler.guarded();
-        let program = program(&mut guarded.ebpf)?;
-        for &cpu in cpus {
-            let link = program.attach(
-                PerfEventConfig::Software(SoftwareEvent::CpuClock),
-                PerfEventScope::AllProcessesOneCpu { cpu },
-                SamplePolicy::Period(profile::session_period(frequency, self.number)),
-                false,
-            );
-            match link {
-                Ok(link) => self.links.push(link),
-                // A CPU may go offline between the list and here.
-                Err(error) if self.links.is_empty() && Some(&cpu) == cpus.last() => {
-                    return Err(refused(&error));
-                }
-                Err(error) => tracing::debug!(cpu, error = %describe(&error), "cpu not sampled"),
-            }
-        }
-        Ok(())
-    }
-
-    /// Takes over what the agent has decided about cgroups since the last call. Costs about 50 µs.
-    pub(crate) fn refresh(&self) {
-        self.sampler.refresh();
-    }
-
-    fn detach(&mut self) {
-        let mut guarded = self.sampler.guarded();
-        if let Ok(program) = program(&mut guarded.ebpf) {
-            for link in self.links.drain(..) {
-                let _ = program.detach(link);
-            }
-        }
-    }
-
-    /// Stops sampling; what was counted stays readable.
-    pub(crate) fn stop(&mut self) {
-        self.detach();
-        self.word(0);
-    }
-
-    /// All that was counted.
-    pub(crate) fn samples(&self) -> Vec<SessionSample> {
-        let guarded = self.sampler.guarded();
-        let mut known: HashMap<u64, Option<Arc<[u64]>>> = HashMap::new();
-        let mut stack = |hash: u64| -> Option<Arc<[u64]>> {
-            if hash == 0 {
-                return Some(Arc::from([]));
-            }
-            known
-                .entry(hash)
-                .or_insert_with(|| guarded.stack(hash))
-                .clone()
-        };
-        guarded
-            .samples
-            .iter()
-            .flatten()
-            .filter(|(key, _)| key.0.session == self.number)
-            .map(|(key, count)| SessionSample {
-                slot: key.0.slot,
-                program: key.0.program,
-                tid: key.0.tid,
-                user: stack(key.0.user),
-                kernel: stack(key.0.kernel),
-                python: Some(key.0.python)
-                    .filter(|hash| *hash != 0)
-                    .and_then(|hash| Some((hash, stack(hash)?))),
-                stop: key.0.stop,
-                count,
-            })
-            .collect()
-    }
-
-    /// What was lost since it began, in the order of [`ctrscope_ebpf::counter::NAMES`]; of other sessions, too, that
-    /// record at the same time.
-    pub(crate) fn losses(&self) -> Vec<LossCounter> {
-        let mut losses = self.sampler.losses();
-        for (now, before) in losses.iter_mut().zip(&self.losses_before) {
-            now.count = now.count.saturating_sub(before.count);
-        }
-        losses
-    }
-}
-
-impl Drop for ProfileSession {
-    fn drop(&mut self) {
-        self.stop();
-        let mut guarded = self.sampler.guarded();
-        let guarded = &mut *guarded;
-        let keys: Vec<SampleKey> = guarded
-            .samples
-            .keys()
-            .flatten()
-            .map(|key| key.0)
-            .filter(|key| key.session == self.number)
-            .collect();
-        for key in keys {
-            for stack in [key.user, key.kernel, key.python] {
-                let _ = guarded.stacks.remove(&stack);
-            }
-            let _ = guarded.samples.remove(&Wire(key));
-        }
-        guarded.open &= !(1 << self.number);
-        if guarded.open == 0 {
-            // Those whose sample found no room.
-            let left: Vec<u64> = guarded.stacks.keys().flatten().collect();
-            for stack in left {
-                let _ = guarded.stacks.remove(&stack);
-            }
-        }
-    }
-}
 
 fn program(ebpf: &mut Ebpf) -> Result<&mut PerfEvent, BpfError> {
     ebpf.program_mut("profile_sample")

@@ -91,6 +91,8 @@ pub(super) fn record(
     let sample_ns = 1_000_000_000 / u64::from(frequency.max(1));
     let empty: Arc<[u64]> = Arc::from([]);
     let samples = session.samples();
+    let lost = samples.iter().filter(|sample| sample.is_lost);
+    let lost_stacks = lost.map(|sample| sample.count).sum();
     drop(session);
     let pythons = recording.pythons(&samples);
     let stops = samples.iter().map(|sample| (sample.stop, sample.count));
@@ -131,7 +133,7 @@ pub(super) fn record(
         },
         losses: ProfileLosses {
             samples: loss(counter::SAMPLES_FULL),
-            stacks: loss(counter::STACKS_FULL),
+            stacks: lost_stacks,
             unreadable: loss(counter::STACK_UNREADABLE),
             strangers: slot.map_or(0, |_| loss(counter::SAMPLE_UNKNOWN)),
         },

@@ -425,7 +425,7 @@ impl Worker {
                 id: ask.program,
             };
             if ask.python != 0 {
-                if let Some(words) = self.sampler.stack(ask.python) {
+                if let Some(words) = self.sampler.python_stack(ask.python) {
                     self.names.met(key, ask.python, words);
                 }
             } else if let Some(program) = self.sampler.program(key) {

@@ -189,7 +189,8 @@ impl WalkEnd {
 pub struct ProfileLosses {
     /// Samples that were not counted because the map of samples was full.
     pub samples: u64,
-    /// Samples counted without a stack because the map of stacks was full.
+    /// Samples counted without one or more of their stacks (user, kernel, Python functions) because a map of stacks was
+    /// full.
     pub stacks: u64,
     /// Stacks, of the user or the kernel, that could not be walked at all.
     pub unreadable: u64,
@@ -199,7 +200,7 @@ pub struct ProfileLosses {
 }
 
 impl ProfileLosses {
-    /// Samples that are missing, have no stack, or are nobody's.
+    /// Samples that are missing, lack a stack, or are nobody's.
     #[must_use]
     pub fn total(&self) -> u64 {
         let more = self.unreadable.saturating_add(self.strangers);
