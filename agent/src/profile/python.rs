@@ -182,7 +182,12 @@ impl Interpreter {
     fn at(addresses: [u64; 3], memory: &impl Memory) -> Result<Self, Absent> {
         let [runtime, version, code_type] = addresses;
         let read = |address: u64| memory.word(address).ok_or(Absent::Unreadable);
-        let version = Version(read(version)?);
+        // `Py_Version` may stand in a page of the file that nothing has touched yet, which is not read: so it is in Debian's
+        // 3.14.
+        let version = match memory.word(version) {
+            Some(version) => Version(version),
+            None => Version::stated(memory, runtime).ok_or(Absent::Unreadable)?,
+        };
         let mut layout = Layout::of(version, memory, runtime)?;
         let name = read(code_type.wrapping_add(TYPE_NAME))?;
         let mut text = [0; CODE_NAME.len()];

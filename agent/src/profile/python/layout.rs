@@ -33,7 +33,8 @@ const DEBUG_WORDS: usize = 96;
 const COOKIE: &[u8; 8] = b"xdebugpy";
 
 /// `FRAME_OWNED_BY_CSTACK` of 3.12 and 3.13, `FRAME_OWNED_BY_INTERPRETER` of 3.14: the owner of the frame that the
-/// interpreter's function begins with.
+/// interpreter's function begins with. 3.14 has `FRAME_OWNED_BY_CSTACK` as well, 4, but no frame has it
+/// (`entry.frame.owner` in <https://github.com/python/cpython/blob/v3.14.0/Python/ceval.c>).
 const ENTRY_OWNER: u32 = 3;
 
 /// Of one version.
@@ -228,6 +229,13 @@ const WORDS_3_14: DebugWords = DebugWords {
 pub(crate) struct Version(pub(super) u64);
 
 impl Version {
+    /// What `_Py_DebugOffsets` says, at the beginning of `_PyRuntime` since 3.13.
+    pub(super) fn stated(memory: &impl Memory, runtime: u64) -> Option<Self> {
+        let mut head = [0; 16];
+        (memory.read(runtime, &mut head) && head.starts_with(COOKIE))
+            .then(|| Self(u64_at(&head, 8)))
+    }
+
     /// Major and minor number.
     pub(crate) fn minor(self) -> (u64, u64) {
         (self.0 >> 24 & 0xff, self.0 >> 16 & 0xff)

@@ -181,6 +181,18 @@ fn an_interpreter_of_each_version_is_found() {
 }
 
 #[test]
+fn a_version_that_cannot_be_read_is_that_of_the_debug_offsets() {
+    let without = |version: u64| {
+        let mut memory = made(version);
+        memory.pieces.retain(|(address, _)| *address != VERSION);
+        find(&memory).map(|interpreter| interpreter.version)
+    };
+    assert_eq!(without(0x030e_0af0), Ok(Version(0x030e_0af0)));
+    assert_eq!(without(0x030d_00f0), Ok(Version(0x030d_00f0)));
+    assert_eq!(without(0x030c_01f0), Err(Absent::Unreadable));
+}
+
+#[test]
 fn layouts_by_debug_offsets_are_those_of_the_headers() {
     let layout = find(&made(0x030d_00f0)).unwrap();
     let python = layout.python;
