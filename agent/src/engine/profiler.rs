@@ -238,7 +238,7 @@ impl Recording<'_> {
 
 impl Recording<'_> {
     /// Names of the Python functions of samples, by the hash of their stacks, as far as they can be had within two
-    /// seconds.
+    /// seconds. The others say that they were not.
     pub(super) fn pythons(&self, samples: &[SessionSample]) -> HashMap<u64, Arc<PythonStack>> {
         let wanted: HashMap<u64, WantedStack> = samples
             .iter()
@@ -247,7 +247,14 @@ impl Recording<'_> {
                 Some((*hash, (sample.program, *hash, Arc::clone(words))))
             })
             .collect();
-        self.names.take(wanted.into_values().collect())
+        let wanted: Vec<WantedStack> = wanted.into_values().collect();
+        let mut named = self.names.take(wanted.clone());
+        for (_, hash, words) in wanted {
+            named
+                .entry(hash)
+                .or_insert_with(|| Arc::new(PythonStack::unread(&words)));
+        }
+        named
     }
 
     /// What there was no room for since somebody asked.

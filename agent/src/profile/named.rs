@@ -1,7 +1,7 @@
 //! Samples to stacks with names: what every format is written from.
 
 use std::{
-    collections::{BTreeMap, HashMap},
+    collections::{BTreeMap, HashMap, HashSet},
     sync::Arc,
 };
 
@@ -141,9 +141,9 @@ pub struct Profile {
     pub user_stacks: StackCounts,
     /// Of those that were cut, why: [`ctrscope_ebpf::walk::STOPS`].
     pub cuts: BTreeMap<&'static str, u64>,
-    /// Distinct addresses that have a name.
+    /// Distinct addresses that have a name, and distinct places in Python functions that have one.
     pub symbol_hits: u64,
-    /// Distinct addresses that have none.
+    /// Distinct addresses that have none, and distinct Python functions that could not be read.
     pub symbol_misses: u64,
     /// What was left out of inlined functions.
     pub inlined_left_out: InlinedLeftOut,
@@ -200,7 +200,7 @@ impl StackCounts {
 }
 
 impl Profile {
-    /// The share of distinct addresses that have a name, 0 to 1; `None` without addresses.
+    /// The share of distinct addresses, and of Python functions, that have a name, 0 to 1; `None` without any.
     #[must_use]
     #[expect(clippy::cast_precision_loss, reason = "a share for display")]
     pub fn symbol_ratio(&self) -> Option<f64> {
@@ -276,6 +276,9 @@ pub fn name(raw: &RawProfile, symbolizer: &mut Symbolizer, split: Split) -> Prof
     let truncated = marker(TRUNCATED);
     let unknown = marker(UNKNOWN);
     let kernel_truncated = marker(&format!("{TRUNCATED}{KERNEL_SUFFIX}"));
+    // Python functions that have a name, and code objects that have none.
+    let mut python_functions: HashSet<u32> = HashSet::new();
+    let mut unread: HashSet<(ProgramKey, u64)> = HashSet::new();
     let mut python_bytes = 0;
     let mut pythons: HashMap<*const PythonStack, Vec<Vec<u32>>> = HashMap::new();
 
@@ -306,6 +309,8 @@ pub fn name(raw: &RawProfile, symbolizer: &mut Symbolizer, split: Split) -> Prof
         }
         if let Some(python) = &sample.python {
             let runs = pythons.entry(Arc::as_ptr(python)).or_insert_with(|| {
+                let codes = python.unread.iter().map(|code| (sample.program, *code));
+                unread.extend(codes);
                 let mut number = |frame: &PythonFrame| {
                     if python_bytes > MAX_PYTHON_BYTES {
                         return unknown;
@@ -313,6 +318,9 @@ pub fn name(raw: &RawProfile, symbolizer: &mut Symbolizer, split: Split) -> Prof
                     let frame = Frame::python(frame);
                     let before = names.frames().len();
                     let number = names.number(&frame);
+                    if &*frame.function != UNKNOWN {
+                        python_functions.insert(number);
+                    }
                     if names.frames().len() > before {
                         python_bytes +=
                             frame.name.len() + frame.function.len() + frame.module.len();
@@ -391,6 +399,8 @@ pub fn name(raw: &RawProfile, symbolizer: &mut Symbolizer, split: Split) -> Prof
         *count = count.saturating_add(sample.count);
         *ns = ns.saturating_add(sample.ns);
     }
+    profile.symbol_hits += python_functions.len() as u64;
+    profile.symbol_misses += unread.len() as u64;
     profile.owners = owners.into_list();
     profile.frames = names.into_frames();
     profile.stacks = stacks
@@ -409,4 +419,58 @@ pub fn name(raw: &RawProfile, symbolizer: &mut Symbolizer, split: Split) -> Prof
         )
         .collect();
     profile
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::profile::{RawSample, WalkEnd};
+    use ctrscope_ebpf::python;
+
+    #[test]
+    fn python_functions_that_could_not_be_read_are_misses() {
+        let frame = |function: &str, line| PythonFrame {
+            function: function.into(),
+            file: "/a.py".into(),
+            line,
+        };
+        let nameless = PythonFrame {
+            function: UNKNOWN.into(),
+            file: "".into(),
+            line: 0,
+        };
+        let named = PythonStack {
+            runs: vec![vec![frame("f", 1), frame("f", 2), nameless.clone()]],
+            unread: vec![0x1000],
+            is_truncated: false,
+        };
+        // Of the other stack nothing was read in time: one of its functions is known to have no name already.
+        let codes = [0x1000, 0x2000, 0x2000];
+        let words = codes.map(|code| python::word(code, 3, true));
+        let sample = |program: ProgramKey, python: PythonStack| RawSample {
+            owner: Arc::default(),
+            program,
+            tid: 0,
+            user: Arc::from([]),
+            end: WalkEnd::Outermost,
+            kernel: Arc::from([]),
+            python: Some(Arc::new(python)),
+            count: 1,
+            ns: 1,
+        };
+        let [one, other] = [1, 2].map(|tgid| ProgramKey { tgid, id: 1 });
+        let raw = RawProfile {
+            samples: vec![
+                sample(one, named.clone()),
+                sample(one, PythonStack::unread(&words)),
+                // Another program has other functions at the same addresses.
+                sample(other, named),
+            ],
+            ..RawProfile::default()
+        };
+        let folder = tempfile::tempdir().unwrap();
+        let mut symbolizer = Symbolizer::with_proc(folder.path());
+        let profile = name(&raw, &mut symbolizer, Split::Process);
+        assert_eq!((profile.symbol_hits, profile.symbol_misses), (2, 3));
+    }
 }

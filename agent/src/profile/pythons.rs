@@ -171,6 +171,7 @@ fn bytes(stack: &PythonStack) -> usize {
     names
         .map(|bytes| bytes + size_of::<PythonFrame>())
         .sum::<usize>()
+        + size_of_val(&*stack.unread)
         + size_of::<PythonStack>()
 }
 
@@ -183,6 +184,7 @@ fn named(codes: &mut Codes, key: ProgramKey, with: &With, words: &[u64]) -> Opti
         line: frame.line,
     };
     Some(PythonStack {
+        unread: runs.iter().flat_map(|run| run.unread.clone()).collect(),
         runs: runs
             .into_iter()
             .map(|run| run.frames.into_iter().map(frame).collect())

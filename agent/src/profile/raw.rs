@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use ctrscope_ebpf::{profile::ProgramKey, walk};
+use ctrscope_ebpf::{profile::ProgramKey, python, walk};
 
 use super::kind::ProfileType;
 
@@ -99,8 +99,23 @@ pub struct PythonStack {
     /// Runs of functions that called one another, the innermost first; each stands for one native frame of the
     /// interpreter. In a run, too, the innermost comes first.
     pub runs: Vec<Vec<PythonFrame>>,
+    /// Addresses of the code objects of functions that have no name, since they could not be read; of all functions
+    /// where nothing could be.
+    pub unread: Vec<u64>,
     /// As deep as the limit: the outermost are missing.
     pub is_truncated: bool,
+}
+
+impl PythonStack {
+    /// A stack whose functions could not be named in time: it has none, but it says so.
+    #[must_use]
+    pub fn unread(words: &[u64]) -> Self {
+        let codes = words.iter().map(|word| python::code(*word));
+        Self {
+            unread: codes.filter(|code| *code != 0).collect(),
+            ..Self::default()
+        }
+    }
 }
 
 /// A Python function, and where in it.

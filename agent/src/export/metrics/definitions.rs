@@ -509,7 +509,7 @@ metrics! {
         "Files that the agent opened for the numbers of containers: most of what collecting them costs."
         "agent" Read::Agent(|a, rows| rows.push((vec![], Value::Count(a.health.files_read))));
     "ctrscope_profile_addresses_total" Counter ["named"]
-        "Distinct addresses of the profiles that have ended, by whether a name was found for them (`yes`, `no`)."
+        "Distinct addresses and Python functions of the profiles that have ended, by whether a name was found for them (`yes`, `no`)."
         "agent" Read::Agent(agent::profile_addresses);
     "ctrscope_agent_cpu_seconds_total" Counter
         "User and system CPU time of the agent's own process."

@@ -49,6 +49,8 @@ pub(crate) struct Run {
     pub(crate) frames: Vec<PyFrame>,
     /// Whether it is known with its outermost one; otherwise the walk ended within it.
     pub(crate) is_whole: bool,
+    /// Addresses of the code objects among them that could not be read.
+    pub(crate) unread: Vec<u64>,
 }
 
 /// What tells code objects that were at an address one after the other.
@@ -116,6 +118,9 @@ impl Codes {
             if python::code(word) != 0 {
                 let address = python::code(word);
                 let code = self.code(program, layout, memory, address);
+                if code.is_none() {
+                    run.unread.push(address);
+                }
                 run.frames
                     .extend(frame(code.as_deref(), python::place(word)));
             }

@@ -102,7 +102,8 @@ fn what_calls_init_is_no_function() {
         runs,
         [Run {
             frames: vec![],
-            is_whole: true
+            is_whole: true,
+            unread: Vec::new(),
         }]
     );
 }
