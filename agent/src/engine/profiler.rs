@@ -69,8 +69,8 @@ impl WalkMemory for KernelSide {
         self.sampler.publish(key, region, ask_after_ns);
     }
 
-    fn look_for_python(&self, key: ProgramKey, process: &Process, is_new: bool) {
-        self.names.look(key, process, is_new);
+    fn look_for_python(&self, key: ProgramKey, process: &Process, is_new: bool) -> bool {
+        self.names.look(key, process, is_new)
     }
 
     fn ended(&self, key: ProgramKey) {

@@ -22,8 +22,8 @@ use crate::profile::{Process, PythonStack, Pythons, WantedStack};
 
 /// How long the end of a recording waits for names.
 const PATIENCE: Duration = Duration::from_secs(2);
-/// Jobs that wait at most: a stack takes up to 1 KiB, a program as much as its mappings. Further ones are dropped; stacks
-/// are named at the end of the recording then, and programs are looked at again.
+/// Jobs that wait at most: a stack takes up to 1 KiB, a program with the mappings of 16 files 2 KiB. Further ones are
+/// dropped; stacks are named at the end of the recording then, and programs are looked at again.
 const MAX_JOBS: usize = 2_048;
 
 type Named = HashMap<u64, Arc<PythonStack>>;
@@ -55,13 +55,13 @@ impl PythonNames {
         Ok(Self { jobs })
     }
 
-    /// Has a program looked into.
-    pub(super) fn look(&self, key: ProgramKey, process: &Process, is_new: bool) {
-        if process.may_run_python() {
-            let _ = self
-                .jobs
-                .try_send(Job::Look(key, Box::new(process.clone()), is_new));
-        }
+    /// Has a program looked into; says whether that will be done.
+    pub(super) fn look(&self, key: ProgramKey, process: &Process, is_new: bool) -> bool {
+        // It may wait for long: what it holds is what it needs.
+        process.for_python().is_none_or(|process| {
+            let job = Job::Look(key, Box::new(process), is_new);
+            self.jobs.try_send(job).is_ok()
+        })
     }
 
     /// Has a stack named that was just met.

@@ -8,10 +8,15 @@ use std::{
     sync::Arc,
 };
 
-use super::maps::{self, Mapping};
+use super::{
+    maps::{self, Mapping},
+    python,
+};
 
 /// Threads that are tried of a process whose first one has ended.
 const MAX_TASKS: usize = 64;
+/// Most files that are looked into for a Python interpreter.
+const MAX_PYTHON_FILES: usize = 16;
 /// Most mappings that are kept of those that are gone.
 const MAX_PAST_MAPPINGS: usize = 1_024;
 /// Largest file read below `/proc/PID`, bytes.
@@ -105,9 +110,24 @@ impl Process {
         now.is_ok_and(|now| now == (self.start_ticks, self.start_stack))
     }
 
-    /// Whether it may have a Python interpreter, by the names of what it has mapped.
-    pub(crate) fn may_run_python(&self) -> bool {
-        self.mappings.iter().any(super::python::may_hold)
+    /// What of it is needed to look for a Python interpreter: of each file that may hold one, by its name, the first
+    /// mapping. `None` where there is no such file.
+    pub(crate) fn for_python(&self) -> Option<Self> {
+        let mut files: Vec<Mapping> = Vec::new();
+        for mapping in self.mappings.iter().filter(|one| python::may_hold(one)) {
+            let file = |one: &Mapping| (one.device, one.inode);
+            if files.len() < MAX_PYTHON_FILES && files.iter().all(|one| file(one) != file(mapping))
+            {
+                files.push(mapping.clone());
+            }
+        }
+        (!files.is_empty()).then(|| Self {
+            comm: self.comm.clone(),
+            mappings: files,
+            past_mappings: Vec::new(),
+            root: None,
+            ..*self
+        })
     }
 
     /// Whether both have the same mapped now.
@@ -231,6 +251,34 @@ mod tests {
         assert_eq!(parse_beginning(&whole), Some((8123, 140_722)));
         assert_eq!(parse_beginning("7 (x) S 1"), None);
         assert_eq!(parse_beginning(""), None);
+    }
+
+    #[test]
+    fn what_may_be_python_is_one_mapping_of_each_of_a_few_files() {
+        let mut text = "1000-2000 r-xp 0 8:1 7 /usr/bin/bash\n".to_owned();
+        for index in 0..100 {
+            let (start, inode) = (0x10_0000 + index * 0x2000, index / 2 + 10);
+            let end = start + 0x1000;
+            text += &format!(
+                "{start:x}-{end:x} r-xp {index:x}000 8:1 {inode} /usr/lib/python{inode}\n"
+            );
+        }
+        let process = Process {
+            mappings: maps::parse(&text),
+            past_mappings: maps::parse("1000-2000 r-xp 0 8:1 5 /python\n"),
+            ..Process::gone("x".to_owned(), 7)
+        };
+        let copy = process.for_python().unwrap();
+        let offsets: Vec<u64> = copy.mappings.iter().map(|one| one.offset).collect();
+        let expected: Vec<u64> = (0..32).step_by(2).map(|index| index << 12).collect();
+        assert_eq!(offsets, expected);
+        assert!(copy.past_mappings.is_empty());
+        assert_eq!((copy.task, copy.comm.as_str()), (7, "x"));
+        let other = Process {
+            mappings: maps::parse("1000-2000 r-xp 0 8:1 7 /usr/bin/bash\n"),
+            ..Process::gone("x".to_owned(), 7)
+        };
+        assert!(other.for_python().is_none());
     }
 
     #[test]

@@ -58,7 +58,8 @@ pub(crate) trait WalkMemory {
     /// Says where the mappings of a program are, and when it may be asked for again (`CLOCK_MONOTONIC`).
     fn publish(&self, key: ProgramKey, region: u64, ask_after_ns: u64);
     /// Has a Python interpreter looked for in a program; `is_new` says that its mappings are not those of the last time.
-    fn look_for_python(&self, key: ProgramKey, process: &Process, is_new: bool);
+    /// Says whether there was room for that.
+    fn look_for_python(&self, key: ProgramKey, process: &Process, is_new: bool) -> bool;
     /// Says that a program has ended.
     fn ended(&self, key: ProgramKey);
     /// Forgets all Python functions.
@@ -86,6 +87,8 @@ struct Known {
     process: Process,
     /// Places of its head and mappings.
     region: Option<Range<u32>>,
+    /// Nobody has looked for a Python interpreter in its mappings yet.
+    is_new_to_python: bool,
     /// How long it is left alone if nothing new is found.
     quiet: Duration,
     /// When it was seen to have ended, or to run another program.
@@ -202,7 +205,7 @@ impl<M: WalkMemory> Programs<M> {
             (before.region.is_some() || !self.walks) && before.process.maps_the_same(&process)
         };
         if before.is_some_and(is_done) || process.mappings.is_empty() {
-            self.look_for_python(key, false);
+            self.look_for_python(key);
             return false;
         }
         if program.start_stack == 0 && self.is_of_another(key, &process) {
@@ -240,12 +243,13 @@ impl<M: WalkMemory> Programs<M> {
             Known {
                 process,
                 region,
+                is_new_to_python: true,
                 quiet: QUIET,
                 ended: None,
             },
         );
         self.left.extend(former);
-        self.look_for_python(key, true);
+        self.look_for_python(key);
         true
     }
 
@@ -314,6 +318,7 @@ impl<M: WalkMemory> Programs<M> {
                 Known {
                     process,
                     region: None,
+                    is_new_to_python: false,
                     quiet: QUIET,
                     ended: Some(Instant::now()),
                 },
@@ -344,10 +349,14 @@ impl<M: WalkMemory> Programs<M> {
         self.known.iter().map(|(key, known)| (*key, &known.process))
     }
 
-    fn look_for_python(&self, key: ProgramKey, is_new: bool) {
+    fn look_for_python(&mut self, key: ProgramKey) {
         // Its frames are read by the kernel side as stacks are.
-        if let Some(known) = self.known.get(&key).filter(|_| self.walks) {
-            self.memory.look_for_python(key, &known.process, is_new);
+        if let Some(known) = self.known.get_mut(&key).filter(|_| self.walks) {
+            let is_new = known.is_new_to_python;
+            // What is refused has its turn at the next look.
+            if self.memory.look_for_python(key, &known.process, is_new) {
+                known.is_new_to_python = false;
+            }
         }
     }
 

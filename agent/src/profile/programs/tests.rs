@@ -28,6 +28,9 @@ struct Fake {
     index: RefCell<Vec<u32>>,
     published: RefCell<HashMap<ProgramKey, (u64, u64)>>,
     pythons: RefCell<HashSet<ProgramKey>>,
+    /// Looks for interpreters: whether the mappings were new.
+    looks: RefCell<Vec<bool>>,
+    is_refusing: Cell<bool>,
     graces: Cell<usize>,
     sizes: [u32; 3],
 }
@@ -52,9 +55,11 @@ impl WalkMemory for Rc<Fake> {
             .insert(key, (region, ask_after_ns));
     }
 
-    fn look_for_python(&self, key: ProgramKey, process: &Process, _is_new: bool) {
+    fn look_for_python(&self, key: ProgramKey, process: &Process, is_new: bool) -> bool {
         assert!(!process.mappings.is_empty());
         self.pythons.borrow_mut().insert(key);
+        self.looks.borrow_mut().push(is_new);
+        !self.is_refusing.get()
     }
 
     fn ended(&self, key: ProgramKey) {
@@ -216,6 +221,23 @@ fn one_of_which_nothing_new_is_found_is_left_alone_for_longer_and_longer() {
     assert_eq!(waits[0], 0);
     assert!(waits.iter().all(|wait| *wait <= 8 * SECOND_NS), "{waits:?}");
     assert!(waits.iter().any(|wait| *wait >= SECOND_NS / 2), "{waits:?}");
+}
+
+#[test]
+fn a_look_for_an_interpreter_that_is_refused_is_made_up_for() {
+    let mut host = Host::roomy();
+    let (key, program) = this();
+    host.memory.is_refusing.set(true);
+    host.ask(key, &program);
+    host.programs.sweep(&[(key, program)]);
+    host.memory.is_refusing.set(false);
+    for _ in 0..2 {
+        host.programs.sweep(&[(key, program)]);
+    }
+    // New to the one who looks until it is looked into; other tests may map something meanwhile.
+    let looks = host.memory.looks.borrow();
+    assert_eq!(looks[..3], [true; 3]);
+    assert_eq!(looks.len(), 4);
 }
 
 #[test]
