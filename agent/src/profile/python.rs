@@ -177,6 +177,21 @@ impl Interpreters {
     }
 }
 
+#[cfg(test)]
+impl Interpreter {
+    /// One of 3.11 of which nothing is known but the type of code objects.
+    pub(super) fn made(code_type: u64) -> Self {
+        Self {
+            python: Python::ZERO,
+            code: CodeLayout {
+                code_type,
+                ..layout::V3_11.code
+            },
+            version: Version(0x030b_02f0),
+        }
+    }
+}
+
 impl Interpreter {
     /// The interpreter whose `_PyRuntime`, `Py_Version` and `PyCode_Type` are at these addresses.
     fn at(addresses: [u64; 3], memory: &impl Memory) -> Result<Self, Absent> {

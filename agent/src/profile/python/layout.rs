@@ -73,7 +73,7 @@ impl CodeLayout {
 }
 
 /// 3.11, as `offsetof` gives it with Debian's headers of 3.11.2.
-const V3_11: Layout = Layout {
+pub(super) const V3_11: Layout = Layout {
     python: Python {
         interpreters_head: 40,
         interpreter_next: 0,
