@@ -49,6 +49,9 @@ counters! {
     PROGRAMS_FULL = "profile_programs_full" "lost",
     /// User space was not asked for the mappings of a program: the ring was full.
     ASK_RING_FULL = "profile_ask_ring_full" "lost",
+    /// User space was not asked for the names of a stack of Python functions, since its program had asked for too many:
+    /// they are named at the end if they are still there.
+    PYTHON_UNASKED = "profile_python_unasked" "lost",
     /// A stack could not be walked at all.
     STACK_UNREADABLE = "profile_stack_unreadable" "lost",
     /// A stack was cut at the depth limit.

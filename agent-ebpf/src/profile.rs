@@ -123,6 +123,27 @@ pub const fn program_id(start_ns: u64, exec_id: u32) -> u32 {
     (mixed >> 32) as u32 | 1
 }
 
+/// Stacks of Python functions of one program whose names are asked for in one window of [`ASK_WINDOW_SHIFT`]; the ring
+/// holds 1,300 of all programs.
+pub const MAX_PYTHON_ASKS: u32 = 100;
+/// A window is two to the power of this, nanoseconds: 134 ms.
+const ASK_WINDOW_SHIFT: u32 = 27;
+
+/// Counts another question of a program: its word, which holds the number of the window and how many were asked in it, as
+/// it is then; `None` where there are too many. Two CPUs that count at once may count one.
+#[inline(always)]
+#[must_use]
+pub const fn one_more_ask(word: u32, now_ns: u64) -> Option<u32> {
+    let window = (now_ns >> ASK_WINDOW_SHIFT) as u32 & 0xff_ffff;
+    if word >> 8 != window {
+        return Some(window << 8 | 1);
+    }
+    if word & 0xff >= MAX_PYTHON_ASKS {
+        return None;
+    }
+    Some(word + 1)
+}
+
 shared! {
     /// A program that was sampled, in the hash `PROGRAMS`.
     pub struct Program [64] {
@@ -140,7 +161,9 @@ shared! {
         /// Samples of it, over all sessions.
         pub samples: u64,
         /// 1 where it has an entry in `PYTHONS`.
-        pub is_python: u64,
+        pub is_python: u32,
+        /// How often names of Python functions were asked for of late: [`one_more_ask`].
+        pub python_asks: u32,
     }
 }
 
@@ -170,6 +193,21 @@ mod tests {
         assert!(!is_open(0) && !is_warming(word));
         let early = warming(word);
         assert!(is_open(early) && is_warming(early) && session_slot(early) == u32::MAX);
+    }
+
+    #[test]
+    fn a_program_asks_so_often_in_each_window() {
+        const { assert!(MAX_PYTHON_ASKS < 0xff) };
+        for now_ns in [0, 1 << 30, u64::MAX] {
+            let mut word = 0xabcd_ef05;
+            for asked in 1..=MAX_PYTHON_ASKS {
+                word = one_more_ask(word, now_ns).unwrap();
+                assert_eq!(word & 0xff, asked);
+            }
+            assert_eq!(one_more_ask(word, now_ns), None);
+            let later = now_ns.wrapping_add(1 << ASK_WINDOW_SHIFT);
+            assert_eq!(one_more_ask(word, later).unwrap() & 0xff, 1);
+        }
     }
 
     #[test]

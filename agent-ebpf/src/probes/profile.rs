@@ -16,7 +16,7 @@ use ctrscope_ebpf::{
     counter,
     profile::{
         MAX_FRAMES, Program, ProgramKey, SampleKey, Stack, by_thread, is_open, is_warming,
-        program_id, session_of, session_slot,
+        one_more_ask, program_id, session_of, session_slot,
     },
     slot,
     walk::{self, Ask},
@@ -336,7 +336,7 @@ fn store_python_stack(session: u32, task: u64, current: &Current, tid: u32) -> u
             ^ u64::from(session)
             ^ digest;
         let (hash, is_new) = store(seed, PYTHON);
-        if is_new {
+        if is_new && may_ask_for_names(current) {
             put(Ask {
                 tgid: current.key.tgid,
                 program: current.key.id,
@@ -349,6 +349,28 @@ fn store_python_stack(session: u32, task: u64, current: &Current, tid: u32) -> u
     }
     let _ = (session, task, current, tid);
     0
+}
+
+/// Whether the names of another stack may be asked for: a program that makes new functions all the time would fill the
+/// ring, and others would have no tables.
+#[inline(always)]
+#[cfg(bpf_target_arch = "x86_64")]
+fn may_ask_for_names(current: &Current) -> bool {
+    if current.entry.is_null() {
+        return false;
+    }
+    // SAFETY: the first takes nothing, and the pointer comes from the map.
+    let (now_ns, asks) = unsafe {
+        let asks = core::ptr::read_volatile(&raw const (*current.entry).python_asks);
+        (bpf_ktime_get_ns(), asks)
+    };
+    let Some(asks) = one_more_ask(asks, now_ns) else {
+        count(counter::PYTHON_UNASKED);
+        return false;
+    };
+    // SAFETY: as above.
+    unsafe { core::ptr::write_volatile(&raw mut (*current.entry).python_asks, asks) };
+    true
 }
 
 /// Has the kernel walk a stack by frame pointers; says whether there is one.
