@@ -119,7 +119,12 @@ shared! {
         pub mm_start_stack: u32,
         /// `task_struct.thread.fsbase` of x86-64; 0 where the kernel lacks it.
         pub task_fsbase: u32,
+        /// `cfs_rq.throttled_clock_self_time`, before 6.6 `throttled_clock_pelt_time`, before 5.19
+        /// `throttled_clock_task_time`; 0 where the kernel lacks it.
+        pub cfs_rq_throttled_ns: u32,
+        /// `cfs_rq.throttle_count`; 0 where the kernel lacks it.
+        pub cfs_rq_throttle_count: u32,
         /// Room for what is to come; zero.
-        pub reserved: [u32; 9],
+        pub reserved: [u32; 7],
     }
 }

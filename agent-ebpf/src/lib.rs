@@ -4,6 +4,7 @@
 //! depends on nothing, so that both worlds compile it as it is; whatever is worth testing here is
 //! a plain `const fn`, tested on the host.
 #![no_std]
+#![cfg_attr(target_arch = "bpf", feature(asm_experimental_arch))]
 
 #[macro_use]
 mod pod;
@@ -13,6 +14,7 @@ pub mod counter;
 pub mod event;
 pub mod histogram;
 pub mod layout;
+pub mod ledger;
 pub mod profile;
 pub mod python;
 pub mod sched;

@@ -11,6 +11,7 @@ use aya_ebpf::{
 use ctrscope_ebpf::{
     block::{BlockSlot, InFlight, REQUESTS_ENTRIES},
     counter,
+    ledger::{PairSlot, Stretches, THROTTLED_QUEUES, Throttles},
     profile::{Program, ProgramKey, SESSIONS as MOST_SESSIONS, SampleKey, Stack},
     python::{Python, PythonThread},
     sched::{CpuState, SchedSlot, TaskState},
@@ -48,6 +49,22 @@ pub static CPUS: Array<CpuState> = Array::with_max_entries(1, BPF_F_MMAPABLE);
 /// wait and its off-CPU time, once.
 #[map]
 pub static TASKS: Array<TaskState> = Array::with_max_entries(1, 0);
+
+/// CPU → its last slices. Written and read by `sched_switch` on that CPU. One entry per possible CPU.
+#[map]
+pub static STRETCHES: Array<Stretches> = Array::with_max_entries(1, 0);
+
+/// `cpu * 256 + (slot & 255)` → when a cgroup's tasks were throttled there. Written and read by `sched_switch` on that
+/// CPU; another cgroup takes over the entry, which costs the waits of the first one, where a task slept before, the
+/// quota's part.
+#[map]
+pub static THROTTLES: Array<Throttles> = Array::with_max_entries(THROTTLED_QUEUES, 0);
+
+/// `cpu * 4096 + place of the pair` → who waited for whom. Written by `sched_switch` on that CPU, read by user space
+/// through its mapping, which clears those that rest. One that finds its place taken is counted in `lost` of
+/// whoever has it.
+#[map]
+pub static PAIRS: Array<PairSlot> = Array::with_max_entries(1, BPF_F_MMAPABLE);
 
 /// `slot * 4 + operation` → block I/O. Written by `block_rq_complete` atomically, read by user
 /// space through its mapping. Cannot be full, as `SCHED`.

@@ -1,6 +1,6 @@
 //! Keys and values of the scheduler subject.
 
-use crate::histogram::BUCKETS;
+use crate::{histogram::BUCKETS, ledger::CAUSES};
 
 /// Who took the CPU from a preempted task: a task of the same container.
 pub const BY_SELF: usize = 0;
@@ -8,18 +8,19 @@ pub const BY_SELF: usize = 0;
 pub const BY_CONTAINER: usize = 1;
 /// A task of a system service, a session or the root cgroup.
 pub const BY_SYSTEM: usize = 2;
-/// A kernel thread, or nobody: the CPU went idle because the scheduler took the task off it
-/// (bandwidth limit, migration).
+/// A kernel thread, or nobody: the CPU went idle because the scheduler took the task off it (migration).
 pub const BY_KERNEL: usize = 3;
+/// The quota of its own cgroup or of one above was used up, whoever came next.
+pub const BY_QUOTA: usize = 4;
 /// Number of the above.
-pub const BY_COUNT: usize = 4;
+pub const BY_COUNT: usize = 5;
 
 shared_counters! {
     /// What one container did on one CPU, in the array `SCHED` at `cpu * slots + slot`.
     ///
     /// Written by `sched_switch` on that CPU alone, so without locks or atomics. 32-bit counters
     /// wrap; user space adds up their differences. Times are in nanoseconds of the scheduler's clock.
-    pub struct SchedSlot [512] {
+    pub struct SchedSlot [576] {
         /// Run queue latency of each dispatch.
         pub run_queue_buckets: [u32; BUCKETS],
         /// Sum of the run queue latencies.
@@ -34,21 +35,23 @@ shared_counters! {
         pub off_cpu_uninterruptible_ns: u64,
         /// Run queue latency that followed a preemption, by who preempted.
         pub preempted_wait_ns: [u64; BY_COUNT],
-        /// Preemptions, by who preempted.
-        pub preemptions: [u32; BY_COUNT],
+        /// The run queue latencies by who had the CPU, [`crate::ledger`]: their sum is [`run_queue_ns`](Self::run_queue_ns).
+        pub causes_ns: [u64; CAUSES],
         /// Context switches in which the task left the CPU blocked.
         pub voluntary: u32,
         /// Context switches in which the task was still runnable.
         pub involuntary: u32,
         /// Processes that ended.
         pub process_exits: u32,
+        /// Preemptions, by who preempted.
+        pub preemptions: [u32; BY_COUNT],
         /// Room for what is to come; zero.
-        pub reserved: [u32; 5],
+        pub reserved: [u32; 2],
     }
 }
 
 /// Mask that keeps a bucket index inside [`SchedSlot`] whatever it is: the verifier needs a bound,
-/// and 128 words are the whole value.
+/// and 128 words are inside of the value.
 pub const BUCKET_MASK: usize = 127;
 
 shared! {
@@ -129,7 +132,7 @@ pub const DEPARTED_PREEMPTED: u32 = 4;
 shared! {
     /// What is remembered of a task between two dispatches, in the direct-mapped array `TASKS` at
     /// `pid & mask`. A task that finds another's entry takes it over.
-    pub struct TaskState [32] {
+    pub struct TaskState [40] {
         /// `sched_info.run_delay` as it stood, this wait included, at the last dispatch.
         pub run_delay_ns: u64,
         /// Scheduler clock when the task last left a CPU.
@@ -140,6 +143,8 @@ shared! {
         pub departure: u32,
         /// Scheduler clock when `run_delay_ns` was noted.
         pub noted_at: u64,
+        /// What the queue that it left had been throttled in sum by then, nanoseconds ([`crate::ledger::Throttles`]).
+        pub throttled_ns: u64,
     }
 }
 

@@ -11,7 +11,10 @@ pub const OTHER: u32 = 0;
 /// Stands for the idle task where a slot is expected.
 pub const IDLE: u32 = 0xffff;
 
-/// Most slots an agent can have; the number fits 16 bits beside [`IDLE`].
+/// Stands for kernel threads and interrupts where a slot is expected.
+pub const KERNEL: u32 = 0xfffe;
+
+/// Most slots an agent can have; the number fits 16 bits beside [`IDLE`] and [`KERNEL`].
 pub const MAX_SLOTS: u32 = 32_768;
 
 /// Entries of a slot table. Css ids are handed out lowest first (`cgroup_idr_alloc`), so this many

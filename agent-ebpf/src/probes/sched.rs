@@ -15,17 +15,19 @@ use aya_ebpf::{
 };
 use ctrscope_ebpf::{
     counter, histogram,
+    ledger::{self as causes, Stretches},
     sched::{
-        BUCKET_MASK, BY_CONTAINER, BY_KERNEL, BY_SELF, BY_SYSTEM, CpuState, DEPARTED_IO,
+        BUCKET_MASK, BY_CONTAINER, BY_KERNEL, BY_QUOTA, BY_SELF, BY_SYSTEM, CpuState, DEPARTED_IO,
         DEPARTED_NOT, DEPARTED_PREEMPTED, DEPARTED_SLEEP, DEPARTED_UNINTERRUPTIBLE, MOVED,
         SchedSlot, since, since_at_least,
     },
     slot,
 };
 
+use super::ledger::{self, Wait};
 use crate::{
     kernel::{self, Kernel, layout, load},
-    maps::{CPU_SLOTS, CPUS, SCHED, TASKS, count},
+    maps::{CPU_SLOTS, CPUS, SCHED, STRETCHES, TASKS, count},
 };
 
 /// `TASK_UNINTERRUPTIBLE` and `TASK_NOLOAD`, `include/linux/sched.h`: the second marks kernel
@@ -140,6 +142,7 @@ fn try_sched_switch(ctx: &BtfTracePointContext) -> Option<()> {
         (*state).group = load(next, layout!(task_sched_task_group));
     }
 
+    let mut is_preempted = false;
     // The slice that was running when the programs were attached has no known start: skip it.
     if prev_pid != 0 && on_cpu_since != 0 {
         // Kernels have been met that do not trace every switch. What the state says is then another
@@ -193,17 +196,33 @@ fn try_sched_switch(ctx: &BtfTracePointContext) -> Option<()> {
         // state says (`switch_count`, `__schedule`). `TASK_REPORT_MAX`, which the text event shows
         // for it, is not in this argument: there the same bit is `TASK_WAKEKILL`.
         let preempt: u64 = ctx.arg(0);
+        let queue: Kernel = load(prev, layout!(task_cfs_rq));
+        let throttled_ns = ledger::throttled_ns(queue);
         let departure = if state == 0 || preempt as u8 != 0 {
-            let by = preempted_by(prev_owner, next, next_pid, next_owner);
+            is_preempted = true;
+            let is_throttled = ledger::is_throttled(queue);
+            if is_throttled || throttled_ns != 0 {
+                let slot = slot::slot(prev_owner);
+                ledger::left(cpu, slot, queue, throttled_ns, now, is_throttled);
+            }
+            let by = if is_throttled {
+                BY_QUOTA
+            } else {
+                preempted_by(prev_owner, next, next_pid, next_owner)
+            };
             add_one!(stats, involuntary);
-            // SAFETY: `by` is one of four constants.
+            // SAFETY: `by` is one of five constants.
             unsafe {
-                let counter = (&raw mut (*stats).preemptions).cast::<u32>().add(by & 3);
+                let counter = (&raw mut (*stats).preemptions).cast::<u32>().add(by & 7);
                 *counter = (*counter).wrapping_add(1);
             }
             DEPARTED_PREEMPTED + by as u32
         } else {
             add_one!(stats, voluntary);
+            if throttled_ns != 0 {
+                let slot = slot::slot(prev_owner);
+                ledger::left(cpu, slot, queue, throttled_ns, now, false);
+            }
             // As the kernel's own accounts of waiting for I/O take it, whatever the state
             // (`try_to_block_task`, `kernel/sched/core.c`; `psi_task_switch`, `kernel/sched/psi.c`).
             if is_in_iowait(prev) {
@@ -221,12 +240,14 @@ fn try_sched_switch(ctx: &BtfTracePointContext) -> Option<()> {
             if (*task).pid == prev_pid {
                 (*task).departed_at = now;
                 (*task).departure = departure;
+                (*task).throttled_ns = throttled_ns;
                 // Its arrival was not seen, so neither was the wait before it; its total has it.
                 if !is_seen {
                     let total: u64 = load(prev, layout!(task_run_delay));
                     let missed = total.wrapping_sub((*task).run_delay_ns);
                     if missed <= now.saturating_sub((*task).noted_at) {
                         count_wait(stats, missed);
+                        ledger::add(stats, causes::UNATTRIBUTED, missed);
                     }
                     (*task).run_delay_ns = total;
                     (*task).noted_at = now;
@@ -235,8 +256,11 @@ fn try_sched_switch(ctx: &BtfTracePointContext) -> Option<()> {
         }
     }
 
+    let ring: *mut Stretches = STRETCHES.get_ptr_mut(cpu)?;
+    let last = ledger::occupant(prev, prev_pid, prev_owner);
+    ledger::append(ring, cpu, last, [now, on_cpu_now], is_preempted);
     if next_pid != 0 {
-        dispatch(first_slot, next, next_pid, next_owner, now)?;
+        dispatch(cpu, next, next_pid, next_owner, now, last)?;
     }
     Some(())
 }
@@ -250,7 +274,7 @@ fn is_in_iowait(task: Kernel) -> bool {
 
 /// Counts the wait and the absence of a task that gets the CPU.
 #[inline(always)]
-fn dispatch(first_slot: u32, next: Kernel, pid: u32, owner: u32, now: u64) -> Option<()> {
+fn dispatch(cpu: u32, next: Kernel, pid: u32, owner: u32, now: u64, last: u64) -> Option<()> {
     let last_queued: u64 = load(next, layout!(task_last_queued));
     if last_queued == 0 {
         return Some(());
@@ -266,8 +290,9 @@ fn dispatch(first_slot: u32, next: Kernel, pid: u32, owner: u32, now: u64) -> Op
     let total = load::<u64>(next, layout!(task_run_delay)).wrapping_add(since_queued);
     let mut wait = since_queued;
 
-    let stats = sched_slot(first_slot, owner)?;
+    let stats = sched_slot(cpu * layout!(slots), owner)?;
     let task = TASKS.get_ptr_mut(pid & layout!(task_mask))?;
+    let mut left_with = None;
     // SAFETY: as where the departure is written.
     unsafe {
         if (*task).pid == pid && last_arrival != 0 {
@@ -282,9 +307,13 @@ fn dispatch(first_slot: u32, next: Kernel, pid: u32, owner: u32, now: u64) -> Op
             let departure = (*task).departure;
             let away = now.wrapping_sub((*task).departed_at);
             if departure >= DEPARTED_PREEMPTED {
-                let by = (departure - DEPARTED_PREEMPTED) as usize & 3;
+                let by = (departure - DEPARTED_PREEMPTED) as usize & 7;
                 let sum = (&raw mut (*stats).preempted_wait_ns).cast::<u64>().add(by);
                 *sum = (*sum).wrapping_add(wait);
+                // Otherwise it was moved to another queue meanwhile.
+                if (*task).departed_at == last_queued {
+                    left_with = Some((*task).throttled_ns);
+                }
             } else if departure != DEPARTED_NOT {
                 if away >= wait && away <= absence {
                     let sum = if departure == DEPARTED_IO {
@@ -310,6 +339,25 @@ fn dispatch(first_slot: u32, next: Kernel, pid: u32, owner: u32, now: u64) -> Op
         (*task).noted_at = now;
     }
     count_wait(stats, wait);
+    let queue: Kernel = load(next, layout!(task_cfs_rq));
+    let throttled_ns = ledger::throttled_ns(queue);
+    let victim = slot::slot(owner);
+    let quota = if throttled_ns != 0 {
+        let times = [last_queued, now];
+        ledger::quota_part(cpu, victim, queue, throttled_ns, times, left_with)
+    } else {
+        0
+    };
+    let wait = Wait {
+        cpu,
+        victim,
+        queued: last_queued,
+        now,
+        whole: wait,
+        quota,
+        last,
+    };
+    ledger::split(stats, &wait);
     Some(())
 }
 

@@ -196,6 +196,17 @@ pub fn resolve(btf: &Btf) -> Resolved {
     }
     let cfs_rq = kernel.follow("cfs_rq", &se_cfs_rq);
     let cfs_rq_rq = kernel.field(&cfs_rq, "rq", Load::Pointer);
+    // How long the group was throttled: renamed with the clock that it is measured by.
+    let mut throttled = kernel.field(&cfs_rq, "throttled_clock_self_time", Load::Long);
+    for earlier in ["throttled_clock_pelt_time", "throttled_clock_task_time"] {
+        if throttled.lack.is_some() {
+            let old = kernel.field(&cfs_rq, earlier, Load::Long);
+            if old.lack.is_none() {
+                throttled = old;
+            }
+        }
+    }
+    let throttle_count = kernel.field(&cfs_rq, "throttle_count", Load::Word);
     let rq = kernel.follow("rq", &cfs_rq_rq);
     let clock = kernel.field(&rq, "clock", Load::Long);
     let clock_task = kernel.field(&rq, "clock_task", Load::Long);
@@ -275,6 +286,8 @@ pub fn resolve(btf: &Btf) -> Resolved {
     layout.task_last_arrival = last_arrival.offset;
     layout.task_last_queued = last_queued.offset;
     layout.cfs_rq_rq = cfs_rq_rq.offset;
+    layout.cfs_rq_throttled_ns = throttled.offset;
+    layout.cfs_rq_throttle_count = throttle_count.offset;
     layout.rq_clock = clock.offset;
     layout.rq_clock_task = clock_task.offset;
     layout.rq_curr = rq_curr.offset;
@@ -342,7 +355,7 @@ pub fn resolve(btf: &Btf) -> Resolved {
     verdict.require(&[&se_cfs_rq, &cfs_rq_rq, &clock, &clock_task]);
     verdict.require(&[&sum_exec, &run_delay, &last_arrival, &last_queued]);
     verdict.require(&[&prev_sum_exec]);
-    verdict.prefer(&[&in_iowait]);
+    verdict.prefer(&[&in_iowait, &throttled, &throttle_count]);
 
     let verdict = &mut subjects.sched_process_exit;
     verdict.require(&[&exit.check(btf, &[TASK]), &pid, &tgid]);

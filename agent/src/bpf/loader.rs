@@ -18,6 +18,7 @@ use ctrscope_ebpf::{
     block::{BlockSlot, OPERATIONS},
     counter,
     layout::Layout,
+    ledger::{PAIRS, PairSlot, THROTTLED_QUEUES},
     sched::{CpuState, SchedSlot},
     slot,
 };
@@ -96,6 +97,7 @@ pub(crate) struct KernelSide {
     ebpf: Ebpf,
     sched: MappedArray<SchedSlot>,
     cpus: MappedArray<CpuState>,
+    pairs: MappedArray<PairSlot>,
     block: MappedArray<BlockSlot>,
     generations: MappedArray<u64>,
     cpu_slots: Arc<MappedArray<u64>>,
@@ -168,6 +170,9 @@ impl KernelSide {
             .override_global("LAYOUT", &layout, true)
             .map_max_entries("SCHED", sizes.slots * sizes.cpus)
             .map_max_entries("CPUS", sizes.cpus)
+            .map_max_entries("STRETCHES", sizes.cpus)
+            .map_max_entries("THROTTLES", sizes.cpus * THROTTLED_QUEUES)
+            .map_max_entries("PAIRS", sizes.cpus * PAIRS)
             .map_max_entries("TASKS", sizes.tasks())
             .map_max_entries("BLOCK", sizes.slots * OPERATIONS as u32)
             .map_max_entries("GENERATIONS", sizes.slots)
@@ -179,6 +184,7 @@ impl KernelSide {
         let mut take = |name: &'static str| ebpf.take_map(name).ok_or(BpfError::NoMap { name });
         let sched = MappedArray::new("SCHED", take("SCHED")?, sizes.slots * sizes.cpus)?;
         let cpus = MappedArray::new("CPUS", take("CPUS")?, sizes.cpus)?;
+        let pairs = MappedArray::new("PAIRS", take("PAIRS")?, sizes.cpus * PAIRS)?;
         let block = MappedArray::new("BLOCK", take("BLOCK")?, sizes.slots * OPERATIONS as u32)?;
         let generations = MappedArray::new("GENERATIONS", take("GENERATIONS")?, sizes.slots)?;
         let cpu_slots = MappedArray::new("CPU_SLOTS", take("CPU_SLOTS")?, slot::TABLE_ENTRIES)?;
@@ -198,6 +204,7 @@ impl KernelSide {
             ebpf,
             sched,
             cpus,
+            pairs,
             block,
             generations,
             cpu_slots: Arc::new(cpu_slots),
@@ -305,7 +312,7 @@ impl KernelSide {
         &self.sched
     }
 
-    /// A number that changes with what a slot counts on a CPU, from four of its 64 words: the sum of what only goes up
+    /// A number that changes with what a slot counts on a CPU, from four of its 72 words: the sum of what only goes up
     /// with each slice and each wait, modulo its width. A wait of no time changes it at the end of the slice only.
     pub(crate) fn sched_mark(&self, index: usize) -> u64 {
         const WORDS: [usize; 4] = [
@@ -331,6 +338,11 @@ impl KernelSide {
             let running = self.cpus.word(cpu as usize, RUNNING);
             running.is_some_and(|running| running.load(Ordering::Relaxed) != 0)
         })
+    }
+
+    /// Who waited for whom, by CPU.
+    pub(crate) fn pairs(&self) -> &MappedArray<PairSlot> {
+        &self.pairs
     }
 
     /// State of the CPUs.
@@ -396,6 +408,7 @@ impl KernelSide {
         };
         add("SCHED", self.sched.map());
         add("CPUS", self.cpus.map());
+        add("PAIRS", self.pairs.map());
         add("BLOCK", self.block.map());
         add("GENERATIONS", self.generations.map());
         add("CPU_SLOTS", self.cpu_slots.map());

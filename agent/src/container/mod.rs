@@ -3,12 +3,14 @@
 
 mod charges;
 mod owner;
+mod pairs;
 mod registry;
 mod slots;
 mod stats;
 mod workloads;
 
 pub(crate) use charges::{BlockCharges, OperationBytes};
+pub(crate) use pairs::WaitPairs;
 pub(crate) use registry::{
     CgroupKey, Entity, Now, Origin, Registry, RegistryLimits, Report, SlotWrite,
 };

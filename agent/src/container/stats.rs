@@ -43,6 +43,7 @@ impl RawSched {
             involuntary: added.involuntary.into(),
             preemptions: added.preemptions.map(u64::from),
             preempted_wait_ns: added.preempted_wait_ns,
+            causes_ns: added.causes_ns,
             process_exits: added.process_exits.into(),
         }
     }

@@ -144,6 +144,9 @@ pub struct WaitedFor {
     pub kernel_seconds: f64,
     /// System services, sessions, and what has no entry of its own.
     pub system_seconds: f64,
+    /// Those of them that have a name, the one that was waited for most first; bounded.
+    #[serde(default)]
+    pub services: Vec<Neighbour>,
     /// Other containers, the one that was waited for most first. Bounded; the rest is
     /// [`other_containers_seconds`](Self::other_containers_seconds).
     pub containers: Vec<Neighbour>,

@@ -13,6 +13,7 @@ use super::{
     verdict::{Evidence, Party, Relation, Unit},
     view::{View, ratio},
 };
+use crate::snapshot::{Identity, Kind};
 
 /// Others and innocents that are named, each.
 const MAX_NAMED: usize = 5;
@@ -39,9 +40,11 @@ struct Split<'a> {
     own_seconds: f64,
     /// Waited for others, seconds, that which is nobody's included.
     others_seconds: f64,
-    named: &'a [Neighbour],
-    /// Containers beyond the named ones, seconds.
+    named: Vec<&'a Neighbour>,
+    /// The most that a container which is not named can hold, seconds.
     unnamed_seconds: f64,
+    /// The most that a service which is not named can hold, seconds.
+    unnamed_services_seconds: f64,
     /// What is neither a container nor unknown: its name and seconds.
     more: Vec<(&'static str, f64)>,
     unattributed_seconds: f64,
@@ -64,9 +67,8 @@ impl Split<'_> {
         named.chain(more).fold(self.own_seconds, f64::max)
     }
 
-    /// The most that a container can hold: what those of its name hold, and, where not all are named,
-    /// what the last of those that are could hide.
-    fn most_of(&self, name: &str) -> f64 {
+    /// The most that a container or service can hold: what those of its name hold, or what can be hidden.
+    fn most_of(&self, name: &str, who: &Identity) -> f64 {
         let mine: f64 = self
             .named
             .iter()
@@ -76,8 +78,10 @@ impl Split<'_> {
         if mine > 0.0 {
             return mine;
         }
-        let least_named = self.named.last().map_or(f64::MAX, |one| one.seconds);
-        least_named.min(self.unnamed_seconds)
+        match who.kind {
+            Kind::Service => self.unnamed_services_seconds,
+            _ => self.unnamed_seconds,
+        }
     }
 
     fn blame(
@@ -102,7 +106,7 @@ impl Split<'_> {
             unattributed_ratio: self.share(self.unattributed_seconds),
             ..Blame::default()
         };
-        for one in self.named {
+        for &one in &self.named {
             let judged = party(
                 &one.name,
                 one.seconds,
@@ -134,7 +138,7 @@ impl Split<'_> {
         let hidden = self.unattributed_seconds;
         for (_, neighbour) in busy {
             let name = neighbour.identity.label();
-            let most = self.most_of(&name);
+            let most = self.most_of(&name, &neighbour.identity);
             let share = self.share_of_all(most);
             let is_small = self.share_of_all(most + hidden) <= thresholds.innocent_share
                 && most <= self.largest() * BESIDE_THE_LARGEST;
@@ -156,11 +160,16 @@ impl Split<'_> {
     }
 }
 
+/// The most that one can hold who is not among the named ones: no more than the least of those, nor than all the rest.
+fn hidden(named: &[Neighbour], rest: f64) -> f64 {
+    named.last().map_or(rest, |least| least.seconds.min(rest))
+}
+
 /// Seconds that a container waited for CPUs that others had; what is nobody's included.
 pub(super) fn waited_for_others(waited: &WaitedFor) -> f64 {
     named(&waited.containers)
         + waited.other_containers_seconds.max(0.0)
-        + waited.system_seconds.max(0.0)
+        + waited.system_seconds.max(named(&waited.services))
         + waited.kernel_seconds.max(0.0)
         + nobodys(waited)
 }
@@ -177,13 +186,15 @@ fn nobodys(waited: &WaitedFor) -> f64 {
 /// Who had the CPUs that a container waited for; `None` where that is not measured.
 pub(super) fn on_cpus(view: &View<'_>) -> Option<Blame> {
     let waited = view.container.cpu.waited_for.as_ref()?;
+    let other_services = (waited.system_seconds - named(&waited.services)).max(0.0);
     let split = Split {
         own_seconds: waited.own_seconds,
         others_seconds: waited_for_others(waited),
-        named: &waited.containers,
-        unnamed_seconds: waited.other_containers_seconds,
+        named: waited.containers.iter().chain(&waited.services).collect(),
+        unnamed_seconds: hidden(&waited.containers, waited.other_containers_seconds),
+        unnamed_services_seconds: hidden(&waited.services, other_services),
         more: vec![
-            ("system services", waited.system_seconds),
+            ("other system services", other_services),
             ("kernel threads", waited.kernel_seconds),
         ],
         unattributed_seconds: nobodys(waited),
@@ -215,8 +226,9 @@ pub(super) fn at_device(view: &View<'_>, device: &str) -> Option<Blame> {
     let split = Split {
         own_seconds: waited.own_seconds,
         others_seconds: named(&waited.containers) + waited.other_seconds.max(0.0),
-        named: &waited.containers,
-        unnamed_seconds: waited.other_seconds,
+        named: waited.containers.iter().collect(),
+        unnamed_seconds: hidden(&waited.containers, waited.other_seconds),
+        unnamed_services_seconds: waited.other_seconds,
         more: Vec::new(),
         unattributed_seconds: waited.other_seconds,
     };

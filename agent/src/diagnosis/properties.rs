@@ -48,8 +48,10 @@ fn neighbours() -> impl Strategy<Value = Vec<Neighbour>> {
 }
 
 fn waited_for() -> impl Strategy<Value = WaitedFor> {
-    (neighbours(), vec(real(), 8)).prop_map(|(containers, parts)| WaitedFor {
+    let parts = (neighbours(), neighbours(), vec(real(), 8));
+    parts.prop_map(|(containers, services, parts)| WaitedFor {
         containers,
+        services,
         own_seconds: parts[0],
         idle_seconds: parts[1],
         kernel_seconds: parts[2],

@@ -4,6 +4,7 @@ mod collect;
 mod health;
 mod kernel;
 mod names;
+mod pairs;
 mod sandbox;
 
 use std::{
@@ -23,7 +24,7 @@ pub(super) use kernel::ProfileParts;
 use self::{health::Measured, names::Names, sandbox::Sandboxes};
 use super::{
     EngineError, EngineOptions,
-    facts::{FactCollector, FactThread, OnCpus, Reply},
+    facts::{FactCollector, FactThread, FromKernel, OnCpus, Reply},
     files::FileThread,
     profile_totals::ProfileTotals,
     tree::Tree,
@@ -34,7 +35,7 @@ use crate::{
         features::{HostFeatures, Psi, Roots},
     },
     cgroup::{DiscoverOptions, Hierarchies, HierarchyIds, parse_memberships},
-    container::{BlockCharges, Now, Registry, RegistryLimits, Report, SlotWrite},
+    container::{BlockCharges, Now, Registry, RegistryLimits, Report, SlotWrite, WaitPairs},
     profile::Owner,
     reading::TICK,
     snapshot::{CollectorState, Host, Identity, KernelProgram, Snapshot},
@@ -73,6 +74,7 @@ pub(super) struct Engine {
     features: HostFeatures,
     registry: Registry,
     block_charges: BlockCharges,
+    pairs: WaitPairs,
     tree: Tree,
     names: Names,
     files: FileThread,
@@ -161,6 +163,7 @@ impl Engine {
             profile: loaded.profile,
             registry,
             block_charges: BlockCharges::default(),
+            pairs: WaitPairs::default(),
             tree,
             names,
             facts: FactThread::start(
@@ -368,12 +371,16 @@ impl Engine {
 
     fn read_facts(&mut self) {
         let snapshot = self.snapshot();
-        let on_cpus = |slot: &Option<u32>| {
+        let culprits = self.culprits();
+        let told = |slot: &Option<u32>| {
             let kernel = self.kernel.as_ref()?;
-            Some(OnCpus::of(kernel, (*slot)?))
+            Some(FromKernel {
+                on_cpus: OnCpus::of(kernel, (*slot)?),
+                waited_for: self.waited_for((*slot)?, &culprits),
+            })
         };
-        let on_cpus = self.last_slots.iter().map(on_cpus).collect();
-        self.facts.read(snapshot, on_cpus);
+        let told = self.last_slots.iter().map(told).collect();
+        self.facts.read(snapshot, told);
     }
 
     /// Collects if the interval is over.

@@ -32,7 +32,9 @@ use crate::{
         read_memory_use, read_pressure,
     },
     diagnosis::facts::{ControllerMount, ControllerMounts, WindowFacts},
-    reading::{ContainerReading, GroupReading, History, Reading, RequestReading, TaskReading},
+    reading::{
+        ContainerReading, GroupReading, History, PairReading, Reading, RequestReading, TaskReading,
+    },
     snapshot::{Container, Identity, Kind, Snapshot},
 };
 
@@ -78,8 +80,17 @@ struct Known {
 pub(super) struct Sources<'a> {
     /// Taken just now.
     pub(super) snapshot: &'a Snapshot,
-    /// Where each of its containers ran; nothing where no program runs.
-    pub(super) on_cpus: &'a [Option<OnCpus>],
+    /// What the programs tell of each of its containers besides; nothing where none runs.
+    pub(super) told: &'a [Option<FromKernel>],
+}
+
+/// What the programs tell of a container that is in no snapshot.
+#[derive(Debug)]
+pub(super) struct FromKernel {
+    /// Where it ran.
+    pub(super) on_cpus: OnCpus,
+    /// Whom it waited for.
+    pub(super) waited_for: Vec<PairReading>,
 }
 
 impl FactCollector {
@@ -129,16 +140,16 @@ impl FactCollector {
         self.idle_turns = idle_turns(former.len(), self.last_began, began);
         self.last_began = Some(began);
         let mut above = Above::default();
-        let on_cpus = sources.on_cpus.iter().map(Option::as_ref);
-        let on_cpus = on_cpus.chain(std::iter::repeat(None));
-        for (container, on_cpus) in snapshot.containers.iter().zip(on_cpus) {
+        let told = sources.told.iter().map(Option::as_ref);
+        let told = told.chain(std::iter::repeat(None));
+        for (container, told) in snapshot.containers.iter().zip(told) {
             if container.identity.kind == Kind::Other {
                 continue;
             }
             let known = former
                 .remove(container.identity.cgroup.as_str())
                 .filter(|known| is_of(&known.reading, container));
-            let known = self.container(container, on_cpus, known.as_ref(), began);
+            let known = self.container(container, told, known.as_ref(), began);
             above.add(&known.reading.own.path, known.read_at == began);
             containers.push(Arc::clone(&known.reading));
             self.known
@@ -166,16 +177,16 @@ impl FactCollector {
     fn container(
         &mut self,
         container: &Container,
-        on_cpus: Option<&OnCpus>,
+        told: Option<&FromKernel>,
         known: Option<&Known>,
         now: Instant,
     ) -> Known {
         let tasks = TaskReading::of(container);
         let requests = RequestReading::of(container);
         let on_cpu_ns = container.on_cpu_ns();
-        let ran_on = on_cpus.map(|on_cpus| {
+        let ran_on = told.map(|told| {
             let last = known.and_then(|known| known.reading.ran_on);
-            self.ran_on.add(on_cpus, last.unwrap_or_default())
+            self.ran_on.add(&told.on_cpus, last.unwrap_or_default())
         });
         let is_idle = known.is_some_and(|known| {
             let last = &known.reading;
@@ -208,6 +219,7 @@ impl FactCollector {
             tasks,
             requests,
             ran_on,
+            waited_for: told.map(|told| told.waited_for.clone()).unwrap_or_default(),
             ..ContainerReading::default()
         };
         if container.exited_at_unix_ms.is_none() {
@@ -361,6 +373,9 @@ fn keep_what_is_gone(reading: &mut ContainerReading, last: &ContainerReading) {
     }
     reading.network = reading.network.or(last.network);
     reading.ran_on = reading.ran_on.or(last.ran_on);
+    if reading.waited_for.is_empty() {
+        reading.waited_for.clone_from(&last.waited_for);
+    }
 }
 
 /// What was read; what could not be is counted and absent.

@@ -42,8 +42,9 @@ pub fn idle_snapshot(count: usize) -> Snapshot {
         let counters = &mut container.counters;
         counters.block = Some(BlockStats::default());
         if let Some(sched) = &mut counters.sched {
-            sched.preemptions = [0; 4];
-            sched.preempted_wait_ns = [0; 4];
+            sched.preemptions = [0; 5];
+            sched.preempted_wait_ns = [0; 5];
+            sched.causes_ns = [0; 8];
             sched.off_cpu_io_ns = 0;
         }
         counters.pressure = Some(Pressure {
@@ -66,7 +67,7 @@ impl Random {
         self.0 % limit
     }
 
-    fn four(&mut self, limit: u64) -> [u64; 4] {
+    fn several<const N: usize>(&mut self, limit: u64) -> [u64; N] {
         std::array::from_fn(|_| self.below(limit))
     }
 
@@ -135,8 +136,9 @@ fn container(index: usize, random: &mut Random) -> Container {
                 off_cpu_uninterruptible_ns: 0,
                 voluntary: random.below(100_000_000),
                 involuntary: random.below(10_000_000),
-                preemptions: random.four(10_000_000),
-                preempted_wait_ns: random.four(1_000_000_000_000),
+                preemptions: random.several(10_000_000),
+                preempted_wait_ns: random.several(1_000_000_000_000),
+                causes_ns: random.several(1_000_000_000_000),
                 process_exits: random.below(100_000),
             }),
             block: Some(block),

@@ -15,6 +15,6 @@ mod types;
 pub(crate) use history::{History, TICK};
 pub(crate) use machine::cpu_times;
 pub(crate) use types::{
-    ContainerReading, DiskReading, GroupReading, HostReading, InterfaceReading, RanOnReading,
-    Reading, RequestReading, TaskReading,
+    ContainerReading, DiskReading, GroupReading, HostReading, InterfaceReading, PairReading,
+    RanOnReading, Reading, RequestReading, TaskReading,
 };

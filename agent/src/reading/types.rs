@@ -3,6 +3,8 @@
 
 use std::{collections::HashMap, sync::Arc};
 
+use ctrscope_ebpf::ledger::CAUSES;
+
 use crate::{
     cgroup::{Bandwidth, DeviceNumber, IoLimits, MemoryLimits, MemoryUse, Pressure},
     diagnosis::facts::DeviceUse,
@@ -76,6 +78,8 @@ pub(crate) struct ContainerReading {
     pub(crate) requests: Option<RequestReading>,
     /// What the CPUs that it ran on did.
     pub(crate) ran_on: Option<RanOnReading>,
+    /// Whom its tasks waited for, those that have a name.
+    pub(crate) waited_for: Vec<PairReading>,
     /// Its own cgroup.
     pub(crate) own: GroupReading,
     /// Memory of it.
@@ -98,6 +102,15 @@ pub(crate) struct TaskReading {
     pub(crate) blocked_ns: u64,
     pub(crate) voluntary: u64,
     pub(crate) involuntary: u64,
+    /// What was waited by [`ctrscope_ebpf::ledger`]'s causes.
+    pub(crate) causes_ns: [u64; CAUSES],
+}
+
+/// Another container or a system service, and how long a container's tasks waited while it had the CPU.
+#[derive(Clone, Debug)]
+pub(crate) struct PairReading {
+    pub(crate) culprit: Arc<Identity>,
+    pub(crate) ns: u64,
 }
 
 /// Block requests of a container, all operations.
@@ -148,6 +161,7 @@ impl TaskReading {
             blocked_ns: sched.off_cpu_uninterruptible_ns,
             voluntary: sched.voluntary,
             involuntary: sched.involuntary,
+            causes_ns: sched.causes_ns,
         })
     }
 }

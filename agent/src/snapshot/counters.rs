@@ -15,13 +15,21 @@ pub enum PreemptedBy {
     Container,
     /// A task of a system service, a session, or the root cgroup.
     System,
-    /// A kernel thread, or the scheduler itself (bandwidth limit, migration).
+    /// A kernel thread, or the scheduler itself (migration).
     Kernel,
+    /// The quota of its own cgroup or of one above.
+    Quota,
 }
 
 impl PreemptedBy {
     /// All of them, in the order of the arrays they index.
-    pub const ALL: [Self; 4] = [Self::Myself, Self::Container, Self::System, Self::Kernel];
+    pub const ALL: [Self; 5] = [
+        Self::Myself,
+        Self::Container,
+        Self::System,
+        Self::Kernel,
+        Self::Quota,
+    ];
 
     /// The label value.
     #[must_use]
@@ -31,6 +39,7 @@ impl PreemptedBy {
             Self::Container => "container",
             Self::System => "system",
             Self::Kernel => "kernel",
+            Self::Quota => "quota",
         }
     }
 }
@@ -82,9 +91,12 @@ counters! {
         /// Context switches that left the CPU still runnable.
         pub involuntary: u64,
         /// Preemptions by [`PreemptedBy`].
-        pub preemptions: [u64; 4],
+        pub preemptions: [u64; 5],
         /// Run queue latency after preemptions by [`PreemptedBy`], nanoseconds.
-        pub preempted_wait_ns: [u64; 4],
+        pub preempted_wait_ns: [u64; 5],
+        /// The run queue latency by who had the CPU, [`ctrscope_ebpf::ledger::NAMES`], nanoseconds; in sum that of
+        /// [`run_queue`](Self::run_queue).
+        pub causes_ns: [u64; 8],
         /// Processes whose main thread ended.
         pub process_exits: u64,
     }

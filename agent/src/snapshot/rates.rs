@@ -287,7 +287,7 @@ mod tests {
                 sched: Some(SchedStats {
                     on_cpu_ns: 1_000_000_000,
                     involuntary: 10,
-                    preemptions: [1, 2, 3, 4],
+                    preemptions: [1, 2, 3, 4, 5],
                     ..SchedStats::default()
                 }),
                 block: Some(BlockStats::default()),
@@ -313,7 +313,7 @@ mod tests {
         if let Some(sched) = &mut later.counters.sched {
             sched.on_cpu_ns += 1_500_000_000;
             sched.involuntary += 6;
-            sched.preemptions = [9, 4, 4, 9];
+            sched.preemptions = [9, 4, 4, 9, 5];
             sched.run_queue.record(500_000_000);
         }
         if let Some(cpu) = &mut later.counters.cpu {

@@ -79,7 +79,7 @@ fn compare(trial: &Trial) {
         let traced = sums.get(name).copied().unwrap_or_default();
         let (new, old) = (sched(&after, container), sched(&before, container));
         // The system's and the kernel's together: the trace knows neither.
-        let by = |of: &[u64; 4]| [of[0], of[1], of[2] + of[3]];
+        let by = |of: &[u64; 5]| [of[0], of[1], of[2] + of[3] + of[4]];
         let (now, then) = (by(&new.preemptions), by(&old.preemptions));
         let (wait_now, wait_then) = (by(&new.preempted_wait_ns), by(&old.preempted_wait_ns));
         for (index, who) in ["self", "container", "others"].into_iter().enumerate() {

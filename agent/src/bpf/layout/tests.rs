@@ -80,7 +80,14 @@ fn kernel(shape: &Shape) -> Btf {
         &[("clock", long), ("clock_task", long), ("curr", curr)],
     );
     let rq = b.ptr(rq);
-    let cfs_rq = composite(&mut b, "cfs_rq", &[("rq", rq)]);
+    // The clock by which throttling is measured.
+    let throttled = if shape.old {
+        "throttled_clock_task_time"
+    } else {
+        "throttled_clock_self_time"
+    };
+    let fields = [("rq", rq), (throttled, long), ("throttle_count", int)];
+    let cfs_rq = composite(&mut b, "cfs_rq", &fields);
     let cfs_rq = b.ptr(cfs_rq);
     let entity = composite(
         &mut b,
@@ -230,6 +237,10 @@ fn a_new_kernel_runs_everything() {
         (64 + 16, 512 + 24)
     );
     assert_eq!(layout.task_sum_exec, 64 + 8);
+    assert_eq!(
+        (layout.cfs_rq_throttled_ns, layout.cfs_rq_throttle_count),
+        (16, 24)
+    );
     assert_eq!((layout.task_in_iowait, layout.task_in_iowait_mask), (48, 8));
     assert_eq!((layout.signal_exec_task, layout.signal_flags), (8, 16));
     assert_eq!((layout.css_cgroup, layout.css_id), (8, 16));
@@ -258,6 +269,7 @@ fn an_old_kernel_runs_everything() {
     assert_all_ok(&resolved);
     let layout = resolved.layout;
     assert_eq!(layout.task_state, 8);
+    assert_eq!(layout.cfs_rq_throttled_ns, 16);
     assert_eq!(layout.switch_has_prev_state, 0);
     assert_eq!(layout.issue_request_argument, 1);
     assert_eq!(layout.op_write_zeroes, 9);
@@ -311,6 +323,19 @@ fn without_a_word_on_io_and_exec_the_scheduler_runs_with_less() {
     let layout = resolved.layout;
     assert_eq!(
         (layout.task_in_iowait_mask, layout.signal_exec_task),
+        (0, 0)
+    );
+}
+
+#[test]
+fn without_a_word_on_throttling_the_scheduler_runs_with_less() {
+    const LACKS: &[&str] = &["cfs_rq.throttled_clock_self_time", "cfs_rq.throttle_count"];
+    let resolved = resolved(false, LACKS);
+    assert_eq!(resolved.subjects.sched_switch.reduced, LACKS);
+    assert!(resolved.subjects.sched_switch.is_ok());
+    let layout = resolved.layout;
+    assert_eq!(
+        (layout.cfs_rq_throttled_ns, layout.cfs_rq_throttle_count),
         (0, 0)
     );
 }

@@ -314,7 +314,7 @@ pub(super) mod fixture {
         if let Some(sched) = &mut web.counters.sched {
             sched.on_cpu_ns = 1_500_000_000;
             sched.involuntary = 600;
-            sched.preemptions = [0, 40, 0, 0];
+            sched.preemptions = [0, 40, 0, 0, 0];
             for _ in 0..100 {
                 sched.run_queue.record(5_000_000);
             }

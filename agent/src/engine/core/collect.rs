@@ -118,6 +118,13 @@ impl Engine {
             let bytes = read_slot(kernel, slot::OTHER, self.registry.other_mut());
             self.block_charges.update(slot::OTHER, Kind::Other, bytes);
         }
+        self.read_pairs();
+        let mut losses = losses;
+        losses.push(LossCounter {
+            kind: "lost".into(),
+            reason: "wait_pair_unnamed".into(),
+            count: self.pairs.lost(),
+        });
         // After the counters: a slice that ends between the two readings is then missing until the
         // next snapshot. The other way round it would be counted twice, for ever.
         let running = self.running_slices();
@@ -263,6 +270,9 @@ impl Engine {
     fn recycle(&mut self, now: Now) {
         self.registry.expire(now);
         while let Some(slot) = self.registry.slot_to_clear(now) {
+            // What it waited, and was waited for, while it rested.
+            self.read_pairs();
+            self.pairs.forget(slot);
             if let Some(kernel) = &self.kernel {
                 let last = block_bytes(kernel, slot);
                 self.block_charges.finish(slot, last);

@@ -76,7 +76,7 @@ impl Fake {
         };
         self.collector.read(&Sources {
             snapshot: &snapshot,
-            on_cpus: &[],
+            told: &[],
         });
     }
 

@@ -9,7 +9,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use super::{FactCollector, OnCpus, Sources};
+use super::{FactCollector, FromKernel, Sources};
 use crate::{diagnosis::facts::WindowFacts, engine::cost::thread_cpu_time, snapshot::Snapshot};
 
 /// Shortest time between two readings.
@@ -23,7 +23,7 @@ const QUEUE: usize = 128;
 pub(in crate::engine) type Reply = SyncSender<Option<Arc<WindowFacts>>>;
 
 enum Job {
-    Read(Arc<Snapshot>, Vec<Option<OnCpus>>),
+    Read(Arc<Snapshot>, Vec<Option<FromKernel>>),
     Answer(Duration, Reply),
 }
 
@@ -151,12 +151,12 @@ impl FactThread {
     }
 
     /// Has a reading taken.
-    pub(in crate::engine) fn read(&self, snapshot: Arc<Snapshot>, on_cpus: Vec<Option<OnCpus>>) {
+    pub(in crate::engine) fn read(&self, snapshot: Arc<Snapshot>, told: Vec<Option<FromKernel>>) {
         lock(&self.status).pace.begin(Instant::now());
         let sent = self
             .jobs
             .as_ref()
-            .is_some_and(|jobs| jobs.try_send(Job::Read(snapshot, on_cpus)).is_ok());
+            .is_some_and(|jobs| jobs.try_send(Job::Read(snapshot, told)).is_ok());
         if !sent {
             lock(&self.status).pace.finish(Duration::ZERO);
         }
@@ -183,11 +183,11 @@ impl Drop for FactThread {
 fn run(mut collector: FactCollector, inbox: &Receiver<Job>, status: &Mutex<Status>) {
     while let Ok(job) = inbox.recv() {
         match job {
-            Job::Read(snapshot, on_cpus) => {
+            Job::Read(snapshot, told) => {
                 let before = thread_cpu_time();
                 collector.read(&Sources {
                     snapshot: &snapshot,
-                    on_cpus: &on_cpus,
+                    told: &told,
                 });
                 let cost = thread_cpu_time().saturating_sub(before);
                 let mut status = lock(status);

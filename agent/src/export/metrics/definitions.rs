@@ -189,7 +189,8 @@ const BLOCK_BOUNDS: &[(i32, &str)] = &[
     (0, "1"),
 ];
 
-const BY: &[&str] = &["self", "container", "system", "kernel"];
+const BY: &[&str] = &["self", "container", "system", "kernel", "quota"];
+const CAUSES: &[&str] = &ctrscope_ebpf::ledger::NAMES;
 const OPERATIONS: &[&str] = &["read", "write", "flush", "discard"];
 
 /// The Markdown table of `docs/metrics.md`, for one scope.
@@ -324,11 +325,14 @@ metrics! {
         "Context switches that left the CPU blocked (voluntary) or still runnable (involuntary)."
         "`sched_switch`" Read::Number(|c, i| sched(&c.counters, |s| Value::Count(if i == 0 { s.voluntary } else { s.involuntary })));
     "ctrscope_container_preemptions_total" Counter ["by"] = BY
-        "Involuntary context switches by who took the CPU: a task of the same container (self), of another container, of the system, or the kernel."
+        "Involuntary context switches by who took the CPU: a task of the same container (self), of another container, of the system, or the kernel; or because its quota, or that of a cgroup above, was used up (quota)."
         "`sched_switch`" Read::Number(|c, i| part(*c.counters.sched.as_ref()?.preemptions.get(i)?).map(Value::Count));
     "ctrscope_container_preempted_wait_seconds_total" Counter ["by"] = BY
-        "Run queue latency after a preemption, by who took the CPU."
+        "Run queue latency after a preemption, by who took the CPU; who had it while the wait went on is in ctrscope_container_run_queue_cause_seconds_total."
         "`sched_switch`" Read::Number(|c, i| part(*c.counters.sched.as_ref()?.preempted_wait_ns.get(i)?).map(Value::Nanoseconds));
+    "ctrscope_container_run_queue_cause_seconds_total" Counter ["cause"] = CAUSES
+        "Run queue latency by what the CPU was used for meanwhile: tasks of the same container (self), of another container, of a system service or session (system), kernel threads, interrupts and the hypervisor (kernel), an idle CPU's wake-up (wakeup), waiting on another CPU (migrated), throttling by its quota or that of a cgroup above (quota), and what is not known (unattributed). In sum ctrscope_container_run_queue_seconds_total."
+        "`sched_switch`" Read::Number(|c, i| part(*c.counters.sched.as_ref()?.causes_ns.get(i)?).map(Value::Nanoseconds));
     "ctrscope_container_process_exits_total" Counter
         "Processes whose main thread ended."
         "`sched_process_exit`" Read::Number(|c, _| sched(&c.counters, |s| Value::Count(s.process_exits)));

@@ -1,0 +1,395 @@
+extern crate std;
+
+use std::{boxed::Box, collections::HashMap, vec::Vec};
+
+use super::*;
+use crate::slot;
+
+const ME: u32 = 1;
+
+fn of(slot: u32) -> u64 {
+    occupant(slot, CONTAINER)
+}
+
+fn idle() -> u64 {
+    occupant(slot::IDLE, WAKE_UP)
+}
+
+fn kernel() -> u64 {
+    occupant(slot::KERNEL, KERNEL)
+}
+
+/// A CPU whose switches are told one by one.
+struct Cpu {
+    ring: Box<Stretches>,
+    now: u64,
+    task_clock: u64,
+    /// Slices: owner, begin, end.
+    slices: Vec<(u64, u64, u64)>,
+}
+
+impl Cpu {
+    fn new() -> Self {
+        let mut cpu = Self {
+            ring: Box::new(Stretches::ZERO),
+            now: 1 << 40,
+            task_clock: 77,
+            slices: Vec::new(),
+        };
+        // The first switch: nothing is known of what ran before.
+        cpu.runs(of(9), 0, 0, false);
+        cpu.slices.clear();
+        cpu
+    }
+
+    /// A slice of a length, of which interrupts had a part.
+    fn runs(&mut self, occupant: u64, ns: u64, interrupts: u64, is_preempted: bool) {
+        let begin = self.now;
+        self.now += ns;
+        self.task_clock += ns - interrupts;
+        // SAFETY: it is this one's alone.
+        unsafe {
+            let ring = &raw mut *self.ring;
+            append(
+                ring,
+                occupant,
+                self.now,
+                self.task_clock,
+                is_preempted,
+                || fold(ring),
+            );
+        }
+        self.slices.push((occupant, begin, self.now));
+    }
+
+    /// What a walk from the last slice's begin back to `queued` gives, by occupant.
+    fn walked(&mut self, queued: u64) -> HashMap<u64, u64> {
+        let (last, ..) = *self.slices.last().unwrap();
+        let mut parts = HashMap::new();
+        // SAFETY: as above.
+        let sum = unsafe {
+            let ring = &raw mut *self.ring;
+            let mut charge = |one, ns| {
+                *parts.entry(one).or_default() += ns;
+                ns
+            };
+            let mut last = last;
+            let recent = walk(ring, queued, |number, share| {
+                let of = [last, kernel()];
+                last = 0;
+                parts_of_stretch(ring, number, share, of, &mut charge)
+            });
+            let older = |number, share| parts_of_span(ring, number, share, kernel(), &mut charge);
+            if self.ring.walked_to > queued {
+                recent + walk_spans(ring, queued, older)
+            } else {
+                recent
+            }
+        };
+        assert_eq!(sum, parts.values().sum::<u64>());
+        parts.retain(|_, ns| *ns != 0);
+        parts
+    }
+
+    /// The same from the slices themselves.
+    fn truth(&self, queued: u64) -> HashMap<u64, u64> {
+        let mut parts = HashMap::new();
+        let (_, earlier) = self.slices.split_last().unwrap();
+        for &(one, begin, end) in earlier {
+            let ns = end.saturating_sub(begin.max(queued));
+            if ns > 0 {
+                *parts.entry(one).or_default() += ns;
+            }
+        }
+        parts
+    }
+}
+
+#[test]
+fn long_slices_are_told_to_the_nanosecond() {
+    let mut cpu = Cpu::new();
+    let queued = cpu.now;
+    for (one, ns) in [
+        (of(2), 3_000_000),
+        (of(3), 4_000_001),
+        (idle(), 777_777),
+        (of(2), 1_000_003),
+    ] {
+        cpu.runs(one, ns, 0, true);
+    }
+    cpu.runs(of(4), 2_000_000, 0, true);
+    assert_eq!(cpu.walked(queued), cpu.truth(queued));
+    // The last is charged by whoever walks.
+    assert_eq!(cpu.walked(queued).get(&of(4)), None);
+    assert_eq!(
+        (cpu.ring.slice_ns, cpu.now - cpu.ring.slice_begin),
+        (2_000_000, 2_000_000)
+    );
+}
+
+#[test]
+fn a_wait_that_began_within_a_slice_has_the_rest_of_it() {
+    let mut cpu = Cpu::new();
+    cpu.runs(of(2), 8_000_000, 0, true);
+    let queued = cpu.now - 2_000_000;
+    cpu.runs(of(3), 5_000_000, 0, true);
+    cpu.runs(of(2), 1_000_000, 0, true);
+    let walked = cpu.walked(queued);
+    assert_eq!(walked[&of(3)], 5_000_000);
+    // In 1,024ths of the slice.
+    assert!(walked[&of(2)].abs_diff(2_000_000) <= 8_000_000 / 1_024);
+}
+
+#[test]
+fn a_thousand_short_slices_are_told_by_occupant() {
+    let mut cpu = Cpu::new();
+    let queued = cpu.now;
+    // Two that wake each other, and now and then a third.
+    for i in 0_u64..2_000 {
+        cpu.runs(of(2), 2_000 + i % 7, 0, false);
+        cpu.runs(of(3), 3_000 + i % 5, 0, true);
+        if i % 10 == 0 {
+            cpu.runs(kernel(), 1_500, 0, false);
+        }
+    }
+    let (walked, truth) = (cpu.walked(queued), cpu.truth(queued));
+    let all: u64 = truth.values().sum();
+    assert!(all > 10_000_000 && all < 16_000_000);
+    for (one, ns) in truth {
+        assert!(
+            walked[&one].abs_diff(ns) * 1_000 <= all,
+            "{one:x}: {walked:?} {ns}"
+        );
+    }
+}
+
+#[test]
+fn what_is_beyond_the_walk_is_nobodys_and_never_too_much() {
+    let mut cpu = Cpu::new();
+    let queued = cpu.now;
+    for i in 0..200_000_u32 {
+        cpu.runs(of(2 + i % 3), 4_000, 0, false);
+    }
+    let walked: u64 = cpu.walked(queued).values().sum();
+    let truth: u64 = cpu.truth(queued).values().sum();
+    assert!(
+        walked <= truth && walked >= 500_000_000,
+        "{walked} of {truth}"
+    );
+}
+
+#[test]
+fn a_task_of_little_weight_is_told_who_had_the_cpu_for_a_quarter_of_a_second() {
+    let mut cpu = Cpu::new();
+    // What it had itself is no part of its wait, and of an old one a small one at most.
+    cpu.runs(of(ME), 3_000_000, 0, true);
+    let queued = cpu.now;
+    for i in 0_u64..28_000 {
+        cpu.runs(of(2), 2_000 + i % 7, 0, false);
+        cpu.runs(of(3), 3_000 + i % 5, 0, true);
+        if i % 1_000 == 0 {
+            cpu.runs(of(4), 4_000_000, 0, true);
+            cpu.runs(kernel(), 20_000, 5_000, false);
+        }
+    }
+    let (walked, truth) = (cpu.walked(queued), cpu.truth(queued));
+    let all: u64 = truth.values().sum();
+    assert!(all > 250_000_000, "{all}");
+    let told: u64 = walked.values().sum();
+    assert!(told <= all && told * 100 >= all * 98, "{told} of {all}");
+    for (one, ns) in truth {
+        assert!(
+            walked[&one].abs_diff(ns) * 100 <= all,
+            "{one:x}: {walked:?} {ns}"
+        );
+    }
+    let own = walked.get(&of(ME)).copied().unwrap_or_default();
+    assert!(own * 100 <= all, "{own} of {all}");
+}
+
+#[test]
+fn more_occupants_than_a_stretch_has_room_for_open_another() {
+    let mut cpu = Cpu::new();
+    let queued = cpu.now;
+    for slot in 2..32 {
+        cpu.runs(of(slot), 5_000, 0, false);
+    }
+    assert_eq!(cpu.walked(queued), cpu.truth(queued));
+}
+
+#[test]
+fn what_interrupts_had_of_a_slice_is_theirs() {
+    let mut cpu = Cpu::new();
+    let queued = cpu.now;
+    cpu.runs(of(2), 4_000_000, 1_000_000, true);
+    cpu.runs(of(3), 4_000_000, 0, true);
+    cpu.runs(of(2), 1_000_000, 250_000, true);
+    let expected = HashMap::from([
+        (of(2), 3_000_000),
+        (of(3), 4_000_000),
+        (kernel(), 1_000_000),
+    ]);
+    assert_eq!(cpu.walked(queued), expected);
+    assert_eq!(
+        (cpu.ring.slice_ns, cpu.ring.slice_interrupts_ns),
+        (750_000, 250_000)
+    );
+}
+
+#[test]
+fn clocks_that_go_astray_give_nothing_absurd() {
+    let mut cpu = Cpu::new();
+    let queued = cpu.now;
+    cpu.runs(of(2), 1_000_000, 0, true);
+    // The task clock ahead of the other one, then the clock back.
+    cpu.task_clock += 500_000;
+    cpu.runs(of(2), 1_000_000, 0, true);
+    cpu.now -= 3_000_000;
+    cpu.runs(of(3), 0, 0, true);
+    cpu.runs(of(3), 1_000_000, 0, true);
+    cpu.runs(of(4), 1_000_000, 0, true);
+    let walked: u64 = cpu.walked(queued).values().sum();
+    assert!(walked <= 3_000_000, "{walked}");
+    assert_eq!(cpu.walked(u64::MAX).values().sum::<u64>(), 0);
+}
+
+#[test]
+fn a_ring_that_was_never_written_tells_nothing() {
+    let mut ring = Box::new(Stretches::ZERO);
+    // SAFETY: it is this one's alone.
+    let sum = unsafe {
+        let ring = &raw mut *ring;
+        fold(ring);
+        let of = [of(2), kernel()];
+        let recent = walk(ring, 5, |number, share| {
+            parts_of_stretch(ring, number, share, of, |_, ns| ns)
+        });
+        recent + walk_spans(ring, 5, |_, share| share)
+    };
+    assert_eq!(sum, 0);
+}
+
+#[test]
+fn the_cause_is_what_the_occupant_is_for_the_one_that_waited() {
+    let victim = u64::from(ME);
+    for (one, cause) in [
+        (of(ME), SELF),
+        (of(2), CONTAINER),
+        (occupant(ME, SYSTEM), SELF),
+        (occupant(3, SYSTEM), SYSTEM),
+        (occupant(0, SYSTEM), SYSTEM),
+        (kernel(), KERNEL),
+        (idle(), WAKE_UP),
+    ] {
+        assert_eq!(cause_for(one, victim), cause as u64, "{one:x}");
+    }
+    assert_eq!(cause_for(occupant(0, SYSTEM), 0), SELF as u64);
+}
+
+#[test]
+fn the_quota_is_taken_from_what_others_had() {
+    // Of 10 ms its own tasks had 2; for 4 it was throttled: others are to blame for 4 of their 8.
+    let (wait, own, quota) = (10_000_000, 2_000_000, 4_000_000);
+    let factor = factor(wait, own, quota);
+    assert_eq!(scaled(6_000_000, CONTAINER as u64, factor), 3_000_000);
+    assert_eq!(scaled(2_000_000, KERNEL as u64, factor), 1_000_000);
+    assert_eq!(scaled(own, SELF as u64, factor), own);
+    assert_eq!(super::factor(wait, own, wait), 0);
+    assert_eq!(super::factor(wait, own, 0), WHOLE);
+    // A week.
+    let week = 604_800_000_000_000;
+    assert!(super::factor(week, 0, week / 2).abs_diff(WHOLE / 2) <= 1);
+    assert_eq!(scaled(1 << 40, CONTAINER as u64, WHOLE), 1 << 40);
+}
+
+#[test]
+fn a_throttling_that_began_when_the_last_task_left_counts_from_the_wake_up_on() {
+    let mut kept = Throttles::ZERO;
+    kept.left(0x100, 1_000, 10_000, true);
+    // Throttled from 10,000 to 60,000; this one woke at 40,000.
+    kept.got(51_000, 40_000);
+    assert_eq!(kept.part_of(40_000, 70_000), 20_000);
+    // One that had waited all the time, and one that woke afterwards.
+    assert_eq!(kept.part_of(5_000, 80_000), 50_000);
+    assert_eq!(kept.part_of(65_000, 90_000), 0);
+    // Nothing is added without an increase.
+    kept.got(51_000, 1_000);
+    assert_eq!(kept.part_of(0, u64::MAX), 50_000);
+}
+
+#[test]
+fn a_throttling_of_an_empty_queue_began_with_the_first_that_woke() {
+    let mut kept = Throttles::ZERO;
+    kept.left(0x100, 0, 10_000, false);
+    kept.got(5_000, 42_000);
+    assert_eq!(kept.part_of(42_000, 60_000), 5_000);
+    assert_eq!(kept.part_of(45_000, 60_000), 2_000);
+}
+
+#[test]
+fn several_throttlings_of_one_wait_add_up_and_old_ones_go() {
+    let mut kept = Throttles::ZERO;
+    let mut total = 0;
+    for round in 0..6_u64 {
+        kept.left(0x100, total, round * 100 + 50, true);
+        total += 30;
+        kept.got(total, 0);
+    }
+    assert_eq!(kept.part_of(0, 1_000), 30 * KEPT_THROTTLES as u64);
+    assert_eq!(kept.part_of(460, 1_000), 20 + 30);
+    // Another queue takes over.
+    kept.left(0x200, 5, 2_000, true);
+    assert_eq!(kept.part_of(0, u64::MAX), 0);
+}
+
+#[test]
+fn a_pair_keeps_its_place_until_it_is_cleared() {
+    let mut place = PairSlot::ZERO;
+    let (mine, other) = (pair_key(1, 2), pair_key(3, 4));
+    place.add(mine, 100, 0);
+    place.add(mine, 0, 1);
+    assert_eq!(place.key, 0);
+    place.add(mine, 100, 1);
+    place.add(other, 7, 1);
+    place.add(mine, 5, 1);
+    assert_eq!((place.key, place.ns, place.lost), (mine, 105, 1));
+    place.key = 0;
+    place.add(other, 7, 1);
+    assert_eq!((place.key, place.ns), (other, 112));
+    assert_eq!((pair_victim(other), pair_culprit(other)), (3, 4));
+    let (victim, culprit) = (slot::MAX_SLOTS - 1, slot::KERNEL);
+    let key = pair_key(u64::from(victim), u64::from(culprit));
+    assert_eq!((pair_victim(key), pair_culprit(key)), (victim, culprit));
+}
+
+#[test]
+fn pairs_of_a_few_hundred_containers_mostly_have_a_place() {
+    for count in [30_u64, 60] {
+        let pairs =
+            (1..=count).flat_map(|victim| (1..=count).map(move |culprit| (victim, culprit)));
+        let pairs: Vec<_> = pairs
+            .filter(|(victim, culprit)| victim != culprit)
+            .collect();
+        let places: std::collections::HashSet<u32> = pairs
+            .iter()
+            .map(|&(victim, culprit)| pair_place(victim, culprit))
+            .collect();
+        assert!(places.iter().all(|&place| place < PAIRS));
+        // As many as chance gives, less a tenth.
+        let chance = f64::from(PAIRS) * (1.0 - (-(pairs.len() as f64) / f64::from(PAIRS)).exp());
+        assert!(
+            places.len() as f64 > 0.9 * chance,
+            "{} of {}",
+            places.len(),
+            pairs.len()
+        );
+    }
+}
+
+#[test]
+fn only_what_somebody_else_had_is_a_pairs() {
+    let pairs: Vec<usize> = (0..CAUSES)
+        .filter(|&cause| is_pair(cause as u64) == 1)
+        .collect();
+    assert_eq!(pairs, [CONTAINER, SYSTEM, KERNEL]);
+}

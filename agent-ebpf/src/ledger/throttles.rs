@@ -1,0 +1,80 @@
+//! When a quota, its own or one above, kept the tasks of a cgroup from running.
+
+/// Times of throttling kept of each run queue.
+pub const KEPT_THROTTLES: usize = 4;
+/// Run queues of each CPU whose throttling is kept, by slot; a power of two.
+pub const THROTTLED_QUEUES: u32 = 256;
+
+shared! {
+    /// When the tasks of a cgroup were last throttled on a CPU, by its quota or one above, in the array `THROTTLES` at
+    /// `cpu * 256 + (slot & 255)`: another cgroup's queue takes over.
+    ///
+    /// The kernel only says how long its queue was throttled in sum, once it no longer is: `cfs_rq`'s
+    /// `throttled_clock_self_time` (6.6 and later), `throttled_clock_pelt_time` (5.19) or `throttled_clock_task_time`
+    /// (`tg_unthrottle_up`, `kernel/sched/fair.c`).
+    pub struct Throttles [96] {
+        /// Address of the `cfs_rq`.
+        pub queue: u64,
+        /// What that was throttled in sum when one of its tasks last left or got the CPU, nanoseconds.
+        pub total_ns: u64,
+        /// When the last of its tasks left the CPU because it was throttled; 0 where it left for another reason.
+        pub left_at: u64,
+        /// Number of the next of the times that are kept.
+        pub next: u64,
+        /// Begin and end of each, scheduler clock.
+        pub times: [[u64; 2]; KEPT_THROTTLES],
+    }
+}
+
+impl Throttles {
+    /// Notes that a task leaves the CPU.
+    #[inline(always)]
+    pub fn left(&mut self, queue: u64, total_ns: u64, now: u64, is_throttled: bool) {
+        if self.queue != queue {
+            self.queue = queue;
+            self.next = 0;
+            self.times = [[0; 2]; KEPT_THROTTLES];
+        }
+        self.total_ns = total_ns;
+        self.left_at = if is_throttled { now } else { 0 };
+    }
+
+    /// Notes that a task of the same queue gets the CPU that was queued at `queued`. What was added to the sum began when the last task
+    /// left, if it left for that; else the queue was empty, and it began with the first task that was queued
+    /// (`check_enqueue_throttle`, `kernel/sched/fair.c`).
+    #[inline(always)]
+    pub fn got(&mut self, total_ns: u64, queued: u64) {
+        if self.total_ns == total_ns {
+            return;
+        }
+        let length = total_ns.wrapping_sub(self.total_ns);
+        let begin = if self.left_at != 0 {
+            self.left_at
+        } else {
+            queued
+        };
+        let place = self.next as usize & (KEPT_THROTTLES - 1);
+        self.times[place] = [begin, begin.wrapping_add(length)];
+        self.next = self.next.wrapping_add(1);
+        self.total_ns = total_ns;
+        self.left_at = 0;
+    }
+
+    /// How much of a wait the times that are kept have.
+    #[inline(always)]
+    #[must_use]
+    pub fn part_of(&self, queued: u64, now: u64) -> u64 {
+        let mut sum = 0;
+        let mut i = 0;
+        while i < KEPT_THROTTLES {
+            let [begin, end] = self.times[i];
+            let begin = if begin > queued { begin } else { queued };
+            let end = if end < now { end } else { now };
+            if end > begin {
+                sum += end - begin;
+            }
+            i += 1;
+        }
+        sum
+    }
+}
