@@ -137,22 +137,29 @@ pub const fn factor(wait: u64, own: u64, quota: u64) -> u64 {
     (rest << FACTOR_BITS) / all
 }
 
-/// Words of a stretch: when it began, its occupants (0 is none), their times, and what interrupts had.
-pub type Stretch = [u64; 2 + 2 * OCCUPANTS];
+/// Words of a stretch: when it began, its occupants (two in each; 0 is none), their times, and what interrupts had. A
+/// line of the cache.
+pub type Stretch = [u64; 8];
 const BEGIN: usize = 0;
-const FIRST_OCCUPANT: usize = 1;
-const FIRST_TIME: usize = 1 + OCCUPANTS;
-const INTERRUPTS: usize = 1 + 2 * OCCUPANTS;
+const FIRST_TIME: usize = 1 + OCCUPANTS / 2;
+const INTERRUPTS: usize = FIRST_TIME + OCCUPANTS;
 
-/// Words of a span, as those of a stretch.
-pub type Span = [u64; 2 + 2 * SPAN_OCCUPANTS];
-const FIRST_SPAN_TIME: usize = 1 + SPAN_OCCUPANTS;
-const SPAN_INTERRUPTS: usize = 1 + 2 * SPAN_OCCUPANTS;
+/// Words of a span, as those of a stretch. Two lines.
+pub type Span = [u64; 16];
+const FIRST_SPAN_TIME: usize = 1 + SPAN_OCCUPANTS / 2;
+const SPAN_INTERRUPTS: usize = FIRST_SPAN_TIME + SPAN_OCCUPANTS;
+
+/// Where an occupant of a stretch or span is: each has half a word.
+#[inline(always)]
+unsafe fn occupant_at(one: *mut u64, place: usize) -> *mut u32 {
+    // SAFETY: by the caller, `one` is a stretch or span that has so many.
+    unsafe { one.cast::<u32>().add(2 + place) }
+}
 
 shared! {
     /// The last slices of a CPU, in the array `STRETCHES`: each by itself, or several short ones by occupant. Times are
     /// nanoseconds of the scheduler's clock (`rq->clock`).
-    pub struct Stretches [11_864] {
+    pub struct Stretches [10_368] {
         /// Number of the open one.
         pub head: u64,
         /// When the last slice ended; 0 before the first switch.
@@ -175,6 +182,8 @@ shared! {
         pub is_span_closed: u64,
         /// How far the last walk over stretches came.
         pub walked_to: u64,
+        /// Zero, so that what follows begins with a line of the cache.
+        pub reserved: [u64; 5],
         /// Stretches by number.
         pub list: [Stretch; STRETCHES],
         /// Spans by number.
@@ -266,8 +275,8 @@ pub unsafe fn append(
         let mut fits = false;
         if (*ring).is_closed == 0 && now.wrapping_sub(*open.add(BEGIN)) <= STRETCH_NS {
             while place < OCCUPANTS {
-                let there = *open.add(FIRST_OCCUPANT + place);
-                if there == occupant || there == 0 {
+                let there = *occupant_at(open, place);
+                if there == occupant as u32 || there == 0 {
                     fits = true;
                     break;
                 }
@@ -288,7 +297,7 @@ pub unsafe fn append(
             place = 0;
         }
         let place = place & (OCCUPANTS - 1);
-        *open.add(FIRST_OCCUPANT + place) = occupant;
+        *occupant_at(open, place) = occupant as u32;
         *open.add(FIRST_TIME + place) += whole - interrupts;
         *open.add(INTERRUPTS) += interrupts;
         (*ring).is_closed = (is_preempted && whole >= CLOSING_NS) as u64;
@@ -325,16 +334,16 @@ pub unsafe fn fold(ring: *mut Stretches) {
         }
         let mut k = 0;
         while k < OCCUPANTS {
-            let occupant = *done.add(FIRST_OCCUPANT + k);
+            let occupant = *occupant_at(done, k);
             if occupant == 0 {
                 break;
             }
             let ns = *done.add(FIRST_TIME + k);
             let mut place = 0;
             while place < SPAN_OCCUPANTS {
-                let there = *open.add(FIRST_OCCUPANT + place);
+                let there = *occupant_at(open, place);
                 if there == occupant || there == 0 {
-                    *open.add(FIRST_OCCUPANT + place) = occupant;
+                    *occupant_at(open, place) = occupant;
                     *open.add(FIRST_SPAN_TIME + place) += ns;
                     break;
                 }
@@ -416,7 +425,7 @@ pub unsafe fn parts_of_stretch(
         let mut sum = charge(interrupts, (ns * share) >> SHARE_BITS);
         let mut k = 0;
         while k < OCCUPANTS {
-            let there = *one.add(FIRST_OCCUPANT + k);
+            let there = u64::from(*occupant_at(one, k));
             if there == 0 {
                 break;
             }
@@ -490,7 +499,7 @@ pub unsafe fn parts_of_span(
         let mut sum = charge(interrupts, (ns * share) >> SHARE_BITS);
         let mut k = 0;
         while k < SPAN_OCCUPANTS {
-            let there = *one.add(FIRST_OCCUPANT + k);
+            let there = u64::from(*occupant_at(one, k));
             if there == 0 {
                 break;
             }

@@ -46,13 +46,14 @@ pub static CPUS: Array<CpuState> = Array::with_max_entries(1, BPF_F_MMAPABLE);
 
 /// `pid & mask` → what is remembered of a task. Written by `sched_switch`; a task takes over the
 /// entry of another one, which is counted in `TASK_COLLISION` and costs the other its migrated
-/// wait and its off-CPU time, once.
+/// wait and its off-CPU time, once. Mappable so that no entry is in two lines of the cache.
 #[map]
-pub static TASKS: Array<TaskState> = Array::with_max_entries(1, 0);
+pub static TASKS: Array<TaskState> = Array::with_max_entries(1, BPF_F_MMAPABLE);
 
-/// CPU → its last slices. Written and read by `sched_switch` on that CPU. One entry per possible CPU.
+/// CPU → its last slices. Written and read by `sched_switch` on that CPU. One entry per possible CPU. Mappable so that
+/// it begins with a page, and each stretch with a line of the cache.
 #[map]
-pub static STRETCHES: Array<Stretches> = Array::with_max_entries(1, 0);
+pub static STRETCHES: Array<Stretches> = Array::with_max_entries(1, BPF_F_MMAPABLE);
 
 /// `cpu * 256 + (slot & 255)` → when a cgroup's tasks were throttled there. Written and read by `sched_switch` on that
 /// CPU; another cgroup takes over the entry, which costs the waits of the first one, where a task slept before, the

@@ -23,6 +23,10 @@ shared_counters! {
     pub struct SchedSlot [576] {
         /// Run queue latency of each dispatch.
         pub run_queue_buckets: [u32; BUCKETS],
+        /// Context switches in which the task left the CPU blocked.
+        pub voluntary: u32,
+        /// Context switches in which the task was still runnable.
+        pub involuntary: u32,
         /// Sum of the run queue latencies.
         pub run_queue_ns: u64,
         /// Time on the CPU, as the scheduler itself charged it to the tasks.
@@ -33,14 +37,10 @@ shared_counters! {
         pub off_cpu_io_ns: u64,
         /// Time switched out and not runnable, uninterruptible for another reason.
         pub off_cpu_uninterruptible_ns: u64,
-        /// Run queue latency that followed a preemption, by who preempted.
-        pub preempted_wait_ns: [u64; BY_COUNT],
         /// The run queue latencies by who had the CPU, [`crate::ledger`]: their sum is [`run_queue_ns`](Self::run_queue_ns).
         pub causes_ns: [u64; CAUSES],
-        /// Context switches in which the task left the CPU blocked.
-        pub voluntary: u32,
-        /// Context switches in which the task was still runnable.
-        pub involuntary: u32,
+        /// Run queue latency that followed a preemption, by who preempted.
+        pub preempted_wait_ns: [u64; BY_COUNT],
         /// Processes that ended.
         pub process_exits: u32,
         /// Preemptions, by who preempted.
@@ -129,28 +129,68 @@ pub const DEPARTED_IO: u32 = 3;
 /// The task left runnable; `BY_*` is added.
 pub const DEPARTED_PREEMPTED: u32 = 4;
 
+const DEPARTURE_BITS: u32 = 4;
+/// Nanoseconds of the unit in which a departure tells of throttling, as a power of two: 4 µs, so that 28 bits hold
+/// 18 minutes.
+const THROTTLED_UNIT: u32 = 12;
+
+/// How a task left (`DEPARTED_*`), and what the queue that it left had been throttled in sum by then, modulo 18 minutes
+/// ([`crate::ledger::Throttles`]).
+#[inline(always)]
+#[must_use]
+pub const fn departure(how: u32, throttled_ns: u64) -> u32 {
+    how | ((throttled_ns >> THROTTLED_UNIT) as u32) << DEPARTURE_BITS
+}
+
+/// How a task left.
+#[inline(always)]
+#[must_use]
+pub const fn departed(departure: u32) -> u32 {
+    departure & ((1 << DEPARTURE_BITS) - 1)
+}
+
+/// What a queue was throttled since a task left it, to 4 µs.
+#[inline(always)]
+#[must_use]
+pub const fn since_departure(departure: u32, throttled_ns: u64) -> u64 {
+    let now = ((throttled_ns >> THROTTLED_UNIT) as u32) << DEPARTURE_BITS;
+    let units = now.wrapping_sub(departure & !((1 << DEPARTURE_BITS) - 1)) >> DEPARTURE_BITS;
+    (units as u64) << THROTTLED_UNIT
+}
+
 shared! {
     /// What is remembered of a task between two dispatches, in the direct-mapped array `TASKS` at
     /// `pid & mask`. A task that finds another's entry takes it over.
-    pub struct TaskState [40] {
+    pub struct TaskState [32] {
         /// `sched_info.run_delay` as it stood, this wait included, at the last dispatch.
         pub run_delay_ns: u64,
         /// Scheduler clock when the task last left a CPU.
         pub departed_at: u64,
         /// The kernel's pid of the owner; 0 is nobody.
         pub pid: u32,
-        /// How it left: `DEPARTED_*`.
+        /// How it left: [`departure`].
         pub departure: u32,
         /// Scheduler clock when `run_delay_ns` was noted.
         pub noted_at: u64,
-        /// What the queue that it left had been throttled in sum by then, nanoseconds ([`crate::ledger::Throttles`]).
-        pub throttled_ns: u64,
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_departure_holds_both_its_parts() {
+        for before in [0, 5_000_000_000, (1 << 40) - 1, u64::MAX - 10_000_000_000] {
+            let word = departure(DEPARTED_PREEMPTED + BY_QUOTA as u32, before);
+            assert_eq!(departed(word), DEPARTED_PREEMPTED + BY_QUOTA as u32);
+            for added in [0, 100_000_000, 900_000_000_000] {
+                let since = since_departure(word, before.wrapping_add(added));
+                assert!(since.abs_diff(added) <= 4_096, "{since} for {added}");
+            }
+        }
+        assert_eq!(departed(departure(DEPARTED_IO, 1 << 50)), DEPARTED_IO);
+    }
 
     #[test]
     fn the_start_of_a_slice_is_told_from_that_of_another() {

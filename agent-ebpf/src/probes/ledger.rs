@@ -2,11 +2,11 @@
 
 use ctrscope_ebpf::{
     ledger::{
-        self, CAUSES, KERNEL, MIGRATED, ONLY_OWN, PAIRS as PAIRS_OF_CPU, QUOTA, Stretches,
-        THROTTLED_QUEUES, Throttles, UNATTRIBUTED, WHOLE, cause_for, factor, is_pair, pair_key,
-        pair_place, scaled,
+        self, CAUSES, KERNEL, MIGRATED, ONLY_OWN, PAIRS as PAIRS_OF_CPU, QUOTA, SELF, Stretches,
+        THROTTLED_QUEUES, Throttles, UNATTRIBUTED, WAKE_UP, WHOLE, cause_for, factor, is_pair,
+        pair_key, pair_place, scaled,
     },
-    sched::SchedSlot,
+    sched::{SchedSlot, since_departure},
     slot,
 };
 
@@ -19,7 +19,7 @@ use crate::{
 #[inline(always)]
 pub(super) fn occupant(task: Kernel, pid: u32, owner: u32) -> u64 {
     if pid == 0 {
-        ledger::occupant(slot::IDLE, ledger::WAKE_UP)
+        ledger::occupant(slot::IDLE, WAKE_UP)
     } else if kernel::is_kernel_thread(task) {
         ledger::occupant(slot::KERNEL, KERNEL)
     } else if slot::kind(owner) == slot::KIND_CONTAINER {
@@ -77,7 +77,7 @@ pub(super) fn quota_part(
     queue: Kernel,
     total_ns: u64,
     [queued, now]: [u64; 2],
-    left_with: Option<u64>,
+    left_with: Option<u32>,
 ) -> u64 {
     let mut part = 0;
     if let Some(kept) = throttles(cpu, slot) {
@@ -87,7 +87,7 @@ pub(super) fn quota_part(
         }
     }
     match left_with {
-        Some(before) => total_ns.wrapping_sub(before),
+        Some(departure) => since_departure(departure, total_ns),
         None => part,
     }
 }
@@ -126,7 +126,9 @@ pub(super) struct Wait {
 #[inline(always)]
 pub(super) fn split(stats: *mut SchedSlot, wait: &Wait) {
     let here = wait.now - wait.queued;
-    add(stats, MIGRATED, wait.whole.wrapping_sub(here));
+    if wait.whole != here {
+        add(stats, MIGRATED, wait.whole.wrapping_sub(here));
+    }
     let Some(ring) = STRETCHES.get_ptr_mut(wait.cpu) else {
         return;
     };
@@ -154,18 +156,19 @@ pub(super) fn split(stats: *mut SchedSlot, wait: &Wait) {
             if is_within {
                 interrupts = interrupts * (part >> 8) / ((length >> 8) + 1);
             }
-            let kernel = ledger::occupant(slot::KERNEL, KERNEL);
-            counted += charge(stats, wait, kernel, interrupts, factor_of_others);
+            // Nobody's in particular.
+            let part = scaled(interrupts, KERNEL as u64, factor_of_others);
+            add(stats, KERNEL, part);
+            counted += part;
         }
-        counted += charge(stats, wait, wait.last, part - interrupts, factor_of_others);
+        counted += charge_last(stats, wait, part - interrupts, factor_of_others);
         if !is_within {
             counted += walk_all(ring, wait, factor_of_others);
         }
-        add(
-            stats,
-            UNATTRIBUTED,
-            here.wrapping_sub(quota).wrapping_sub(counted),
-        );
+        let rest = here.wrapping_sub(quota).wrapping_sub(counted);
+        if rest != 0 {
+            add(stats, UNATTRIBUTED, rest);
+        }
     }
 }
 
@@ -188,28 +191,42 @@ unsafe fn walk_all(ring: *mut Stretches, wait: &Wait, factor_of_others: u64) -> 
     counted
 }
 
-/// Adds to a cause, which is a constant.
+/// Adds to a cause.
 #[inline(always)]
 pub(super) fn add(stats: *mut SchedSlot, cause: usize, ns: u64) {
-    // SAFETY: `stats` points into the map, and only this CPU writes this element.
+    let mut index = cause as u64;
+    // SAFETY: one register operation, which keeps the index within the causes in the verifier's eyes, too; `stats` points
+    // into the map, and only this CPU writes this element.
     unsafe {
+        core::arch::asm!("{0} &= {1}", inout(reg) index, const CAUSES - 1, options(pure, nomem, nostack));
         let sum = (&raw mut (*stats).causes_ns)
             .cast::<u64>()
-            .add(cause & (CAUSES - 1));
+            .add(index as usize);
         *sum = (*sum).wrapping_add(ns);
     }
 }
 
+/// Charges the part of the last slice, which most waits have no more than: with branches, which cost less here than
+/// what they spare.
 #[inline(always)]
-unsafe fn charge(
-    stats: *mut SchedSlot,
-    wait: &Wait,
-    occupant: u64,
-    ns: u64,
-    factor_of_others: u64,
-) -> u64 {
-    // SAFETY: by the caller.
-    unsafe { charge_part(stats, wait.cpu, wait.victim, occupant, ns, factor_of_others) }
+fn charge_last(stats: *mut SchedSlot, wait: &Wait, ns: u64, factor_of_others: u64) -> u64 {
+    let culprit = ledger::occupant_slot(wait.last);
+    if culprit == u64::from(wait.victim) {
+        add(stats, SELF, ns);
+        return ns;
+    }
+    let cause = cause_for(wait.last, u64::from(wait.victim));
+    let part = scaled(ns, cause, factor_of_others);
+    add(stats, cause as usize, part);
+    if is_pair(cause) != 0 && part != 0 {
+        let victim = u64::from(wait.victim);
+        let place = wait.cpu * PAIRS_OF_CPU + pair_place(victim, culprit);
+        if let Some(pair) = PAIRS.get_ptr_mut(place) {
+            // SAFETY: the pointer comes from the map, and only this CPU writes this element.
+            unsafe { (*pair).add_one(pair_key(victim, culprit), part) };
+        }
+    }
+    part
 }
 
 /// Charges a part of a wait to who had the CPU; returns what is charged of it.
@@ -225,19 +242,12 @@ unsafe fn charge_part(
     let victim = u64::from(victim);
     let cause = cause_for(occupant, victim);
     let part = scaled(ns, cause, factor_of_others);
-    let mut index = cause;
-    // SAFETY: one register operation, which keeps the index within the causes; the rest by the caller.
-    unsafe {
-        core::arch::asm!("{0} &= 7", inout(reg) index, options(pure, nomem, nostack));
-        let sum = (&raw mut (*stats).causes_ns)
-            .cast::<u64>()
-            .add(index as usize);
-        *sum = (*sum).wrapping_add(part);
-        let culprit = ledger::occupant_slot(occupant);
-        let place = cpu * PAIRS_OF_CPU + pair_place(victim, culprit);
-        if let Some(pair) = PAIRS.get_ptr_mut(place) {
-            (*pair).add(pair_key(victim, culprit), part, is_pair(cause));
-        }
+    add(stats, cause as usize, part);
+    let culprit = ledger::occupant_slot(occupant);
+    let place = cpu * PAIRS_OF_CPU + pair_place(victim, culprit);
+    if let Some(pair) = PAIRS.get_ptr_mut(place) {
+        // SAFETY: the pointer comes from the map, and only this CPU writes this element.
+        unsafe { (*pair).add(pair_key(victim, culprit), part, is_pair(cause)) };
     }
     part
 }

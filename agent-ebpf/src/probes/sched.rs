@@ -19,7 +19,7 @@ use ctrscope_ebpf::{
     sched::{
         BUCKET_MASK, BY_CONTAINER, BY_KERNEL, BY_QUOTA, BY_SELF, BY_SYSTEM, CpuState, DEPARTED_IO,
         DEPARTED_NOT, DEPARTED_PREEMPTED, DEPARTED_SLEEP, DEPARTED_UNINTERRUPTIBLE, MOVED,
-        SchedSlot, since, since_at_least,
+        SchedSlot, departed, departure, since, since_at_least,
     },
     slot,
 };
@@ -198,7 +198,7 @@ fn try_sched_switch(ctx: &BtfTracePointContext) -> Option<()> {
         let preempt: u64 = ctx.arg(0);
         let queue: Kernel = load(prev, layout!(task_cfs_rq));
         let throttled_ns = ledger::throttled_ns(queue);
-        let departure = if state == 0 || preempt as u8 != 0 {
+        let how = if state == 0 || preempt as u8 != 0 {
             is_preempted = true;
             let is_throttled = ledger::is_throttled(queue);
             if is_throttled || throttled_ns != 0 {
@@ -233,6 +233,7 @@ fn try_sched_switch(ctx: &BtfTracePointContext) -> Option<()> {
                 DEPARTED_SLEEP
             }
         };
+        let departure = departure(how, throttled_ns);
         let task = TASKS.get_ptr_mut(prev_pid & layout!(task_mask))?;
         // SAFETY: the pointer comes from the map. A colliding task on another CPU may write at the
         // same time; the checks at dispatch then reject what does not fit.
@@ -240,7 +241,6 @@ fn try_sched_switch(ctx: &BtfTracePointContext) -> Option<()> {
             if (*task).pid == prev_pid {
                 (*task).departed_at = now;
                 (*task).departure = departure;
-                (*task).throttled_ns = throttled_ns;
                 // Its arrival was not seen, so neither was the wait before it; its total has it.
                 if !is_seen {
                     let total: u64 = load(prev, layout!(task_run_delay));
@@ -304,7 +304,8 @@ fn dispatch(cpu: u32, next: Kernel, pid: u32, owner: u32, now: u64, last: u64) -
             if added >= since_queued && added <= now.saturating_sub((*task).noted_at) {
                 wait = added;
             }
-            let departure = (*task).departure;
+            let left = (*task).departure;
+            let departure = departed(left);
             let away = now.wrapping_sub((*task).departed_at);
             if departure >= DEPARTED_PREEMPTED {
                 let by = (departure - DEPARTED_PREEMPTED) as usize & 7;
@@ -312,7 +313,7 @@ fn dispatch(cpu: u32, next: Kernel, pid: u32, owner: u32, now: u64, last: u64) -
                 *sum = (*sum).wrapping_add(wait);
                 // Otherwise it was moved to another queue meanwhile.
                 if (*task).departed_at == last_queued {
-                    left_with = Some((*task).throttled_ns);
+                    left_with = Some(left);
                 }
             } else if departure != DEPARTED_NOT {
                 if away >= wait && away <= absence {
