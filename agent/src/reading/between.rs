@@ -159,12 +159,12 @@ impl Pair<'_> {
 
     /// Those that were waited for most, of services or of others; together no more than was waited for all of them.
     fn neighbours(&self, is_service: bool, most: f64) -> Vec<Neighbour> {
-        let before = |culprit: &Arc<Identity>| {
-            let pairs = self.old.waited_for.iter();
-            let same = |one: &&PairReading| {
-                Arc::ptr_eq(&one.culprit, culprit) || one.culprit.cgroup == culprit.cgroup
-            };
-            pairs.clone().find(same).map_or(0, |one| one.ns)
+        let before = |now: &PairReading| {
+            let pairs = &self.old.waited_for;
+            let place = pairs.binary_search_by_key(&now.slot, |one| one.slot);
+            let same = |one: &&PairReading| one.culprit.cgroup == now.culprit.cgroup;
+            let found = place.ok().and_then(|place| pairs.get(place)).filter(same);
+            found.map_or(0, |one| one.ns)
         };
         let mut found: Vec<(u64, &Identity)> = Vec::new();
         for one in &self.new.waited_for {
@@ -172,7 +172,7 @@ impl Pair<'_> {
                 continue;
             }
             // Less than before: another one of that name has come.
-            let earlier = before(&one.culprit);
+            let earlier = before(one);
             let ns = one.ns.checked_sub(earlier).unwrap_or(one.ns);
             if ns > 0 {
                 found.push((ns, &one.culprit));

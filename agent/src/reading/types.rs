@@ -109,6 +109,8 @@ pub(crate) struct TaskReading {
 /// Another container or a system service, and how long a container's tasks waited while it had the CPU.
 #[derive(Clone, Debug)]
 pub(crate) struct PairReading {
+    /// The kernel side's number of it, by which they are sorted.
+    pub(crate) slot: u32,
     pub(crate) culprit: Arc<Identity>,
     pub(crate) ns: u64,
 }

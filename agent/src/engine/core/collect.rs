@@ -270,8 +270,6 @@ impl Engine {
     fn recycle(&mut self, now: Now) {
         self.registry.expire(now);
         while let Some(slot) = self.registry.slot_to_clear(now) {
-            // What it waited, and was waited for, while it rested.
-            self.read_pairs();
             self.pairs.forget(slot);
             if let Some(kernel) = &self.kernel {
                 let last = block_bytes(kernel, slot);

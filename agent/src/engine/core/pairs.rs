@@ -56,6 +56,7 @@ impl Engine {
         let named = self.pairs.of(victim).filter_map(|(culprit, ns)| {
             let identity = culprits.get(&culprit)?;
             Some(PairReading {
+                slot: culprit,
                 culprit: Arc::clone(identity),
                 ns,
             })

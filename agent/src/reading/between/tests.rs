@@ -274,3 +274,85 @@ fn a_device_that_no_disk_is_goes_by_its_number() {
     later.0.host.disks.clear();
     assert!(facts(&earlier, &later).disk.devices.contains_key("254:0"));
 }
+
+/// Waits by cause and by whom they were for, in nanoseconds.
+fn waiting(
+    mut at: (Reading, ContainerReading),
+    causes: [u64; CAUSES],
+    pairs: &[(&str, Kind, u64)],
+) -> (Reading, ContainerReading) {
+    at.1.tasks = Some(TaskReading {
+        causes_ns: causes,
+        ..TaskReading::default()
+    });
+    let pair = |(slot, &(name, kind, ns)): (u32, &(&str, Kind, u64))| PairReading {
+        slot,
+        culprit: Arc::new(Identity {
+            container: name.into(),
+            cgroup: format!("/{name}"),
+            kind,
+            ..Identity::default()
+        }),
+        ns,
+    };
+    at.1.waited_for = (1..).zip(pairs).map(pair).collect();
+    at
+}
+
+#[test]
+fn who_was_waited_for_is_named_the_most_first_and_the_rest_is_a_sum() {
+    const S: u64 = 1_000_000_000;
+    let containers = |a, b| {
+        [
+            ("a", Kind::Container, a),
+            ("b", Kind::Cgroup, b),
+            ("cron", Kind::Service, a),
+        ]
+    };
+    let earlier = waiting(reading(10), [S; CAUSES], &containers(S, 2 * S));
+    let causes = [2 * S, 3 * S, 11 * S, 6 * S, 7 * S, 8 * S, 9 * S, 10 * S];
+    let later = waiting(reading(20), causes, &containers(3 * S, 7 * S));
+    let waited = facts(&earlier, &later).cpu.waited_for.unwrap();
+    let named = |all: &[Neighbour]| -> Vec<(String, f64)> {
+        all.iter()
+            .map(|one| (one.name.clone(), one.seconds))
+            .collect()
+    };
+    assert_eq!(
+        named(&waited.containers),
+        [("b".into(), 5.0), ("a".into(), 2.0)]
+    );
+    assert_eq!(named(&waited.services), [("cron".into(), 2.0)]);
+    assert_eq!(
+        (waited.other_containers_seconds, waited.system_seconds),
+        (3.0, 5.0)
+    );
+    assert_eq!((waited.throttled_seconds, waited.own_seconds), (1.0, 2.0));
+    assert_eq!((waited.kernel_seconds, waited.idle_seconds), (6.0, 7.0));
+    assert_eq!(
+        (waited.migrated_seconds, waited.unattributed_seconds),
+        (8.0, 9.0)
+    );
+}
+
+#[test]
+fn neighbours_that_came_or_are_read_too_late_have_no_more_than_there_was() {
+    let earlier = waiting(reading(10), [0; CAUSES], &[("a", Kind::Container, 900)]);
+    let mut causes = [0; CAUSES];
+    causes[ctrscope_ebpf::ledger::CONTAINER] = 1_000;
+    let pairs = [
+        // Another one at its path.
+        ("a", Kind::Container, 400),
+        ("late", Kind::Container, 800),
+        ("idle", Kind::Container, 0),
+    ];
+    let later = waiting(reading(20), causes, &pairs);
+    let waited = facts(&earlier, &later).cpu.waited_for.unwrap();
+    let seconds: Vec<f64> = waited.containers.iter().map(|one| one.seconds).collect();
+    assert_eq!(seconds, [800e-9, 200e-9]);
+    assert_eq!(waited.other_containers_seconds, 0.0);
+    // Without the programs nothing is known of it.
+    let mut without = reading(20);
+    without.1.tasks = None;
+    assert_eq!(facts(&earlier, &without).cpu.waited_for, None);
+}
