@@ -1,6 +1,7 @@
 //! The command line.
 
 mod diagnose;
+mod neighbours;
 
 use std::{fmt::Display, path::PathBuf, time::Duration};
 
@@ -24,11 +25,13 @@ use crate::{
 };
 
 pub use diagnose::DiagnoseArgs;
+pub use neighbours::NeighboursArgs;
 
 const EXAMPLES: &str = "\
 Examples:
   sudo ctrscope top                      what each container gets and what it waits for
   sudo ctrscope diagnose web             what holds `web` back, with the evidence
+  sudo ctrscope neighbours               who made whom wait for CPUs
   sudo ctrscope runqlat -c web 5         run queue latency of `web`, every 5 s
   sudo ctrscope flame -c web             flame graph of 10 s, in flame-web.svg
   sudo ctrscope run                      the daemon, metrics at http://127.0.0.1:9464/metrics
@@ -183,6 +186,8 @@ pub enum Command {
     Top(TopArgs),
     /// Say what holds containers back, with the evidence, what to do, and who is to blame
     Diagnose(DiagnoseArgs),
+    /// Say who made whom wait for CPUs, and who made others wait most
+    Neighbours(NeighboursArgs),
     /// Histogram of run queue latency: from runnable (woken or preempted) until running
     Runqlat(RunqlatArgs),
     /// Histogram of block I/O latency: from queued until completed

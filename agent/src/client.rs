@@ -18,7 +18,7 @@ use ureq::{Agent, Body, http::Response};
 
 use crate::{
     choice::Choice as _,
-    diagnosis::{ContainerStanding, Diagnosis, facts::WindowFacts},
+    diagnosis::{ContainerStanding, Diagnosis, WaitMatrix, facts::WindowFacts},
     snapshot::Snapshot,
     source::{
         Cancel, DiagnosisRequest, ErrorDetails, ProfileRequest, RenderedProfile, Source,
@@ -248,6 +248,21 @@ impl Source for HttpSource {
         self.json(&path, container, "diagnosis")
     }
 
+    fn neighbours(&self, request: &DiagnosisRequest) -> Result<Arc<WaitMatrix>, SourceError> {
+        let mut query = Vec::new();
+        let container = request.container.as_deref().unwrap_or_default();
+        if !container.is_empty() {
+            query.push(format!("container={}", encoded(container)));
+        }
+        if let Some(window) = request.window {
+            check_window(window)?;
+            query.push(format!("window={}", window.as_secs()));
+        }
+        let separator = if query.is_empty() { "" } else { "?" };
+        let path = format!("/api/v1/neighbours{separator}{}", query.join("&"));
+        self.json(&path, container, "list of neighbours")
+    }
+
     fn standing(&self) -> Result<Arc<Vec<ContainerStanding>>, SourceError> {
         self.json("/api/v1/verdicts", "", "list of verdicts")
     }
@@ -308,7 +323,7 @@ fn number<T: FromStr>(response: &Response<Body>, header: &str) -> Option<T> {
     response.headers().get(header)?.to_str().ok()?.parse().ok()
 }
 
-/// A container as a part of a path.
+/// A container as a part of a path or query.
 fn encoded(container: &str) -> String {
     let mut path = String::with_capacity(container.len());
     for byte in container.bytes() {

@@ -15,7 +15,10 @@ use std::{
 
 use crate::{
     config::DiagnosisConfig,
-    diagnosis::{ContainerStanding, Diagnosis, History, diagnose, facts::WindowFacts, judge},
+    diagnosis::{
+        ContainerStanding, Diagnosis, History, WaitMatrix, diagnose, facts::WindowFacts, judge,
+        wait_matrix,
+    },
     resolve::{display_name, resolve_container},
     snapshot::{Identity, Kind, Snapshot},
     source::{Cancel, DiagnosisRequest, ProfileRequest, RenderedProfile, Source, SourceError},
@@ -125,26 +128,14 @@ impl Observer {
         })
     }
 
-    fn one(
-        &self,
-        facts: &WindowFacts,
-        snapshot: &Snapshot,
-        query: &str,
-        diagnosis: &mut Diagnosis,
-    ) -> Result<(), SourceError> {
-        let index = resolve_container(snapshot, query)?;
-        let identity = snapshot
-            .containers
-            .get(index)
+    /// Who is meant by what a user calls a container.
+    fn meant(&self, query: &str) -> Result<Arc<Identity>, SourceError> {
+        let snapshot = self.source.snapshot()?;
+        let index = resolve_container(&snapshot, query)?;
+        let container = snapshot.containers.get(index);
+        Ok(container
             .map(|container| Arc::clone(&container.identity))
-            .unwrap_or_default();
-        diagnosis
-            .containers
-            .retain(|one| is_same(&one.identity, &identity));
-        if diagnosis.containers.is_empty() {
-            return Err(lacks(&identity, facts));
-        }
-        Ok(())
+            .unwrap_or_default())
     }
 }
 
@@ -157,7 +148,7 @@ fn lacks(identity: &Identity, facts: &WindowFacts) -> SourceError {
     let name = display_name(identity);
     if identity.kind == Kind::Other {
         return SourceError::Unsupported(format!(
-            "{name} is the sum of all others, and nothing holds a sum back"
+            "{name} is the sum of all others, and nothing is told of a sum; ask for one of them"
         ));
     }
     SourceError::NotReady(format!(
@@ -181,8 +172,12 @@ impl Source for Observer {
         let facts = self.source.facts(window)?;
         let mut diagnosis = diagnose(&facts, &self.config.thresholds);
         if let Some(query) = &request.container {
-            let snapshot = self.source.snapshot()?;
-            self.one(&facts, &snapshot, query, &mut diagnosis)?;
+            let identity = self.meant(query)?;
+            let containers = &mut diagnosis.containers;
+            containers.retain(|one| is_same(&one.identity, &identity));
+            if containers.is_empty() {
+                return Err(lacks(&identity, &facts));
+            }
         }
         let state = self.state();
         for container in &mut diagnosis.containers {
@@ -190,6 +185,27 @@ impl Source for Observer {
         }
         drop(state);
         Ok(Arc::new(diagnosis))
+    }
+
+    fn neighbours(&self, request: &DiagnosisRequest) -> Result<Arc<WaitMatrix>, SourceError> {
+        let window = request.window.unwrap_or(self.config.window);
+        let facts = self.source.facts(window)?;
+        let Some(query) = &request.container else {
+            return Ok(Arc::new(wait_matrix(&facts, None)));
+        };
+        let identity = self.meant(query)?;
+        let matrix = wait_matrix(&facts, Some(&identity));
+        if !matrix.containers.is_empty() {
+            return Ok(Arc::new(matrix));
+        }
+        let mut containers = facts.containers.iter();
+        if !containers.any(|one| is_same(&one.identity, &identity)) {
+            return Err(lacks(&identity, &facts));
+        }
+        Err(SourceError::Unsupported(format!(
+            "whom {} waited for is not measured; `ctrscope check` says what this host lacks",
+            display_name(&identity)
+        )))
     }
 
     fn standing(&self) -> Result<Arc<Vec<ContainerStanding>>, SourceError> {

@@ -15,7 +15,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::{
     choice::Choice,
-    diagnosis::{ContainerStanding, Diagnosis, facts::WindowFacts},
+    diagnosis::{ContainerStanding, Diagnosis, WaitMatrix, facts::WindowFacts},
     snapshot::Snapshot,
 };
 
@@ -57,6 +57,19 @@ pub trait Source: Send + Sync {
         Err(SourceError::Unsupported("nothing is diagnosed here".into()))
     }
 
+    /// Who made whom wait for CPUs over a window: all, or one of them.
+    ///
+    /// # Errors
+    ///
+    /// Those of [`diagnosis`](Self::diagnosis), [`SourceError::Unsupported`] where it is not measured for whom the one
+    /// that is asked for waited.
+    fn neighbours(&self, request: &DiagnosisRequest) -> Result<Arc<WaitMatrix>, SourceError> {
+        let _ = request;
+        Err(SourceError::Unsupported(
+            "nothing is kept here from which neighbours could be told".into(),
+        ))
+    }
+
     /// The verdicts that stand for each container: those of the last windows, without flapping.
     ///
     /// # Errors
@@ -80,7 +93,7 @@ pub trait Source: Send + Sync {
     ) -> Result<RenderedProfile, SourceError>;
 }
 
-/// A diagnosis to make.
+/// A diagnosis to make, or neighbours to tell.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct DiagnosisRequest {
     /// Of how long a time, 1 s to [`MAX_WINDOW_SECONDS`]; `None` takes what is configured.

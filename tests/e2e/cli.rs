@@ -334,6 +334,7 @@ fn bash_completes_names_of_containers() {
         &["flame", "--container", typed],
         &["who", "-c", typed],
         &["diagnose", typed],
+        &["neighbours", typed],
     ] {
         assert_eq!(complete(words), [name], "{words:?}");
     }

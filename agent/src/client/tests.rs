@@ -91,7 +91,7 @@ fn a_snapshot_comes_back_whole() {
 }
 
 #[test]
-fn a_diagnosis_is_asked_for_by_the_containers_name_as_it_is_called() {
+fn diagnosis_and_neighbours_are_asked_for_by_the_containers_name_as_it_is_called() {
     let body = serde_json::to_string(&Diagnosis::default()).expect("it serializes");
     for (container, window, line) in [
         (None, None, "/api/v1/diagnosis"),
@@ -110,6 +110,21 @@ fn a_diagnosis_is_asked_for_by_the_containers_name_as_it_is_called() {
         source.diagnosis(&request).expect("it answers");
         let asked = server.join().expect("it ends");
         assert_eq!(asked, format!("GET {line} HTTP/1.1"));
+    }
+    let body = serde_json::to_string(&WaitMatrix::default()).expect("it serializes");
+    for (container, window, query) in [
+        (None, None, ""),
+        (None, Some(7), "?window=7"),
+        (Some("/a b&c"), Some(7), "?container=/a%20b%26c&window=7"),
+    ] {
+        let (source, server) = serve(answer("200 OK", "", &body));
+        let request = DiagnosisRequest {
+            container: container.map(str::to_owned),
+            window: window.map(Duration::from_secs),
+        };
+        source.neighbours(&request).expect("it answers");
+        let asked = server.join().expect("it ends");
+        assert_eq!(asked, format!("GET /api/v1/neighbours{query} HTTP/1.1"));
     }
     let (source, server) = serve(answer("200 OK", "", "[]"));
     assert!(source.standing().expect("it answers").is_empty());

@@ -8,9 +8,11 @@ mod flame;
 pub mod host;
 mod interrupt;
 mod latency;
+mod neighbours;
 mod runqlat;
 mod top;
 mod who;
+mod windows;
 
 use std::{
     cell::Cell,
@@ -177,12 +179,13 @@ fn execute(cli: &Cli, config: &Config) -> Result<Outcome, CommandError> {
         }
         Command::Diagnose(arguments) => {
             let cancel = interrupt::cancel_on_signals()?;
-            let is_local = Cell::new(false);
-            let source = open_source(config, |config| {
-                is_local.set(true);
-                host::local_source(config)
-            })?;
-            diagnose::diagnose(arguments, &*source, is_local.get(), terminal, &cancel, out)
+            let (source, is_local) = open_and_say_whether_local(config)?;
+            diagnose::diagnose(arguments, &*source, is_local, terminal, &cancel, out)
+        }
+        Command::Neighbours(arguments) => {
+            let cancel = interrupt::cancel_on_signals()?;
+            let (source, is_local) = open_and_say_whether_local(config)?;
+            neighbours::neighbours(arguments, &*source, is_local, terminal, &cancel, out)
         }
         Command::Runqlat(arguments) => {
             let cancel = interrupt::cancel_on_signals()?;
@@ -197,6 +200,16 @@ fn execute(cli: &Cli, config: &Config) -> Result<Outcome, CommandError> {
             flame::flame(arguments, &*open()?, terminal, &cancel, out)
         }
     }
+}
+
+/// The source of a command, and whether this process measures, so that there is nothing before it began.
+fn open_and_say_whether_local(config: &Config) -> Result<(Box<dyn Source>, bool), CommandError> {
+    let is_local = Cell::new(false);
+    let source = open_source(config, |config| {
+        is_local.set(true);
+        host::local_source(config)
+    })?;
+    Ok((source, is_local.get()))
 }
 
 /// The running daemon where one answers, and otherwise what `local` makes.

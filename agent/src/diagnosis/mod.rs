@@ -7,6 +7,7 @@ mod cpu;
 mod disk;
 pub mod facts;
 mod history;
+mod matrix;
 mod memory;
 mod neighbours;
 mod network;
@@ -21,6 +22,9 @@ mod view;
 pub mod words;
 
 pub use history::{CONFIRMATIONS, Change, ContainerStanding, History, Standing};
+pub use matrix::{
+    CauseWait, Culprit, PairWait, PartyKind, Unnamed, Victim, WaitMatrix, wait_matrix,
+};
 pub(crate) use report::judge;
 pub use report::{Bottleneck, ContainerDiagnosis, Diagnosis, HostDiagnosis, diagnose};
 pub use thresholds::{THRESHOLDS, Threshold, Thresholds};

@@ -88,6 +88,7 @@ pub fn router(state: ServerState) -> Router {
         .route("/api/v1/containers/{*id}", get(containers::one))
         .route("/api/v1/diagnosis", get(diagnosis::all))
         .route("/api/v1/diagnosis/{*id}", get(diagnosis::one))
+        .route("/api/v1/neighbours", get(diagnosis::neighbours))
         .route("/api/v1/verdicts", get(diagnosis::verdicts))
         .route("/api/v1/facts", get(facts::facts))
         .route("/api/v1/workloads", get(workloads::all))

@@ -5,7 +5,7 @@ use crate::{
     terminal::{ABSENT, Align, Paragraphs, Table, Terminal, percent, shortened},
 };
 
-use super::page::{clock, finding_of};
+use super::{super::windows::clock, page::finding_of};
 
 /// Containers of which more is told than their row.
 const MAX_TOLD: usize = 10;

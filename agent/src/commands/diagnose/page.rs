@@ -1,5 +1,6 @@
 //! One container, and the machine.
 
+use super::super::windows::clock;
 use crate::{
     cli::DiagnoseArgs,
     diagnosis::{
@@ -290,15 +291,4 @@ fn history(changes: &[Change], text: &mut Paragraphs) {
             &format!("{from}{}: {}", change.to.label(), change.summary),
         );
     }
-}
-
-/// The time of day in UTC.
-pub(super) fn clock(unix_ms: u64) -> String {
-    let seconds = unix_ms / 1_000 % 86_400;
-    format!(
-        "{:02}:{:02}:{:02} UTC",
-        seconds / 3_600,
-        seconds / 60 % 60,
-        seconds % 60
-    )
 }

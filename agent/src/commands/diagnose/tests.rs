@@ -1,4 +1,7 @@
-use std::sync::Mutex;
+use std::{
+    sync::{Arc, Mutex},
+    time::Duration,
+};
 
 use super::*;
 use crate::{
@@ -11,7 +14,7 @@ use crate::{
         verdict::Verdict,
     },
     snapshot::Snapshot,
-    source::{ProfileRequest, RenderedProfile},
+    source::{ProfileRequest, RenderedProfile, SourceError},
 };
 use clap::Parser as _;
 

@@ -9,7 +9,11 @@ use axum::{
 };
 use serde::Serialize;
 
-use super::{ServerState, blocking, error::ApiError, params::Params, profile::MAX_CONTAINER_BYTES};
+use super::{
+    ServerState, blocking,
+    error::ApiError,
+    params::{MAX_CONTAINER_BYTES, Params},
+};
 use crate::{resolve::resolve_container, snapshot::Container, source::SourceError};
 
 pub(super) async fn all(

@@ -1,4 +1,5 @@
-//! `/api/v1/diagnosis` and `/api/v1/verdicts`: what holds containers back, as JSON.
+//! `/api/v1/diagnosis`, `/api/v1/verdicts` and `/api/v1/neighbours`: what holds containers back, and who made whom
+//! wait, as JSON.
 
 use std::time::Duration;
 
@@ -40,16 +41,34 @@ async fn diagnose(
     container: Option<String>,
 ) -> Result<Response, ApiError> {
     let params = Params::parse(query, &["window"])?;
-    // Without it the window is the configured one.
-    let window = match params.get("window") {
-        None => None,
-        Some(_) => Some(params.number("window", MAX_WINDOW_SECONDS, MAX_WINDOW_SECONDS)?),
-    };
     let request = DiagnosisRequest {
-        window: window.map(|seconds| Duration::from_secs(seconds.into())),
+        window: window(&params)?,
         container,
     };
     let body = blocking(move || json(&*state.source.diagnosis(&request)?)).await?;
+    Ok(([(header::CONTENT_TYPE, "application/json")], body).into_response())
+}
+
+/// The window that is asked for. Without it, it is the configured one.
+fn window(params: &Params) -> Result<Option<Duration>, ApiError> {
+    if params.get("window").is_none() {
+        return Ok(None);
+    }
+    let seconds = params.number("window", MAX_WINDOW_SECONDS, MAX_WINDOW_SECONDS)?;
+    Ok(Some(Duration::from_secs(seconds.into())))
+}
+
+/// Who made whom wait for CPUs: all, or one container.
+pub(super) async fn neighbours(
+    State(state): State<ServerState>,
+    RawQuery(query): RawQuery,
+) -> Result<Response, ApiError> {
+    let params = Params::parse(query.as_deref(), &["container", "window"])?;
+    let request = DiagnosisRequest {
+        window: window(&params)?,
+        container: params.container("leave it out to ask for all")?,
+    };
+    let body = blocking(move || json(&*state.source.neighbours(&request)?)).await?;
     Ok(([(header::CONTENT_TYPE, "application/json")], body).into_response())
 }
 

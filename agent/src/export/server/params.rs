@@ -3,6 +3,9 @@
 use super::error::ApiError;
 use crate::choice::Choice;
 
+/// Longest name of a container, bytes.
+pub(crate) const MAX_CONTAINER_BYTES: usize = 512;
+
 /// The parameters of a query, to be taken out one by one.
 #[derive(Debug)]
 pub(crate) struct Params {
@@ -47,6 +50,21 @@ impl Params {
             .iter()
             .find(|(other, _)| other == name)
             .map(|(_, value)| value.as_str())
+    }
+
+    /// A container; `without` says what to do instead of leaving it empty.
+    pub(crate) fn container(&self, without: &str) -> Result<Option<String>, ApiError> {
+        match self.get("container") {
+            None => Ok(None),
+            Some("") => Err(ApiError::bad_request(format!(
+                "container is empty; {without}"
+            ))),
+            Some(name) if name.len() > MAX_CONTAINER_BYTES => Err(ApiError::bad_request(format!(
+                "container may have 1 to {MAX_CONTAINER_BYTES} bytes, not {}",
+                name.len()
+            ))),
+            Some(name) => Ok(Some(name.to_owned())),
+        }
     }
 
     /// A whole number from 1 to `most`.

@@ -21,8 +21,6 @@ use crate::source::{
     ProfileRequest, ProfileType,
 };
 
-/// Longest name of a container, bytes.
-pub(crate) const MAX_CONTAINER_BYTES: usize = 512;
 /// Length of a profile whose length is not given, seconds.
 const DEFAULT_SECONDS: u32 = 10;
 
@@ -126,21 +124,7 @@ pub(super) fn parse(
         known.extend(["type", "format", "id"]);
     }
     let params = Params::parse(query, &known)?;
-    let container = match params.get("container") {
-        None => None,
-        Some("") => {
-            return Err(ApiError::bad_request(
-                "container is empty; leave it out to profile the whole host".to_owned(),
-            ));
-        }
-        Some(name) if name.len() > MAX_CONTAINER_BYTES => {
-            return Err(ApiError::bad_request(format!(
-                "container may have 1 to {MAX_CONTAINER_BYTES} bytes, not {}",
-                name.len()
-            )));
-        }
-        Some(name) => Some(name.to_owned()),
-    };
+    let container = params.container("leave it out to profile the whole host")?;
     let seconds = params.number("seconds", DEFAULT_SECONDS, MAX_PROFILE_SECONDS)?;
     let id = params.get("id").map(check_id).transpose()?;
     let request = ProfileRequest {

@@ -19,7 +19,7 @@ use tokio::{net::TcpListener, runtime::Runtime, sync::oneshot};
 use super::{ServerState, router, serve};
 use crate::{
     config::DiagnosisConfig,
-    diagnosis::facts::{ContainerFacts, QuotaFacts, WindowFacts},
+    diagnosis::facts::{ContainerFacts, Neighbour, QuotaFacts, WaitedFor, WindowFacts},
     export::synthetic::synthetic_snapshot,
     observer::Observer,
     snapshot::Snapshot,
@@ -60,7 +60,7 @@ impl Fake {
         }
     }
 
-    /// Its containers, all of which ran into a quota.
+    /// Its containers, all of which ran into a quota and waited for a neighbour.
     fn throttled(&self) -> Vec<ContainerFacts> {
         let snapshot = self.snapshot.lock().expect("no test panics in it").clone();
         let containers = snapshot.containers.iter();
@@ -78,6 +78,13 @@ impl Fake {
                     periods: 10,
                     throttled_periods: 9,
                     ..QuotaFacts::default()
+                });
+                facts.cpu.waited_for = Some(WaitedFor {
+                    containers: vec![Neighbour {
+                        name: "bully".to_owned(),
+                        seconds: 0.5,
+                    }],
+                    ..WaitedFor::default()
                 });
                 facts
             })

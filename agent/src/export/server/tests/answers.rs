@@ -6,7 +6,7 @@ use flate2::read::GzDecoder;
 
 use super::{Fake, MakeError, Server};
 use crate::{
-    diagnosis::{Diagnosis, facts::WindowFacts},
+    diagnosis::{Diagnosis, WaitMatrix, facts::WindowFacts},
     export::synthetic::synthetic_snapshot,
     snapshot::{CollectorState, Snapshot},
     source::{ProfileFormat, ProfileType, Source as _, SourceError, Split},
@@ -45,6 +45,11 @@ fn every_path_answers() {
             "/api/v1/diagnosis/team-1/checkout-7d9f8c6b5-00001/checkout?window=5",
             "application/json",
             "\"seconds\":5.0",
+        ),
+        (
+            "/api/v1/neighbours?window=5",
+            "application/json",
+            "\"name\":\"bully\"",
         ),
         (
             "/api/v1/verdicts",
@@ -187,6 +192,37 @@ fn a_diagnosis_is_of_all_or_of_one_and_the_verdicts_are_in_the_metrics() {
     let series = "ctrscope_container_bottleneck{namespace=\"team-0\",pod=\"checkout-7d9f8c6b5-00000\",\
                   container=\"checkout\",resource=\"cpu\",verdict=\"cap_throttled\"} 1\n";
     assert!(text.contains(series));
+}
+
+#[test]
+fn neighbours_are_of_all_or_of_one() {
+    let server = Server::over(&Arc::new(Fake::of(3)));
+    let matrix = |path: &str| -> WaitMatrix {
+        serde_json::from_str(&server.get(path).body).expect("a matrix")
+    };
+    let all = matrix("/api/v1/neighbours");
+    assert_eq!((all.seconds, all.measured), (60.0, 3));
+    assert_eq!((all.containers.len(), all.culprits[0].victim_count), (3, 3));
+    let path = "/api/v1/neighbours?window=5&container=team-1/checkout-7d9f8c6b5-00001/checkout";
+    let one = matrix(path);
+    assert_eq!((one.seconds, one.containers.len()), (5.0, 1));
+    assert_eq!(one.containers[0].neighbours[0].name, "bully");
+    let unknown = server.get("/api/v1/neighbours?container=none");
+    assert_eq!(
+        unknown.error("no container \"none\""),
+        (404, "unknown_container".to_owned())
+    );
+    for (query, message) in [
+        ("window=61", "window must be a whole number from 1 to 60"),
+        (
+            "container=",
+            "container is empty; leave it out to ask for all",
+        ),
+        ("top=3", "known are container, window"),
+    ] {
+        let answer = server.get(&format!("/api/v1/neighbours?{query}"));
+        assert_eq!(answer.error(message), (400, "bad_request".to_owned()));
+    }
 }
 
 #[test]
@@ -347,6 +383,8 @@ fn every_failure_of_the_source_has_its_code() {
             "/api/v1/facts",
             "/api/v1/diagnosis",
             "/api/v1/diagnosis/x",
+            "/api/v1/neighbours",
+            "/api/v1/neighbours?container=x",
         ] {
             let answer = server.get(path);
             assert_eq!(answer.error(message), (status, code.to_owned()), "{path}");
