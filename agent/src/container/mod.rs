@@ -3,6 +3,7 @@
 
 mod charges;
 mod owner;
+mod pair_series;
 mod pairs;
 mod registry;
 mod slots;
@@ -10,6 +11,7 @@ mod stats;
 mod workloads;
 
 pub(crate) use charges::{BlockCharges, OperationBytes};
+pub(crate) use pair_series::PairSeries;
 pub(crate) use pairs::WaitPairs;
 pub(crate) use registry::{
     CgroupKey, Entity, Now, Origin, Registry, RegistryLimits, Report, SlotWrite,

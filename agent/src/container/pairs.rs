@@ -54,6 +54,15 @@ impl WaitPairs {
         culprits.map(|(culprit, ns)| (*culprit, *ns))
     }
 
+    /// All pairs of victim and culprit, with the nanoseconds.
+    pub(crate) fn all(&self) -> impl Iterator<Item = ((u32, u32), u64)> {
+        let victims = self.sums.iter();
+        victims.flat_map(|(victim, culprits)| {
+            let culprits = culprits.iter();
+            culprits.map(|(culprit, ns)| ((*victim, *culprit), *ns))
+        })
+    }
+
     /// Parts of waits of pairs that found their place taken.
     pub(crate) fn lost(&self) -> u64 {
         self.lost

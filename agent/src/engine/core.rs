@@ -35,7 +35,9 @@ use crate::{
         features::{HostFeatures, Psi, Roots},
     },
     cgroup::{DiscoverOptions, Hierarchies, HierarchyIds, parse_memberships},
-    container::{BlockCharges, Now, Registry, RegistryLimits, Report, SlotWrite, WaitPairs},
+    container::{
+        BlockCharges, Now, PairSeries, Registry, RegistryLimits, Report, SlotWrite, WaitPairs,
+    },
     profile::Owner,
     reading::TICK,
     snapshot::{CollectorState, Host, Identity, KernelProgram, Snapshot},
@@ -75,6 +77,7 @@ pub(super) struct Engine {
     registry: Registry,
     block_charges: BlockCharges,
     pairs: WaitPairs,
+    pair_series: PairSeries,
     tree: Tree,
     names: Names,
     files: FileThread,
@@ -164,6 +167,7 @@ impl Engine {
             registry,
             block_charges: BlockCharges::default(),
             pairs: WaitPairs::default(),
+            pair_series: PairSeries::default(),
             tree,
             names,
             facts: FactThread::start(

@@ -12,6 +12,7 @@
 
 mod agent;
 mod definitions;
+mod neighbours;
 mod series;
 mod server;
 mod text;
@@ -81,6 +82,7 @@ pub fn render(
             Read::Latency(bounds, read) => latency(&mut text, metric, &series, bounds, read),
             Read::Info => info(&mut text, metric, &series),
             Read::Bottleneck => verdicts::write(&mut text, metric, &series, standing),
+            Read::Neighbours => neighbours::write(&mut text, metric, snapshot.neighbours.as_ref()),
             Read::Agent(read) => {
                 let rows = agent_rows(metric, &view, read);
                 if !rows.is_empty() {

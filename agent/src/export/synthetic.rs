@@ -5,9 +5,9 @@ use std::{collections::BTreeMap, sync::Arc};
 use crate::snapshot::{
     AgentHealth, AsOf, BlockStats, ChargedBytes, CollectorStatus, Container, Counters,
     EvictedWorkloads, Gauges, Histogram, Host, Identity, InOther, KernelMap, KernelProgram, Kind,
-    Labels, LossCounter, MemoryEvents, Pressure, PressureTimes, Qos, Resources, RuntimeHealth,
-    SchedStats, SeenContainers, Snapshot, Throttling, Total, Totals, Workload, WorkloadIdentity,
-    WorkloadKind,
+    Labels, LossCounter, MemoryEvents, NeighbourWait, NeighbourWaits, Pressure, PressureTimes, Qos,
+    Resources, RuntimeHealth, SchedStats, SeenContainers, Snapshot, Throttling, Total, Totals,
+    Workload, WorkloadIdentity, WorkloadKind,
 };
 
 /// Makes a snapshot with `count` containers, in which everything is measured and every number
@@ -28,8 +28,28 @@ pub fn synthetic_snapshot(count: usize) -> Snapshot {
         },
         workloads: workloads(&containers),
         evicted_workloads: EvictedWorkloads::default(),
+        neighbours: Some(neighbours(&containers)),
         containers,
         agent: agent(u32::try_from(count).unwrap_or(u32::MAX)),
+    }
+}
+
+/// Each of the first hundred waits for the next one.
+fn neighbours(containers: &[Container]) -> NeighbourWaits {
+    let pairs = containers.windows(2).take(100).zip(1..);
+    let pairs = pairs.filter_map(|(pair, number): (_, u64)| {
+        let [victim, culprit] = pair else {
+            return None;
+        };
+        Some(NeighbourWait {
+            victim: Arc::clone(&victim.identity),
+            culprit: Arc::clone(&culprit.identity),
+            ns: number * 1_234_567,
+        })
+    });
+    NeighbourWaits {
+        pairs: pairs.collect(),
+        other_ns: 7_654_321,
     }
 }
 

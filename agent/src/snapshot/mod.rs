@@ -25,7 +25,7 @@ pub use rates::{Course, EarlierContainers, FileRates, Rates, is_same, seconds_be
 pub use resources::{Labels, Qos, Resources};
 pub use types::{
     AgentHealth, AsOf, ChargedBytes, CollectorState, CollectorStatus, Container, Gauges, Host,
-    Identity, InOther, KernelMap, KernelProgram, Kind, LossCounter, OTHER_NAME, RuntimeHealth,
-    SeenContainers, Snapshot,
+    Identity, InOther, KernelMap, KernelProgram, Kind, LossCounter, NeighbourWait, NeighbourWaits,
+    OTHER_NAME, RuntimeHealth, SeenContainers, Snapshot,
 };
 pub use workload::{EvictedWorkloads, Total, Totals, Workload, WorkloadIdentity, WorkloadKind};

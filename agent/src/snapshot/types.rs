@@ -26,8 +26,31 @@ pub struct Snapshot {
     /// What workloads had counted that are no longer among them.
     #[serde(skip)]
     pub evicted_workloads: EvictedWorkloads,
+    /// Who made whom wait for CPUs; `None` where it is not measured.
+    #[serde(skip)]
+    pub neighbours: Option<NeighbourWaits>,
     /// The agent's account of itself.
     pub agent: AgentHealth,
+}
+
+/// Who made whom wait for CPUs, as far as it is told apart: the pairs of names with the largest sums.
+#[derive(Clone, Debug, Default)]
+pub struct NeighbourWaits {
+    /// Those pairs, by name. Each number only goes up while its pair is among them.
+    pub pairs: Vec<NeighbourWait>,
+    /// What all pairs together waited that were not among them meanwhile: nanoseconds.
+    pub other_ns: u64,
+}
+
+/// What the containers of one name waited for those of another.
+#[derive(Clone, Debug, Default)]
+pub struct NeighbourWait {
+    /// Who waited.
+    pub victim: Arc<Identity>,
+    /// Who had the CPU.
+    pub culprit: Arc<Identity>,
+    /// Nanoseconds, summed over tasks.
+    pub ns: u64,
 }
 
 /// The machine.

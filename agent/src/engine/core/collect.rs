@@ -58,6 +58,7 @@ impl Engine {
         let gathered = self.gather();
         let (now, began) = (gathered.now, gathered.began);
         let (containers, slots) = self.rows(&gathered);
+        let neighbours = gathered.told.sched_each.then(|| self.pairs_told(now));
         self.recycle(now);
         self.last_slots = slots;
         let cost = thread_cpu_time().saturating_sub(gathered.cpu_began);
@@ -76,6 +77,7 @@ impl Engine {
             containers,
             workloads: self.registry.workloads().all().cloned().collect(),
             evicted_workloads: self.registry.workloads().evicted().clone(),
+            neighbours,
             agent,
         });
         self.published.send_replace(Some(Published {
@@ -271,6 +273,7 @@ impl Engine {
         self.registry.expire(now);
         while let Some(slot) = self.registry.slot_to_clear(now) {
             self.pairs.forget(slot);
+            self.pair_series.forget(slot);
             if let Some(kernel) = &self.kernel {
                 let last = block_bytes(kernel, slot);
                 self.block_charges.finish(slot, last);

@@ -5,10 +5,14 @@ use std::{
     sync::{Arc, atomic::Ordering},
 };
 
-use ctrscope_ebpf::ledger::PAIRS;
+use ctrscope_ebpf::{ledger::PAIRS, slot};
 
 use super::Engine;
-use crate::{reading::PairReading, snapshot::Identity};
+use crate::{
+    container::Now,
+    reading::PairReading,
+    snapshot::{Identity, NeighbourWaits},
+};
 
 impl Engine {
     /// Takes in what the kernel side has counted in pairs. Reads a word of each of 4,096 places a CPU, and of those that
@@ -62,5 +66,29 @@ impl Engine {
             })
         });
         named.collect()
+    }
+
+    /// The pairs that have series of their own. Kernel threads have no name and are in no pair; one that awaits its name
+    /// has series with it.
+    pub(super) fn pairs_told(&mut self, now: Now) -> NeighbourWaits {
+        let answer = self.names.answer;
+        let shown = self.registry.entities();
+        let shown: HashMap<u32, &Arc<Identity>> = shown
+            .filter(|entity| entity.is_shown(now, answer))
+            .filter_map(|entity| Some((entity.slot?, &entity.identity)))
+            .collect();
+        let has_no_entry = |slot: u32| slot == slot::OTHER;
+        let pairs = self.pairs.all().filter_map(|((victim, culprit), ns)| {
+            let names = match (shown.get(&victim), shown.get(&culprit)) {
+                (Some(&victim), Some(&culprit)) => Some((Arc::clone(victim), Arc::clone(culprit))),
+                (None, Some(_)) if has_no_entry(victim) => None,
+                (Some(_), None) if has_no_entry(culprit) => None,
+                (None, None) if has_no_entry(victim) && has_no_entry(culprit) => None,
+                _ => return None,
+            };
+            Some(((victim, culprit), names, ns))
+        });
+        self.pair_series.update(pairs);
+        self.pair_series.told()
     }
 }

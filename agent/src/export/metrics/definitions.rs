@@ -40,6 +40,8 @@ pub enum Scope {
     Container,
     /// A workload; it has the labels `namespace`, `workload` and `workload_kind` before its own.
     Workload,
+    /// A victim and a culprit.
+    Pair,
     /// The agent.
     Agent,
 }
@@ -62,6 +64,8 @@ pub(crate) enum Read {
     Bottleneck,
     /// A workload, and the index of the value of the extra label.
     Workload(ReadWorkload),
+    /// Who made whom wait.
+    Neighbours,
     /// The agent's account of itself.
     Agent(ReadAgent),
     /// The registry of the server.
@@ -93,11 +97,12 @@ impl Metric {
         match self.read {
             Read::Number(_) | Read::Latency(..) | Read::Info | Read::Bottleneck => Scope::Container,
             Read::Workload(_) => Scope::Workload,
+            Read::Neighbours => Scope::Pair,
             Read::Agent(_) | Read::Server => Scope::Agent,
         }
     }
 
-    /// Most series that one container or workload has of it; 0 for the agent's own metrics.
+    /// Most series that one container or workload has of it; 0 for those of pairs and the agent's own metrics.
     #[must_use]
     pub fn most_series(&self) -> usize {
         let sets = self.values.len().max(1);
@@ -108,7 +113,7 @@ impl Metric {
             Read::Info => 1,
             // The verdict is a label, and one at a time stands for a resource.
             Read::Bottleneck => Resource::ALL.len(),
-            Read::Agent(_) | Read::Server => 0,
+            Read::Neighbours | Read::Agent(_) | Read::Server => 0,
         }
     }
 
@@ -454,6 +459,10 @@ metrics! {
     "ctrscope_workload_pressure_io_waiting_seconds_total" Counter
         "Time in which at least one task of a container waited for I/O (pressure some), summed over containers."
         "as of the containers" Read::Workload(|w, _| w.totals.get(Total::IO_WAITING).map(Value::Microseconds));
+
+    "ctrscope_neighbour_wait_seconds_total" Counter ["namespace", "pod", "container", "culprit_namespace", "culprit_pod", "culprit_container"]
+        "Run queue latency of a container in which another container or a system service had the CPU: the 100 pairs with the largest sums, and in _other what the others waited meanwhile."
+        "`sched_switch`" Read::Neighbours;
 
     "ctrscope_build_info" Gauge ["version"]
         "The agent's version; always 1."

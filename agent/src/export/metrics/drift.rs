@@ -24,6 +24,7 @@ fn the_reference_lists_what_the_code_exports() {
     for (scope, name) in [
         (Scope::Container, "container"),
         (Scope::Workload, "workload"),
+        (Scope::Pair, "pair"),
         (Scope::Agent, "agent"),
     ] {
         let opening = format!("<!-- {name} metrics, written by the drift test -->\n");

@@ -363,6 +363,7 @@ fn definitions_are_well_formed() {
         let scope = match metric.name {
             name if name.starts_with("ctrscope_container_") => Scope::Container,
             name if name.starts_with("ctrscope_workload_") => Scope::Workload,
+            name if name.starts_with("ctrscope_neighbour_") => Scope::Pair,
             _ => Scope::Agent,
         };
         assert_eq!(metric.scope(), scope, "{}", metric.name);
@@ -388,6 +389,7 @@ pub(super) fn count_series(snapshot: &Snapshot, scope: Scope) -> usize {
     let prefix = match scope {
         Scope::Container => "ctrscope_container_",
         Scope::Workload => "ctrscope_workload_",
+        Scope::Pair => "ctrscope_neighbour_",
         Scope::Agent => "ctrscope_",
     };
     samples(&render(snapshot))
