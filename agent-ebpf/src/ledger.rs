@@ -3,16 +3,18 @@
 //! A CPU keeps its last slices as [`Stretches`]. When a task gets the CPU, its wait is split over the slices that it
 //! overlapped, from now back to when the task was queued, each under the cause that its occupant is for the one that
 //! waited. Slices of a few microseconds, of which a wait can have thousands, are summed by occupant, so that a walk
-//! of [`WALKED`] stretches reaches back for 8 ms of the shortest slices and for any time of longer ones. What is
-//! older than that stands in spans of 8 ms, summed from the stretches, of which a walk goes back half a second:
-//! a task of little weight beside two that wake each other waits that long.
+//! of [`WALKED`] stretches reaches back for 16 ms of the shortest slices, and for longer of longer ones. What is
+//! older than that stands in spans of 8 to 17 ms, summed from the stretches, of which a walk goes back one to two
+//! seconds: a task of little weight beside busy ones of much waits that long.
 //!
 //! What its quota, or that of a cgroup above, took from the wait is told by the kernel: [`Throttles`].
 
 mod pairs;
 mod throttles;
 
-pub use pairs::{PAIRS, PairSlot, is_pair, pair_culprit, pair_key, pair_place, pair_victim};
+pub use pairs::{
+    PAIRS, PairSlot, beside, is_pair, pair_culprit, pair_key, pair_place, pair_victim,
+};
 pub use throttles::{KEPT_THROTTLES, THROTTLED_QUEUES, Throttles};
 
 /// Its own quota, or that of a cgroup above it.
@@ -47,9 +49,9 @@ pub const NAMES: [&str; CAUSES] = [
 ];
 
 /// Stretches kept of each CPU; a power of two.
-pub const STRETCHES: usize = 32;
+pub const STRETCHES: usize = 64;
 /// How many of them a walk goes back.
-pub const WALKED: u64 = 16;
+pub const WALKED: u64 = 32;
 /// Occupants that a stretch can tell apart.
 pub const OCCUPANTS: usize = 4;
 /// The time within which slices are put into one stretch, nanoseconds.
@@ -59,13 +61,13 @@ pub const STRETCH_NS: u64 = 1 << 19;
 pub const CLOSING_NS: u64 = 1 << 18;
 
 /// Spans kept of each CPU; a power of two. A walk goes back all of them.
-pub const SPANS: usize = 64;
+pub const SPANS: usize = 128;
 /// Occupants that a span can tell apart; what more have is nobody's.
 pub const SPAN_OCCUPANTS: usize = 8;
 /// The time within which stretches are put into one span, nanoseconds.
-pub const SPAN_NS: u64 = 1 << 23;
+pub const SPAN_NS: u64 = 1 << 24;
 /// A span as long as this ends where a stretch was closed, for the same reason.
-pub const CLOSING_SPAN_NS: u64 = 1 << 22;
+pub const CLOSING_SPAN_NS: u64 = 1 << 23;
 
 /// A factor that leaves a part as it is.
 pub const WHOLE: u64 = 1 << FACTOR_BITS;
@@ -159,7 +161,7 @@ unsafe fn occupant_at(one: *mut u64, place: usize) -> *mut u32 {
 shared! {
     /// The last slices of a CPU, in the array `STRETCHES`: each by itself, or several short ones by occupant. Times are
     /// nanoseconds of the scheduler's clock (`rq->clock`).
-    pub struct Stretches [10_368] {
+    pub struct Stretches [20_608] {
         /// Number of the open one.
         pub head: u64,
         /// When the last slice ended; 0 before the first switch.
@@ -200,7 +202,7 @@ unsafe fn stretch(ring: *mut Stretches, number: u64) -> *mut u64 {
     #[cfg(target_arch = "bpf")]
     // SAFETY: one register operation.
     unsafe {
-        core::arch::asm!("{0} &= 31", inout(reg) index, options(pure, nomem, nostack));
+        core::arch::asm!("{0} &= {1}", inout(reg) index, const STRETCHES - 1, options(pure, nomem, nostack));
     }
     #[cfg(not(target_arch = "bpf"))]
     let index = index & (STRETCHES as u64 - 1);
@@ -221,7 +223,7 @@ unsafe fn span(ring: *mut Stretches, number: u64) -> *mut u64 {
     #[cfg(target_arch = "bpf")]
     // SAFETY: one register operation.
     unsafe {
-        core::arch::asm!("{0} &= 63", inout(reg) index, options(pure, nomem, nostack));
+        core::arch::asm!("{0} &= {1}", inout(reg) index, const SPANS - 1, options(pure, nomem, nostack));
     }
     #[cfg(not(target_arch = "bpf"))]
     let index = index & (SPANS as u64 - 1);

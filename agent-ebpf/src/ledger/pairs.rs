@@ -9,15 +9,15 @@ const PAIR_SHIFT: u32 = 32 - PAIRS.trailing_zeros();
 const PAIR_BIT: u64 = 1 << 62;
 
 shared! {
-    /// Who waited for whom on a CPU, in the array `PAIRS` at `cpu * 4096 + ` [`pair_place`]. A pair that finds its place
-    /// taken is not told by name. Written by `sched_switch` on that CPU; user space clears the key of one that rests.
+    /// Who waited for whom on a CPU, in the array `PAIRS` at `cpu * 4096 + ` [`pair_place`], or else at the place beside
+    /// it ([`beside`]). A pair that finds both taken is not told by name. Written by `sched_switch` on that CPU; user space clears the key of one that rests.
     /// Its numbers go on with the next one.
     pub struct PairSlot [24] {
         /// [`pair_key`]; 0 is free.
         pub key: u64,
         /// What it waited, nanoseconds.
         pub ns: u64,
-        /// Parts of waits of others that found the place taken.
+        /// Parts of waits of others that found this place taken, and the one beside it before.
         pub lost: u64,
     }
 }
@@ -50,6 +50,13 @@ pub const fn pair_place(victim: u64, culprit: u64) -> u32 {
     mixed.wrapping_mul(0xc2b2_ae35) >> PAIR_SHIFT
 }
 
+/// The second place of a pair.
+#[inline(always)]
+#[must_use]
+pub const fn beside(place: u32) -> u32 {
+    place ^ 1
+}
+
 /// 1 where a cause is a pair's: somebody else had the CPU.
 #[inline(always)]
 #[must_use]
@@ -60,27 +67,28 @@ pub const fn is_pair(cause: u64) -> u64 {
 }
 
 impl PairSlot {
-    /// Adds what somebody else had of a wait: as [`add`](Self::add), where a branch costs less than what it spares.
+    /// Adds what somebody else had of a wait, if the place is the pair's or free; says whether it is. For where a branch
+    /// costs less than what it spares.
     #[inline(always)]
-    pub fn add_one(&mut self, key: u64, ns: u64) {
-        if self.key == key {
-            self.ns = self.ns.wrapping_add(ns);
-        } else if self.key == 0 {
+    pub fn take(&mut self, key: u64, ns: u64) -> bool {
+        if self.key != key {
+            if self.key != 0 {
+                return false;
+            }
             self.key = key;
-            self.ns = self.ns.wrapping_add(ns);
-        } else {
-            self.lost = self.lost.wrapping_add(1);
         }
+        self.ns = self.ns.wrapping_add(ns);
+        true
     }
 
-    /// Adds a part, if it is a pair's (`is_pair`, 1 or 0). Without a branch that depends on who it is.
+    /// The same without a branch that depends on who it is, and only where `wanted` is 1; gives 1 where it is still to be
+    /// added.
     #[inline(always)]
-    pub fn add(&mut self, key: u64, ns: u64, is_pair: u64) {
-        let is_pair = is_pair & (1 - is_equal(ns, 0));
-        let is_free = is_equal(self.key, 0) & is_pair;
+    pub fn add(&mut self, key: u64, ns: u64, wanted: u64) -> u64 {
+        let is_free = is_equal(self.key, 0) & wanted;
         self.key |= key * is_free;
-        let fits = is_equal(self.key, key) & is_pair;
+        let fits = is_equal(self.key, key) & wanted;
         self.ns = self.ns.wrapping_add(fits * ns);
-        self.lost = self.lost.wrapping_add(is_pair - fits);
+        wanted - fits
     }
 }

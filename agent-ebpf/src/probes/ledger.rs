@@ -3,8 +3,8 @@
 use ctrscope_ebpf::{
     ledger::{
         self, CAUSES, KERNEL, MIGRATED, ONLY_OWN, PAIRS as PAIRS_OF_CPU, QUOTA, SELF, Stretches,
-        THROTTLED_QUEUES, Throttles, UNATTRIBUTED, WAKE_UP, WHOLE, cause_for, factor, is_pair,
-        pair_key, pair_place, scaled,
+        THROTTLED_QUEUES, Throttles, UNATTRIBUTED, WAKE_UP, WHOLE, beside, cause_for, factor,
+        is_pair, pair_key, pair_place, scaled,
     },
     sched::{SchedSlot, since_departure},
     slot,
@@ -220,10 +220,17 @@ fn charge_last(stats: *mut SchedSlot, wait: &Wait, ns: u64, factor_of_others: u6
     add(stats, cause as usize, part);
     if is_pair(cause) != 0 && part != 0 {
         let victim = u64::from(wait.victim);
+        let key = pair_key(victim, culprit);
         let place = wait.cpu * PAIRS_OF_CPU + pair_place(victim, culprit);
-        if let Some(pair) = PAIRS.get_ptr_mut(place) {
-            // SAFETY: the pointer comes from the map, and only this CPU writes this element.
-            unsafe { (*pair).add_one(pair_key(victim, culprit), part) };
+        // SAFETY: the pointers come from the map, and only this CPU writes these elements.
+        unsafe {
+            if let Some(pair) = PAIRS.get_ptr_mut(place)
+                && !(*pair).take(key, part)
+                && let Some(pair) = PAIRS.get_ptr_mut(beside(place))
+                && !(*pair).take(key, part)
+            {
+                (*pair).lost = (*pair).lost.wrapping_add(1);
+            }
         }
     }
     part
@@ -244,10 +251,18 @@ unsafe fn charge_part(
     let part = scaled(ns, cause, factor_of_others);
     add(stats, cause as usize, part);
     let culprit = ledger::occupant_slot(occupant);
+    let key = pair_key(victim, culprit);
     let place = cpu * PAIRS_OF_CPU + pair_place(victim, culprit);
-    if let Some(pair) = PAIRS.get_ptr_mut(place) {
-        // SAFETY: the pointer comes from the map, and only this CPU writes this element.
-        unsafe { (*pair).add(pair_key(victim, culprit), part, is_pair(cause)) };
+    let wanted = is_pair(cause) & (1 - ledger::is_equal(part, 0));
+    if let (Some(first), Some(second)) =
+        (PAIRS.get_ptr_mut(place), PAIRS.get_ptr_mut(beside(place)))
+    {
+        // SAFETY: the pointers come from the map, and only this CPU writes these elements.
+        unsafe {
+            let wanted = (*first).add(key, part, wanted);
+            let lost = (*second).add(key, part, wanted);
+            (*second).lost = (*second).lost.wrapping_add(lost);
+        }
     }
     part
 }
