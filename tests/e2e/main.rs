@@ -14,6 +14,7 @@ mod facts;
 mod formats;
 mod hierarchy;
 mod input;
+mod ledger;
 mod lifecycle;
 mod names;
 mod observe;

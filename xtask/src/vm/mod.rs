@@ -19,10 +19,12 @@ const KERNELS: [&str; 5] = ["5.10", "6.1", "6.12", "7.2", packages::NEWEST];
 const LAYOUTS: [&str; 3] = ["v2", "v1", "hybrid"];
 /// Tests that a machine runs: those whose subject is the kernel, less those that fork tens of thousands
 /// of times, which takes minutes under emulation.
-const TESTS: [&str; 7] = [
+const TESTS: [&str; 9] = [
     "block::",
     "degrade::",
     "hierarchy::",
+    "ledger::a_busy_neighbour",
+    "ledger::every_nanosecond",
     "lifecycle::",
     "profile::",
     "sched::",
@@ -31,7 +33,13 @@ const TESTS: [&str; 7] = [
 /// The two ends of the matrix, and each layout once.
 const ENDS: [(&str, &str); 3] = [("5.10", "v1"), ("6.1", "hybrid"), (packages::NEWEST, "v2")];
 /// Of [`TESTS`], those that compare with the kernel's own accounts.
-const ACCURACY: [&str; 4] = ["block::", "hierarchy::", "profile::", "sched::"];
+const ACCURACY: [&str; 5] = [
+    "block::",
+    "hierarchy::",
+    "ledger::every_nanosecond",
+    "profile::",
+    "sched::",
+];
 /// The kernel that the other architecture is booted with, and what runs there: emulating it is slower
 /// still, and what differs is the layout of the kernel's structures and of registers.
 const FOREIGN: (&str, &str, &[&str]) = ("6.12", "v2", &["block::", "sched::"]);
