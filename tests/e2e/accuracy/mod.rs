@@ -13,6 +13,7 @@ mod fixtures;
 mod flamegraphs;
 mod formats;
 mod hierarchy;
+mod ledger;
 mod lifecycle;
 mod names;
 mod pids;

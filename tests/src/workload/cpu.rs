@@ -1,8 +1,11 @@
 //! Work on the CPU.
 
 use std::{
+    fs::File,
     io::{Read as _, Write as _},
-    mem, thread,
+    mem,
+    path::Path,
+    thread,
     time::Duration,
 };
 
@@ -68,6 +71,46 @@ pub(crate) fn pingpong(options: &ThreadOptions) -> Result<Vec<Worker>> {
         Ok(json!({}))
     });
     Ok(vec![caller, echo])
+}
+
+/// One end of [`pingpong`] over two FIFOs, so that the other can be in another container. The one that begins ends it.
+pub(crate) fn pass(
+    read: &Path,
+    write: &Path,
+    is_first: bool,
+    options: &ThreadOptions,
+) -> Result<Vec<Worker>> {
+    const END: u8 = 1;
+    let cpu = options.cpu;
+    let open = |path: &Path| {
+        // For reading and writing: neither waits for the other end (fifo(7)).
+        let fifo = File::options().read(true).write(true).open(path);
+        fifo.with_context(|| format!("cannot open {}", path.display()))
+    };
+    let (mut from, mut to) = (open(read)?, open(write)?);
+    let end: Worker = Box::new(move |until| {
+        pin(cpu)?;
+        let mut byte = [0];
+        let mut loops = 0u64;
+        while !is_first || !until.is_over() {
+            if is_first {
+                to.write_all(&byte)?;
+            }
+            from.read_exact(&mut byte)?;
+            if byte[0] == END {
+                break;
+            }
+            if !is_first {
+                to.write_all(&byte)?;
+            }
+            loops += 1;
+        }
+        if is_first {
+            to.write_all(&[END])?;
+        }
+        Ok(json!({ "loops": loops }))
+    });
+    Ok(vec![end])
 }
 
 pub(crate) fn workers(options: &ThreadOptions, worker: impl Fn() -> Worker) -> Vec<Worker> {

@@ -43,6 +43,21 @@ pub enum Work {
     Burn(ThreadOptions),
     /// Two threads that wake each other through pipes
     Pingpong(ThreadOptions),
+    /// One of two threads that wake each other through FIFOs; the other is another process
+    Pass {
+        /// Where it runs and for how long, if it is the first
+        #[command(flatten)]
+        threads: ThreadOptions,
+        /// The FIFO that it reads
+        #[arg(long)]
+        read: PathBuf,
+        /// The FIFO that it writes
+        #[arg(long)]
+        write: PathBuf,
+        /// It begins, and ends both
+        #[arg(long)]
+        first: bool,
+    },
     /// Bursts of busy loop with sleeps between them
     SleepBurn {
         /// Who and for how long
@@ -290,6 +305,12 @@ fn prepare(work: &Work) -> Result<(Option<f64>, Vec<Worker>)> {
     Ok(match work.clone() {
         Work::Burn(options) => (options.seconds, cpu::burn(&options)),
         Work::Pingpong(options) => (options.seconds, cpu::pingpong(&options)?),
+        Work::Pass {
+            threads,
+            read,
+            write,
+            first,
+        } => (threads.seconds, cpu::pass(&read, &write, first, &threads)?),
         Work::SleepBurn {
             threads,
             burn_ms,
