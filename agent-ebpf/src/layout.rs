@@ -124,7 +124,10 @@ shared! {
         pub cfs_rq_throttled_ns: u32,
         /// `cfs_rq.throttle_count`; 0 where the kernel lacks it.
         pub cfs_rq_throttle_count: u32,
+        /// `cfs_rq.throttled_clock_self`; 0 where the kernel lacks it, before 6.6: there a queue that is throttled while it
+        /// is empty counts as throttled.
+        pub cfs_rq_throttled_since: u32,
         /// Room for what is to come; zero.
-        pub reserved: [u32; 7],
+        pub reserved: [u32; 6],
     }
 }

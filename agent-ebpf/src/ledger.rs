@@ -2,12 +2,14 @@
 //!
 //! A CPU keeps its last slices as [`Stretches`]. When a task gets the CPU, its wait is split over the slices that it
 //! overlapped, from now back to when the task was queued, each under the cause that its occupant is for the one that
-//! waited. Slices of a few microseconds, of which a wait can have thousands, are summed by occupant, so that a walk
-//! of [`WALKED`] stretches reaches back for 16 ms of the shortest slices, and for longer of longer ones. What is
+//! waited. The last [`SLICES`] are kept one by one. Older ones, of which a wait can have thousands where they last a few
+//! microseconds, are summed by occupant, so that a walk of [`WALKED`] stretches reaches back for 16 ms of the shortest slices, and for longer of longer ones. What is
 //! older than that stands in spans of 8 to 17 ms, summed from the stretches, of which a walk goes back one to two
 //! seconds: a task of little weight beside busy ones of much waits that long.
 //!
 //! What its quota, or that of a cgroup above, took from the wait is told by the kernel: [`Throttles`].
+
+use crate::slot;
 
 mod pairs;
 mod throttles;
@@ -48,6 +50,8 @@ pub const NAMES: [&str; CAUSES] = [
     "unattributed",
 ];
 
+/// Slices kept of each CPU one by one; a power of two.
+pub const SLICES: usize = 16;
 /// Stretches kept of each CPU; a power of two.
 pub const STRETCHES: usize = 64;
 /// How many of them a walk goes back.
@@ -62,8 +66,11 @@ pub const CLOSING_NS: u64 = 1 << 18;
 
 /// Spans kept of each CPU; a power of two. A walk goes back all of them.
 pub const SPANS: usize = 128;
-/// Occupants that a span can tell apart; what more have is nobody's.
-pub const SPAN_OCCUPANTS: usize = 8;
+/// Places for occupants in a span; even.
+pub const SPAN_OCCUPANTS: usize = 12;
+/// Occupants that it can tell apart. What more containers have is put together in the place behind them, as
+/// [`slot::ANY`]'s, and what more services have in the last one.
+pub const SPAN_NAMED: usize = SPAN_OCCUPANTS - 2;
 /// The time within which stretches are put into one span, nanoseconds.
 pub const SPAN_NS: u64 = 1 << 24;
 /// A span as long as this ends where a stretch was closed, for the same reason.
@@ -139,6 +146,12 @@ pub const fn factor(wait: u64, own: u64, quota: u64) -> u64 {
     (rest << FACTOR_BITS) / all
 }
 
+/// Words of a slice: when it began; its occupant, [`PREEMPTED`], and from the 32nd bit on what interrupts had of it.
+pub type Slice = [u64; 2];
+/// Set with the occupant of a slice that was preempted.
+const PREEMPTED: u64 = 1 << 31;
+const MOST_INTERRUPTS: u64 = u32::MAX as u64;
+
 /// Words of a stretch: when it began, its occupants (two in each; 0 is none), their times, and what interrupts had. A
 /// line of the cache.
 pub type Stretch = [u64; 8];
@@ -146,8 +159,8 @@ const BEGIN: usize = 0;
 const FIRST_TIME: usize = 1 + OCCUPANTS / 2;
 const INTERRUPTS: usize = FIRST_TIME + OCCUPANTS;
 
-/// Words of a span, as those of a stretch. Two lines.
-pub type Span = [u64; 16];
+/// Words of a span, as those of a stretch. Three lines.
+pub type Span = [u64; 24];
 const FIRST_SPAN_TIME: usize = 1 + SPAN_OCCUPANTS / 2;
 const SPAN_INTERRUPTS: usize = FIRST_SPAN_TIME + SPAN_OCCUPANTS;
 
@@ -161,7 +174,7 @@ unsafe fn occupant_at(one: *mut u64, place: usize) -> *mut u32 {
 shared! {
     /// The last slices of a CPU, in the array `STRETCHES`: each by itself, or several short ones by occupant. Times are
     /// nanoseconds of the scheduler's clock (`rq->clock`).
-    pub struct Stretches [20_608] {
+    pub struct Stretches [29_056] {
         /// Number of the open one.
         pub head: u64,
         /// When the last slice ended; 0 before the first switch.
@@ -170,10 +183,10 @@ shared! {
         pub last_task_clock: u64,
         /// When the last slice began.
         pub slice_begin: u64,
-        /// What its occupant had of it.
-        pub slice_ns: u64,
         /// What interrupts had of it.
         pub slice_interrupts_ns: u64,
+        /// Number of the last slice.
+        pub slice_head: u64,
         /// 1 if the next slice opens another stretch.
         pub is_closed: u64,
         /// Number of the open span.
@@ -182,10 +195,14 @@ shared! {
         pub span_end: u64,
         /// 1 if the next stretch opens another span.
         pub is_span_closed: u64,
-        /// How far the last walk over stretches came.
+        /// How far the last walk over slices or stretches came.
         pub walked_to: u64,
+        /// When what is in stretches ends: where the oldest slice begins.
+        pub stretch_end: u64,
         /// Zero, so that what follows begins with a line of the cache.
-        pub reserved: [u64; 5],
+        pub reserved: [u64; 4],
+        /// Slices by number.
+        pub slices: [Slice; SLICES],
         /// Stretches by number.
         pub list: [Stretch; STRETCHES],
         /// Spans by number.
@@ -193,19 +210,42 @@ shared! {
     }
 }
 
-/// Keeps the number of a stretch within the list, in a way that LLVM cannot see through: what it knows, the verifier
-/// does not.
+/// Masks an index in a way that LLVM cannot see through: what it knows of it, the verifier does not, and it drops an
+/// ordinary mask.
 #[inline(always)]
-unsafe fn stretch(ring: *mut Stretches, number: u64) -> *mut u64 {
-    #[allow(unused_mut, reason = "of one architecture")]
-    let mut index = number;
+fn masked<const MASK: usize>(index: u64) -> u64 {
     #[cfg(target_arch = "bpf")]
-    // SAFETY: one register operation.
-    unsafe {
-        core::arch::asm!("{0} &= {1}", inout(reg) index, const STRETCHES - 1, options(pure, nomem, nostack));
+    {
+        let mut index = index;
+        // SAFETY: one register operation.
+        unsafe {
+            core::arch::asm!("{0} &= {1}", inout(reg) index, const MASK, options(pure, nomem, nostack));
+        }
+        index
     }
     #[cfg(not(target_arch = "bpf"))]
-    let index = index & (STRETCHES as u64 - 1);
+    {
+        index & MASK as u64
+    }
+}
+
+/// Place of a slice by number.
+#[inline(always)]
+unsafe fn slice(ring: *mut Stretches, number: u64) -> *mut u64 {
+    let index = masked::<{ SLICES - 1 }>(number);
+    // SAFETY: by the caller, `ring` is valid; the index is within the list.
+    unsafe {
+        (&raw mut (*ring).slices)
+            .cast::<Slice>()
+            .add(index as usize)
+            .cast()
+    }
+}
+
+/// The same of a stretch.
+#[inline(always)]
+unsafe fn stretch(ring: *mut Stretches, number: u64) -> *mut u64 {
+    let index = masked::<{ STRETCHES - 1 }>(number);
     // SAFETY: by the caller, `ring` is valid; the index is within the list.
     unsafe {
         (&raw mut (*ring).list)
@@ -218,15 +258,7 @@ unsafe fn stretch(ring: *mut Stretches, number: u64) -> *mut u64 {
 /// The same of a span.
 #[inline(always)]
 unsafe fn span(ring: *mut Stretches, number: u64) -> *mut u64 {
-    #[allow(unused_mut, reason = "of one architecture")]
-    let mut index = number;
-    #[cfg(target_arch = "bpf")]
-    // SAFETY: one register operation.
-    unsafe {
-        core::arch::asm!("{0} &= {1}", inout(reg) index, const SPANS - 1, options(pure, nomem, nostack));
-    }
-    #[cfg(not(target_arch = "bpf"))]
-    let index = index & (SPANS as u64 - 1);
+    let index = masked::<{ SPANS - 1 }>(number);
     // SAFETY: as above.
     unsafe {
         (&raw mut (*ring).spans)
@@ -251,34 +283,61 @@ pub unsafe fn append(
     is_preempted: bool,
     fold: impl FnOnce(),
 ) {
-    // SAFETY: by the caller; `place` is bounded.
+    // SAFETY: by the caller.
     unsafe {
         let begin = (*ring).last;
         let task_begin = (*ring).last_task_clock;
         (*ring).last = now;
         (*ring).last_task_clock = task_clock;
-        if begin == 0 || begin > now {
+        if begin == 0 {
             // The first slice has no known begin.
             (*ring).slice_begin = now;
-            (*ring).slice_ns = 0;
-            (*ring).slice_interrupts_ns = 0;
             (*ring).is_closed = 1;
             return;
         }
-        let whole = now - begin;
+        let whole = now.saturating_sub(begin);
         let occupied = task_clock.wrapping_sub(task_begin);
         // Without such an account the two go alike.
-        let interrupts = whole.saturating_sub(occupied);
+        let mut interrupts = whole.saturating_sub(occupied);
+        if interrupts > MOST_INTERRUPTS {
+            interrupts = MOST_INTERRUPTS;
+        }
         (*ring).slice_begin = begin;
-        (*ring).slice_ns = whole - interrupts;
         (*ring).slice_interrupts_ns = interrupts;
+        let number = (*ring).slice_head.wrapping_add(1);
+        (*ring).slice_head = number;
+        let place = slice(ring, number);
+        let (old_begin, old) = (*place, *place.add(1));
+        *place = begin;
+        *place.add(1) = occupant | (is_preempted as u64) << 31 | interrupts << 32;
+        if old_begin != 0 {
+            let old_end = *slice(ring, number.wrapping_add(1));
+            add_to_stretch(ring, old, old_begin, old_end, fold);
+        }
+    }
+}
+
+/// Adds a slice that is not kept by itself any more to the open stretch, or to another one.
+#[inline(always)]
+unsafe fn add_to_stretch(
+    ring: *mut Stretches,
+    old: u64,
+    begin: u64,
+    end: u64,
+    fold: impl FnOnce(),
+) {
+    // SAFETY: by the caller; `place` is bounded.
+    unsafe {
+        let occupant = (old & (PREEMPTED - 1)) as u32;
+        let interrupts = old >> 32;
+        let whole = end.wrapping_sub(begin);
         let mut open = stretch(ring, (*ring).head);
         let mut place = 0;
         let mut fits = false;
-        if (*ring).is_closed == 0 && now.wrapping_sub(*open.add(BEGIN)) <= STRETCH_NS {
+        if (*ring).is_closed == 0 && end.wrapping_sub(*open.add(BEGIN)) <= STRETCH_NS {
             while place < OCCUPANTS {
                 let there = *occupant_at(open, place);
-                if there == occupant as u32 || there == 0 {
+                if there == occupant || there == 0 {
                     fits = true;
                     break;
                 }
@@ -286,6 +345,7 @@ pub unsafe fn append(
             }
         }
         if !fits {
+            (*ring).stretch_end = begin;
             fold();
             let head = (*ring).head.wrapping_add(1);
             (*ring).head = head;
@@ -299,20 +359,22 @@ pub unsafe fn append(
             place = 0;
         }
         let place = place & (OCCUPANTS - 1);
-        *occupant_at(open, place) = occupant as u32;
-        *open.add(FIRST_TIME + place) += whole - interrupts;
+        *occupant_at(open, place) = occupant;
+        *open.add(FIRST_TIME + place) += whole.wrapping_sub(interrupts);
         *open.add(INTERRUPTS) += interrupts;
-        (*ring).is_closed = (is_preempted && whole >= CLOSING_NS) as u64;
+        (*ring).stretch_end = end;
+        (*ring).is_closed = (old & PREEMPTED != 0 && whole >= CLOSING_NS) as u64;
     }
 }
 
-/// Adds the open stretch, which ends where the last slice begins, to the spans.
+/// Adds the open stretch, which has ended, to the spans: gives each occupant and what it had to `put`, which is to do what
+/// [`put_in_span`] does.
 ///
 /// # Safety
 ///
 /// As [`append`].
 #[inline(always)]
-pub unsafe fn fold(ring: *mut Stretches) {
+pub unsafe fn fold(ring: *mut Stretches, mut put: impl FnMut(u64, u64)) {
     // SAFETY: by the caller.
     unsafe {
         let done = stretch(ring, (*ring).head);
@@ -320,7 +382,7 @@ pub unsafe fn fold(ring: *mut Stretches) {
         if begin == 0 {
             return;
         }
-        let end = (*ring).slice_begin;
+        let end = (*ring).stretch_end;
         let mut open = span(ring, (*ring).span_head);
         let opened = *open.add(BEGIN);
         if opened == 0 || (*ring).is_span_closed != 0 || end.wrapping_sub(opened) > SPAN_NS {
@@ -340,17 +402,7 @@ pub unsafe fn fold(ring: *mut Stretches) {
             if occupant == 0 {
                 break;
             }
-            let ns = *done.add(FIRST_TIME + k);
-            let mut place = 0;
-            while place < SPAN_OCCUPANTS {
-                let there = *occupant_at(open, place);
-                if there == occupant || there == 0 {
-                    *occupant_at(open, place) = occupant;
-                    *open.add(FIRST_SPAN_TIME + place) += ns;
-                    break;
-                }
-                place += 1;
-            }
+            put(u64::from(occupant), *done.add(FIRST_TIME + k));
             k += 1;
         }
         *open.add(SPAN_INTERRUPTS) += *done.add(INTERRUPTS);
@@ -360,9 +412,86 @@ pub unsafe fn fold(ring: *mut Stretches) {
     }
 }
 
-/// Walks back over stretches from the begin of the last slice to when a wait began: gives the number of each to `visit`,
-/// and how much of it is in that time, in 1,024ths; and the sum of what that returns back. How far it came is in
-/// [`Stretches::walked_to`]: [`walk_spans`] goes on.
+/// Adds what an occupant had to the open span.
+///
+/// # Safety
+///
+/// As [`append`].
+#[inline(always)]
+pub unsafe fn put_in_span(ring: *mut Stretches, occupant: u64, ns: u64) {
+    // SAFETY: by the caller.
+    unsafe {
+        let open = span(ring, (*ring).span_head);
+        let mut place = 0;
+        while place < SPAN_NAMED {
+            let there = *occupant_at(open, place);
+            if there == occupant as u32 || there == 0 {
+                *occupant_at(open, place) = occupant as u32;
+                *open.add(FIRST_SPAN_TIME + place) += ns;
+                return;
+            }
+            place += 1;
+        }
+        let cause = occupant >> CAUSE_SHIFT;
+        if cause == CONTAINER as u64 || cause == SYSTEM as u64 {
+            let place = SPAN_NAMED + masked::<1>(cause - CONTAINER as u64) as usize;
+            *occupant_at(open, place) = self::occupant(slot::ANY, cause as usize) as u32;
+            *open.add(FIRST_SPAN_TIME + place) += ns;
+        }
+    }
+}
+
+/// Walks back over the slices before the last one, to when a wait began: gives each occupant and what it had of that time
+/// to `charge`, and the sum of what that returns back. What interrupts had is `interrupts`'. How far it came is in
+/// [`Stretches::walked_to`]: [`walk`] goes on.
+///
+/// # Safety
+///
+/// As [`append`].
+#[inline(always)]
+pub unsafe fn walk_slices(
+    ring: *mut Stretches,
+    queued: u64,
+    interrupts: u64,
+    mut charge: impl FnMut(u64, u64) -> u64,
+) -> u64 {
+    // SAFETY: by the caller.
+    unsafe {
+        let head = (*ring).slice_head;
+        let mut end = (*ring).slice_begin;
+        let mut interrupted = 0_u64;
+        let mut sum = 0_u64;
+        let mut i = 1;
+        while i < SLICES as u64 {
+            let one = slice(ring, head.wrapping_sub(i));
+            let begin = *one;
+            if begin == 0 || begin > end || end <= queued {
+                break;
+            }
+            let word = *one.add(1);
+            let late = if begin >= queued { begin } else { queued };
+            let ns = end - late;
+            let mut taken = word >> 32;
+            if taken != 0 {
+                let length = end - begin;
+                let length = length + is_equal(length, 0);
+                core::hint::assert_unchecked(length != 0);
+                // In 1,024ths.
+                taken = (taken * ((ns << SHARE_BITS) / length)) >> SHARE_BITS;
+            }
+            interrupted += taken;
+            sum += charge(word & (PREEMPTED - 1), ns - taken);
+            end = begin;
+            i += 1;
+        }
+        (*ring).walked_to = end;
+        sum + charge(interrupts, interrupted)
+    }
+}
+
+/// Walks on over stretches where [`walk_slices`] has ended: gives the number of each to `visit`, and how much of it is in
+/// that time, in 1,024ths; and the sum of what that returns back. How far it came is in [`Stretches::walked_to`] again:
+/// [`walk_spans`] goes on.
 ///
 /// # Safety
 ///
@@ -376,17 +505,16 @@ pub unsafe fn walk(
     // SAFETY: by the caller.
     unsafe {
         let head = (*ring).head;
-        let mut end = (*ring).slice_begin;
+        let mut end = (*ring).stretch_end;
         let mut sum = 0_u64;
         let mut i = 0;
         while i < WALKED {
             let number = head.wrapping_sub(i);
             let begin = *stretch(ring, number).add(BEGIN);
-            if begin > end {
+            if begin == 0 || begin > end || end <= queued {
                 break;
             }
             let late = if begin >= queued { begin } else { queued };
-            // One that begins where the last slice does has nothing else.
             let length = end - begin;
             let length = length + is_equal(length, 0);
             // Or there would be a branch to a panic, which no program can have.
@@ -394,17 +522,13 @@ pub unsafe fn walk(
             sum += visit(number, (end.wrapping_sub(late) << SHARE_BITS) / length);
             end = begin;
             i += 1;
-            if begin <= queued {
-                break;
-            }
         }
         (*ring).walked_to = end;
         sum
     }
 }
 
-/// Gives each occupant of a stretch and a share of what it had to `charge`, and the sum of what that returns back.
-/// `last` is who had the last slice, where the stretch is the one that it is in: that is charged already; else 0. What
+/// Gives each occupant of a stretch and a share of what it had to `charge`, and the sum of what that returns back. What
 /// interrupts had is `interrupts`'.
 ///
 /// # Safety
@@ -415,25 +539,20 @@ pub unsafe fn parts_of_stretch(
     ring: *mut Stretches,
     number: u64,
     share: u64,
-    [last, interrupts]: [u64; 2],
+    interrupts: u64,
     mut charge: impl FnMut(u64, u64) -> u64,
 ) -> u64 {
     // SAFETY: by the caller.
     unsafe {
         let one = stretch(ring, number);
-        let is_first = 1 - is_equal(last, 0);
-        let less = (*ring).slice_interrupts_ns * is_first;
-        let ns = (*one.add(INTERRUPTS)).wrapping_sub(less);
-        let mut sum = charge(interrupts, (ns * share) >> SHARE_BITS);
+        let mut sum = charge(interrupts, (*one.add(INTERRUPTS) * share) >> SHARE_BITS);
         let mut k = 0;
         while k < OCCUPANTS {
             let there = u64::from(*occupant_at(one, k));
             if there == 0 {
                 break;
             }
-            let less = (*ring).slice_ns * is_equal(there, last);
-            let ns = (*one.add(FIRST_TIME + k)).wrapping_sub(less);
-            sum += charge(there, (ns * share) >> SHARE_BITS);
+            sum += charge(there, (*one.add(FIRST_TIME + k) * share) >> SHARE_BITS);
             k += 1;
         }
         sum
@@ -502,9 +621,6 @@ pub unsafe fn parts_of_span(
         let mut k = 0;
         while k < SPAN_OCCUPANTS {
             let there = u64::from(*occupant_at(one, k));
-            if there == 0 {
-                break;
-            }
             let ns = *one.add(FIRST_SPAN_TIME + k);
             sum += charge(there, (ns * share) >> SHARE_BITS);
             k += 1;

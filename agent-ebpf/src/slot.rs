@@ -14,7 +14,10 @@ pub const IDLE: u32 = 0xffff;
 /// Stands for kernel threads and interrupts where a slot is expected.
 pub const KERNEL: u32 = 0xfffe;
 
-/// Most slots an agent can have; the number fits 16 bits beside [`IDLE`] and [`KERNEL`].
+/// Stands for those together of whom there are too many, where a slot is expected.
+pub const ANY: u32 = 0xfffd;
+
+/// Most slots an agent can have; the number fits 16 bits beside [`IDLE`], [`KERNEL`] and [`ANY`].
 pub const MAX_SLOTS: u32 = 32_768;
 
 /// Entries of a slot table. Css ids are handed out lowest first (`cgroup_idr_alloc`), so this many

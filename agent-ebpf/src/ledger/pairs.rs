@@ -1,6 +1,7 @@
 //! Who waited for whom.
 
-use super::{CONTAINER, KERNEL, SYSTEM, is_equal};
+use super::{CONTAINER, SYSTEM, is_equal};
+use crate::slot::ANY;
 
 /// Pairs of each CPU in the array `PAIRS`; a power of two.
 pub const PAIRS: u32 = 4_096;
@@ -17,8 +18,8 @@ shared! {
         pub key: u64,
         /// What it waited, nanoseconds.
         pub ns: u64,
-        /// Parts of waits of others that found this place taken, and the one beside it before.
-        pub lost: u64,
+        /// What others waited that found this place taken, and the one beside it before, nanoseconds.
+        pub lost_ns: u64,
     }
 }
 
@@ -41,12 +42,13 @@ pub const fn pair_culprit(key: u64) -> u32 {
     key as u32
 }
 
-/// The place of a pair among those of a CPU.
+/// The place of a pair among those of a CPU: on each another one, so that two pairs that share one do so on one CPU.
 #[inline(always)]
 #[must_use]
-pub const fn pair_place(victim: u64, culprit: u64) -> u32 {
-    let mixed =
-        (victim as u32).wrapping_mul(0x9e37_79b1) ^ (culprit as u32).wrapping_mul(0x85eb_ca6b);
+pub const fn pair_place(cpu: u32, victim: u64, culprit: u64) -> u32 {
+    let mixed = (victim as u32).wrapping_mul(0x9e37_79b1)
+        ^ (culprit as u32).wrapping_mul(0x85eb_ca6b)
+        ^ cpu.wrapping_mul(0x27d4_eb2f);
     mixed.wrapping_mul(0xc2b2_ae35) >> PAIR_SHIFT
 }
 
@@ -57,18 +59,17 @@ pub const fn beside(place: u32) -> u32 {
     place ^ 1
 }
 
-/// 1 where a cause is a pair's: somebody else had the CPU.
+/// 1 where an occupant that is of this cause for a victim is a pair's: another container or a service that is told by
+/// itself.
 #[inline(always)]
 #[must_use]
-pub const fn is_pair(cause: u64) -> u64 {
-    is_equal(cause, CONTAINER as u64)
-        | is_equal(cause, SYSTEM as u64)
-        | is_equal(cause, KERNEL as u64)
+pub const fn is_pair(cause: u64, culprit: u64) -> u64 {
+    (is_equal(cause, CONTAINER as u64) | is_equal(cause, SYSTEM as u64))
+        & (1 - is_equal(culprit, ANY as u64))
 }
 
 impl PairSlot {
-    /// Adds what somebody else had of a wait, if the place is the pair's or free; says whether it is. For where a branch
-    /// costs less than what it spares.
+    /// Adds what somebody else had of a wait, if the place is the pair's or free; says whether it is.
     #[inline(always)]
     pub fn take(&mut self, key: u64, ns: u64) -> bool {
         if self.key != key {
@@ -79,16 +80,5 @@ impl PairSlot {
         }
         self.ns = self.ns.wrapping_add(ns);
         true
-    }
-
-    /// The same without a branch that depends on who it is, and only where `wanted` is 1; gives 1 where it is still to be
-    /// added.
-    #[inline(always)]
-    pub fn add(&mut self, key: u64, ns: u64, wanted: u64) -> u64 {
-        let is_free = is_equal(self.key, 0) & wanted;
-        self.key |= key * is_free;
-        let fits = is_equal(self.key, key) & wanted;
-        self.ns = self.ns.wrapping_add(fits * ns);
-        wanted - fits
     }
 }

@@ -39,25 +39,30 @@ impl Throttles {
         self.left_at = if is_throttled { now } else { 0 };
     }
 
-    /// Notes that a task of the same queue gets the CPU that was queued at `queued`. What was added to the sum began when the last task
+    /// Notes that a task of the same queue gets the CPU now that was queued at `queued`. What was added to the sum began when the last task
     /// left, if it left for that; else the queue was empty, and it began with the first task that was queued
-    /// (`check_enqueue_throttle`, `kernel/sched/fair.c`).
+    /// (`check_enqueue_throttle`, `kernel/sched/fair.c`). Before 6.6 the kernel counts an empty queue as well
+    /// (`counts_empty`), and then when it began is not known.
     #[inline(always)]
-    pub fn got(&mut self, total_ns: u64, queued: u64) {
+    pub fn got(&mut self, total_ns: u64, queued: u64, now: u64, counts_empty: bool) {
         if self.total_ns == total_ns {
             return;
         }
         let length = total_ns.wrapping_sub(self.total_ns);
+        self.total_ns = total_ns;
         let begin = if self.left_at != 0 {
             self.left_at
+        } else if counts_empty {
+            // It may have been throttled at any time since.
+            return;
         } else {
             queued
         };
-        let place = self.next as usize & (KEPT_THROTTLES - 1);
-        self.times[place] = [begin, begin.wrapping_add(length)];
-        self.next = self.next.wrapping_add(1);
-        self.total_ns = total_ns;
         self.left_at = 0;
+        let end = begin.wrapping_add(length);
+        let place = self.next as usize & (KEPT_THROTTLES - 1);
+        self.times[place] = [begin, if end < now { end } else { now }];
+        self.next = self.next.wrapping_add(1);
     }
 
     /// How much of a wait the times that are kept have.

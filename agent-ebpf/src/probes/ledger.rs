@@ -15,6 +15,9 @@ use crate::{
     maps::{PAIRS, SCHED, STRETCHES, THROTTLES},
 };
 
+/// Interrupts and the hypervisor.
+const KERNEL_OCCUPANT: u64 = ledger::occupant(slot::KERNEL, KERNEL);
+
 /// Who had a CPU until now.
 #[inline(always)]
 pub(super) fn occupant(task: Kernel, pid: u32, owner: u32) -> u64 {
@@ -29,13 +32,22 @@ pub(super) fn occupant(task: Kernel, pid: u32, owner: u32) -> u64 {
     }
 }
 
-/// How long a queue was throttled in sum, by its own quota or one above; 0 where the kernel does not say.
+/// How long a queue was throttled in sum, by its own quota or one above, until now where the kernel says since when it is;
+/// 0 where it does not say.
 #[inline(always)]
-pub(super) fn throttled_ns(queue: Kernel) -> u64 {
-    match layout!(cfs_rq_throttled_ns) {
-        0 => 0,
-        offset => load(queue, offset),
+pub(super) fn throttled_ns(queue: Kernel, now: u64) -> u64 {
+    if layout!(cfs_rq_throttled_ns) == 0 {
+        return 0;
     }
+    let sum: u64 = load(queue, layout!(cfs_rq_throttled_ns));
+    if layout!(cfs_rq_throttled_since) == 0 {
+        return sum;
+    }
+    let since: u64 = load(queue, layout!(cfs_rq_throttled_since));
+    if since == 0 || since > now {
+        return sum;
+    }
+    sum + (now - since)
 }
 
 /// Whether a queue is throttled, by its own quota or one above.
@@ -101,7 +113,8 @@ pub extern "C" fn throttled_part(cpu: u32, slot: u32, total_ns: u64, queued: u64
     };
     // SAFETY: the pointer comes from the map, and only this CPU writes this element.
     unsafe {
-        (*kept).got(total_ns, queued);
+        let counts_empty = layout!(cfs_rq_throttled_since) == 0;
+        (*kept).got(total_ns, queued, now, counts_empty);
         (*kept).part_of(queued, now)
     }
 }
@@ -161,7 +174,14 @@ pub(super) fn split(stats: *mut SchedSlot, wait: &Wait) {
             add(stats, KERNEL, part);
             counted += part;
         }
-        counted += charge_last(stats, wait, part - interrupts, factor_of_others);
+        counted += charge(
+            stats,
+            wait.cpu,
+            wait.victim,
+            wait.last,
+            part - interrupts,
+            factor_of_others,
+        );
         if !is_within {
             counted += walk_all(ring, wait, factor_of_others);
         }
@@ -179,14 +199,18 @@ unsafe fn walk_all(ring: *mut Stretches, wait: &Wait, factor_of_others: u64) -> 
         cpu,
         victim,
         queued,
-        last,
         ..
     } = *wait;
     let whose = u64::from(cpu) << 32 | u64::from(victim);
-    let mut counted = walk_stretches(whose, queued, last, factor_of_others);
+    let mut counted = walk_recent(whose, queued, factor_of_others);
     // SAFETY: by the caller.
-    if unsafe { (*ring).walked_to } > queued {
-        counted += walk_older(whose, queued, factor_of_others);
+    unsafe {
+        if (*ring).walked_to > queued {
+            counted += walk_stretches(whose, queued, factor_of_others);
+        }
+        if (*ring).walked_to > queued {
+            counted += walk_older(whose, queued, factor_of_others);
+        }
     }
     counted
 }
@@ -206,39 +230,9 @@ pub(super) fn add(stats: *mut SchedSlot, cause: usize, ns: u64) {
     }
 }
 
-/// Charges the part of the last slice, which most waits have no more than: with branches, which cost less here than
-/// what they spare.
-#[inline(always)]
-fn charge_last(stats: *mut SchedSlot, wait: &Wait, ns: u64, factor_of_others: u64) -> u64 {
-    let culprit = ledger::occupant_slot(wait.last);
-    if culprit == u64::from(wait.victim) {
-        add(stats, SELF, ns);
-        return ns;
-    }
-    let cause = cause_for(wait.last, u64::from(wait.victim));
-    let part = scaled(ns, cause, factor_of_others);
-    add(stats, cause as usize, part);
-    if is_pair(cause) != 0 && part != 0 {
-        let victim = u64::from(wait.victim);
-        let key = pair_key(victim, culprit);
-        let place = wait.cpu * PAIRS_OF_CPU + pair_place(victim, culprit);
-        // SAFETY: the pointers come from the map, and only this CPU writes these elements.
-        unsafe {
-            if let Some(pair) = PAIRS.get_ptr_mut(place)
-                && !(*pair).take(key, part)
-                && let Some(pair) = PAIRS.get_ptr_mut(beside(place))
-                && !(*pair).take(key, part)
-            {
-                (*pair).lost = (*pair).lost.wrapping_add(1);
-            }
-        }
-    }
-    part
-}
-
 /// Charges a part of a wait to who had the CPU; returns what is charged of it.
 #[inline(always)]
-unsafe fn charge_part(
+fn charge(
     stats: *mut SchedSlot,
     cpu: u32,
     victim: u32,
@@ -246,22 +240,26 @@ unsafe fn charge_part(
     ns: u64,
     factor_of_others: u64,
 ) -> u64 {
-    let victim = u64::from(victim);
-    let cause = cause_for(occupant, victim);
+    let culprit = ledger::occupant_slot(occupant);
+    if culprit == u64::from(victim) {
+        add(stats, SELF, ns);
+        return ns;
+    }
+    let cause = cause_for(occupant, u64::from(victim));
     let part = scaled(ns, cause, factor_of_others);
     add(stats, cause as usize, part);
-    let culprit = ledger::occupant_slot(occupant);
-    let key = pair_key(victim, culprit);
-    let place = cpu * PAIRS_OF_CPU + pair_place(victim, culprit);
-    let wanted = is_pair(cause) & (1 - ledger::is_equal(part, 0));
-    if let (Some(first), Some(second)) =
-        (PAIRS.get_ptr_mut(place), PAIRS.get_ptr_mut(beside(place)))
-    {
+    if is_pair(cause, culprit) != 0 && part != 0 {
+        let key = pair_key(u64::from(victim), culprit);
+        let place = cpu * PAIRS_OF_CPU + pair_place(cpu, u64::from(victim), culprit);
         // SAFETY: the pointers come from the map, and only this CPU writes these elements.
         unsafe {
-            let wanted = (*first).add(key, part, wanted);
-            let lost = (*second).add(key, part, wanted);
-            (*second).lost = (*second).lost.wrapping_add(lost);
+            if let Some(pair) = PAIRS.get_ptr_mut(place)
+                && !(*pair).take(key, part)
+                && let Some(pair) = PAIRS.get_ptr_mut(beside(place))
+                && !(*pair).take(key, part)
+            {
+                (*pair).lost_ns = (*pair).lost_ns.wrapping_add(part);
+            }
         }
     }
     part
@@ -290,53 +288,74 @@ pub(super) fn append(
 pub extern "C" fn fold_stretch(cpu: u32) -> u32 {
     if let Some(ring) = STRETCHES.get_ptr_mut(cpu) {
         // SAFETY: as above.
-        unsafe { ledger::fold(ring) };
+        unsafe {
+            ledger::fold(ring, |occupant, ns| {
+                put_part(cpu, occupant, ns);
+            });
+        }
     }
     0
 }
 
-/// Charges what is in stretches; with [`ONLY_OWN`] in place of a factor it only sums the victim's own. A global function,
-/// which the kernel proves by itself, and so is what it calls for each of them: inlined, an old one does not come to an
-/// end.
+/// Adds what an occupant had to the open span. A global function.
 #[unsafe(no_mangle)]
 #[inline(never)]
-pub extern "C" fn walk_stretches(whose: u64, queued: u64, last: u64, factor_of_others: u64) -> u64 {
+pub extern "C" fn put_part(cpu: u32, occupant: u64, ns: u64) -> u32 {
+    if let Some(ring) = STRETCHES.get_ptr_mut(cpu) {
+        // SAFETY: as above.
+        unsafe { ledger::put_in_span(ring, occupant, ns) };
+    }
+    0
+}
+
+/// Charges what is in slices before the last one; with [`ONLY_OWN`] in place of a factor it only sums the victim's own. A
+/// global function, which the kernel proves by itself, and so is what it calls for each part: inlined, an old one does
+/// not come to an end.
+#[unsafe(no_mangle)]
+#[inline(never)]
+pub extern "C" fn walk_recent(whose: u64, queued: u64, factor_of_others: u64) -> u64 {
     let Some(ring) = STRETCHES.get_ptr_mut((whose >> 32) as u32) else {
         return 0;
     };
     // SAFETY: the pointer comes from the map, and only this CPU writes this element.
     unsafe {
-        let mut last = last;
-        ledger::walk(ring, queued, |number, share| {
-            let charged = charge_stretch(whose, number, share, last, factor_of_others);
-            last = 0;
-            charged
+        ledger::walk_slices(ring, queued, KERNEL_OCCUPANT, |occupant, ns| {
+            charge_one(whose, occupant, ns, factor_of_others)
         })
     }
 }
 
-/// Charges a share of a stretch; `last` is who had the last slice, where that is in it, else 0.
+/// Charges what is in stretches.
+#[unsafe(no_mangle)]
+#[inline(never)]
+pub extern "C" fn walk_stretches(whose: u64, queued: u64, factor_of_others: u64) -> u64 {
+    let Some(ring) = STRETCHES.get_ptr_mut((whose >> 32) as u32) else {
+        return 0;
+    };
+    // SAFETY: as above.
+    unsafe {
+        ledger::walk(ring, queued, |number, share| {
+            charge_stretch(whose, number, share, factor_of_others)
+        })
+    }
+}
+
+/// Charges a share of a stretch.
 #[unsafe(no_mangle)]
 #[inline(never)]
 pub extern "C" fn charge_stretch(
     whose: u64,
     number: u64,
     share: u64,
-    last: u64,
     factor_of_others: u64,
 ) -> u64 {
-    let (cpu, victim) = ((whose >> 32) as u32, whose as u32);
-    let Some(ring) = STRETCHES.get_ptr_mut(cpu) else {
+    let Some(ring) = STRETCHES.get_ptr_mut((whose >> 32) as u32) else {
         return 0;
     };
-    let Some(stats) = SCHED.get_ptr_mut(cpu * layout!(slots) + victim) else {
-        return 0;
-    };
-    let kernel = ledger::occupant(slot::KERNEL, KERNEL);
     // SAFETY: as above.
     unsafe {
-        ledger::parts_of_stretch(ring, number, share, [last, kernel], |occupant, ns| {
-            charge_walked(stats, [cpu, victim], occupant, ns, factor_of_others)
+        ledger::parts_of_stretch(ring, number, share, KERNEL_OCCUPANT, |occupant, ns| {
+            charge_one(whose, occupant, ns, factor_of_others)
         })
     }
 }
@@ -360,33 +379,31 @@ pub extern "C" fn walk_older(whose: u64, queued: u64, factor_of_others: u64) -> 
 #[unsafe(no_mangle)]
 #[inline(never)]
 pub extern "C" fn charge_span(whose: u64, number: u64, share: u64, factor_of_others: u64) -> u64 {
-    let (cpu, victim) = ((whose >> 32) as u32, whose as u32);
-    let Some(ring) = STRETCHES.get_ptr_mut(cpu) else {
+    let Some(ring) = STRETCHES.get_ptr_mut((whose >> 32) as u32) else {
         return 0;
     };
-    let Some(stats) = SCHED.get_ptr_mut(cpu * layout!(slots) + victim) else {
-        return 0;
-    };
-    let kernel = ledger::occupant(slot::KERNEL, KERNEL);
     // SAFETY: as above.
     unsafe {
-        ledger::parts_of_span(ring, number, share, kernel, |occupant, ns| {
-            charge_walked(stats, [cpu, victim], occupant, ns, factor_of_others)
+        ledger::parts_of_span(ring, number, share, KERNEL_OCCUPANT, |occupant, ns| {
+            charge_one(whose, occupant, ns, factor_of_others)
         })
     }
 }
 
-#[inline(always)]
-unsafe fn charge_walked(
-    stats: *mut SchedSlot,
-    [cpu, victim]: [u32; 2],
-    occupant: u64,
-    ns: u64,
-    factor_of_others: u64,
-) -> u64 {
+/// Charges a part of a wait to who had the CPU; returns what is charged of it.
+#[unsafe(no_mangle)]
+#[inline(never)]
+pub extern "C" fn charge_one(whose: u64, occupant: u64, ns: u64, factor_of_others: u64) -> u64 {
+    let (cpu, victim) = ((whose >> 32) as u32, whose as u32);
+    let culprit = ledger::occupant_slot(occupant);
     if factor_of_others == ONLY_OWN {
-        return ns * ledger::is_equal(ledger::occupant_slot(occupant), u64::from(victim));
+        return ns * ledger::is_equal(culprit, u64::from(victim));
     }
-    // SAFETY: by the caller.
-    unsafe { charge_part(stats, cpu, victim, occupant, ns, factor_of_others) }
+    if ns == 0 {
+        return 0;
+    }
+    let Some(stats) = SCHED.get_ptr_mut(cpu * layout!(slots) + victim) else {
+        return 0;
+    };
+    charge(stats, cpu, victim, occupant, ns, factor_of_others)
 }

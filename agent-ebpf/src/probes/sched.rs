@@ -197,7 +197,7 @@ fn try_sched_switch(ctx: &BtfTracePointContext) -> Option<()> {
         // for it, is not in this argument: there the same bit is `TASK_WAKEKILL`.
         let preempt: u64 = ctx.arg(0);
         let queue: Kernel = load(prev, layout!(task_cfs_rq));
-        let throttled_ns = ledger::throttled_ns(queue);
+        let throttled_ns = ledger::throttled_ns(queue, now);
         let how = if state == 0 || preempt as u8 != 0 {
             is_preempted = true;
             let is_throttled = ledger::is_throttled(queue);
@@ -258,6 +258,18 @@ fn try_sched_switch(ctx: &BtfTracePointContext) -> Option<()> {
 
     let ring: *mut Stretches = STRETCHES.get_ptr_mut(cpu)?;
     let last = ledger::occupant(prev, prev_pid, prev_owner);
+    if prev_pid != 0 && prev_pid != seen_pid {
+        // Who ran until it came is not known.
+        let arrived: u64 = load(prev, layout!(task_last_arrival));
+        let nobody = causes::occupant(slot::ANY, causes::UNATTRIBUTED);
+        // SAFETY: the pointer comes from the map, and only this CPU writes this element.
+        unsafe {
+            if arrived > (*ring).last && arrived < now {
+                let clocks = [arrived, (*ring).last_task_clock + (arrived - (*ring).last)];
+                ledger::append(ring, cpu, nobody, clocks, false);
+            }
+        }
+    }
     ledger::append(ring, cpu, last, [now, on_cpu_now], is_preempted);
     if next_pid != 0 {
         dispatch(cpu, next, next_pid, next_owner, now, last)?;
@@ -341,7 +353,7 @@ fn dispatch(cpu: u32, next: Kernel, pid: u32, owner: u32, now: u64, last: u64) -
     }
     count_wait(stats, wait);
     let queue: Kernel = load(next, layout!(task_cfs_rq));
-    let throttled_ns = ledger::throttled_ns(queue);
+    let throttled_ns = ledger::throttled_ns(queue, now);
     let victim = slot::slot(owner);
     let quota = if throttled_ns != 0 {
         let times = [last_queued, now];

@@ -206,6 +206,7 @@ pub fn resolve(btf: &Btf) -> Resolved {
             }
         }
     }
+    let throttled_since = kernel.field(&cfs_rq, "throttled_clock_self", Load::Long);
     let throttle_count = kernel.field(&cfs_rq, "throttle_count", Load::Word);
     let rq = kernel.follow("rq", &cfs_rq_rq);
     let clock = kernel.field(&rq, "clock", Load::Long);
@@ -287,6 +288,7 @@ pub fn resolve(btf: &Btf) -> Resolved {
     layout.task_last_queued = last_queued.offset;
     layout.cfs_rq_rq = cfs_rq_rq.offset;
     layout.cfs_rq_throttled_ns = throttled.offset;
+    layout.cfs_rq_throttled_since = throttled_since.offset;
     layout.cfs_rq_throttle_count = throttle_count.offset;
     layout.rq_clock = clock.offset;
     layout.rq_clock_task = clock_task.offset;
