@@ -174,18 +174,19 @@ impl PairSeries {
                 return;
             }
         }
-        // Under another name its sum is another one's, from the beginning.
-        if let Some(Known {
-            names: Some(former),
-            ..
-        }) = self.slots.remove(&slots)
-        {
+        // Under another name it is ranked by all of its sum, but what it waited before is in a series already.
+        let former = self.slots.remove(&slots);
+        let before = former.as_ref().map_or(0, |former| former.ns);
+        if let Some(former) = former.and_then(|former| former.names) {
             self.leave(&former);
         }
+        let added = ns.checked_sub(before).unwrap_or(ns);
         if let Some(names) = &names {
-            self.sums.entry(names.clone()).or_default().slots += 1;
+            let sum = self.sums.entry(names.clone()).or_default();
+            sum.slots += 1;
+            sum.ns += ns - added;
         }
-        self.add(names.clone(), ns);
+        self.add(names.clone(), added);
         self.slots.insert(slots, Known { names, ns, seen });
     }
 

@@ -124,10 +124,27 @@ fn another_name_is_another_series() {
     let mut series = PairSeries::new(2);
     update(&mut series, &[(1, 2, 100)]);
     named(&mut series, &[(1, 2, 130)], |slot| format!("web{slot}"));
-    assert_eq!(told(&series), of(&[("web1<web2", 130)]));
+    assert_eq!(told(&series), of(&[("web1<web2", 30)]));
+    named(&mut series, &[(1, 2, 135)], |slot| format!("web{slot}"));
+    assert_eq!(told(&series), of(&[("web1<web2", 35)]));
     // From now on it is among those without an entry.
     series.update([((1, 2), None, 140)].into_iter());
     assert!(series.told().pairs.is_empty() && series.sums.is_empty());
+    assert_eq!(told(&series), of(&[("_other", 5)]));
+}
+
+#[test]
+fn another_name_adds_to_the_others_only_what_is_new() {
+    let mut series = PairSeries::new(1);
+    update(&mut series, &[(1, 2, 1_000), (3, 4, 900)]);
+    assert_eq!(told(&series), of(&[("c1<c2", 1_000), ("_other", 900)]));
+    let web = |slot: u32| if slot == 3 { "web" } else { "c" }.to_owned() + &slot.to_string();
+    named(&mut series, &[(1, 2, 1_000), (3, 4, 907)], web);
+    assert_eq!(told(&series), of(&[("c1<c2", 1_000), ("_other", 907)]));
+    // It is ranked by all that it waited.
+    named(&mut series, &[(1, 2, 1_000), (3, 4, 1_500)], web);
+    named(&mut series, &[(1, 2, 1_000), (3, 4, 1_501)], web);
+    assert_eq!(told(&series), of(&[("web3<c4", 1), ("_other", 1_500)]));
 }
 
 /// Whatever comes and goes: bounded, no series decreases while it is there, and what all of them gain together is what
