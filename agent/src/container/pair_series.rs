@@ -1,7 +1,7 @@
 //! The pairs of victim and culprit that have series of their own: those with the largest sums, by name.
 
 use std::{
-    collections::HashMap,
+    collections::{HashMap, HashSet},
     hash::{Hash, Hasher},
     sync::Arc,
 };
@@ -75,7 +75,8 @@ struct Sum {
     is_exported: bool,
 }
 
-/// Which pairs have series, and what is in them. As large as what it is updated with.
+/// Which pairs have series, and what is in them. As large as what it is updated with, which [`super::WaitPairs`]
+/// bounds.
 #[derive(Debug)]
 pub(crate) struct PairSeries {
     most: usize,
@@ -130,9 +131,13 @@ impl PairSeries {
         self.give_way();
     }
 
-    /// A slot is another's from now on.
-    pub(crate) fn forget(&mut self, slot: u32) {
-        self.drop_slots(|(victim, culprit), _| *victim != slot && *culprit != slot);
+    /// Slots are others' from now on.
+    pub(crate) fn forget(&mut self, slots: &HashSet<u32>) {
+        if !slots.is_empty() {
+            self.drop_slots(|(victim, culprit), _| {
+                !slots.contains(victim) && !slots.contains(culprit)
+            });
+        }
     }
 
     /// The series, in the order of their names.

@@ -380,7 +380,7 @@ impl Engine {
             let kernel = self.kernel.as_ref()?;
             Some(FromKernel {
                 on_cpus: OnCpus::of(kernel, (*slot)?),
-                waited_for: self.waited_for((*slot)?, &culprits),
+                waited_for: pairs::waited_for(&mut self.pairs, (*slot)?, &culprits),
             })
         };
         let told = self.last_slots.iter().map(told).collect();

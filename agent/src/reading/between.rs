@@ -171,7 +171,7 @@ impl Pair<'_> {
             if (one.culprit.kind == Kind::Service) != is_service {
                 continue;
             }
-            // Less than before: another one of that name has come.
+            // Less than before: another one of that name has come, or it is told again after a while.
             let earlier = before(one);
             let ns = one.ns.checked_sub(earlier).unwrap_or(one.ns);
             if ns > 0 {

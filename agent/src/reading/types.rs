@@ -78,7 +78,7 @@ pub(crate) struct ContainerReading {
     pub(crate) requests: Option<RequestReading>,
     /// What the CPUs that it ran on did.
     pub(crate) ran_on: Option<RanOnReading>,
-    /// Whom its tasks waited for, those that have a name.
+    /// Whom its tasks waited for most of late, those that have a name.
     pub(crate) waited_for: Vec<PairReading>,
     /// Its own cgroup.
     pub(crate) own: GroupReading,
@@ -106,7 +106,8 @@ pub(crate) struct TaskReading {
     pub(crate) causes_ns: [u64; CAUSES],
 }
 
-/// Another container or a system service, and how long a container's tasks waited while it had the CPU.
+/// Another container or a system service, and how long a container's tasks waited while it had the CPU, since it is among
+/// those that are told.
 #[derive(Clone, Debug)]
 pub(crate) struct PairReading {
     /// The kernel side's number of it, by which they are sorted.

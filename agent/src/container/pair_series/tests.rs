@@ -97,7 +97,7 @@ fn pairs_of_one_name_are_one_series_that_never_decreases() {
     named(&mut series, &[(9, 2, 100), (9, 3, 50)], name);
     assert_eq!(told(&series), of(&[("c1<c2", 150)]));
     // One of the two is gone: the sum keeps what it had.
-    series.forget(3);
+    series.forget(&HashSet::from([3]));
     named(&mut series, &[(9, 2, 110)], name);
     assert_eq!(told(&series), of(&[("c1<c2", 160)]));
     // Its slot is another's of that name, which begins at zero.
@@ -109,7 +109,7 @@ fn pairs_of_one_name_are_one_series_that_never_decreases() {
 fn a_pair_that_is_gone_leaves_and_makes_room() {
     let mut series = PairSeries::new(1);
     update(&mut series, &[(1, 2, 100), (1, 3, 50)]);
-    series.forget(2);
+    series.forget(&HashSet::from([2]));
     assert_eq!(told(&series), of(&[("_other", 50)]));
     // The next one has the slot; what is counted in it is no increase of the former one.
     update(&mut series, &[(1, 2, 10), (1, 3, 60)]);
@@ -187,7 +187,7 @@ fn increases_of_all_series_are_those_of_all_pairs() {
         before = now;
         if below(50) == 0 {
             let slot = 1 + below(5) as u32;
-            series.forget(slot);
+            series.forget(&HashSet::from([slot]));
             sums.retain(|(victim, culprit), _| *victim != slot && *culprit != slot);
             before = told(&series);
         }

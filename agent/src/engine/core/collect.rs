@@ -120,7 +120,7 @@ impl Engine {
             let bytes = read_slot(kernel, slot::OTHER, self.registry.other_mut());
             self.block_charges.update(slot::OTHER, Kind::Other, bytes);
         }
-        self.read_pairs();
+        self.read_pairs(now);
         let mut losses = losses;
         losses.push(LossCounter {
             kind: "lost".into(),
@@ -271,9 +271,9 @@ impl Engine {
     /// Ends what is due: retention, resting slots.
     fn recycle(&mut self, now: Now) {
         self.registry.expire(now);
+        let mut cleared = HashSet::new();
         while let Some(slot) = self.registry.slot_to_clear(now) {
-            self.pairs.forget(slot);
-            self.pair_series.forget(slot);
+            cleared.insert(slot);
             if let Some(kernel) = &self.kernel {
                 let last = block_bytes(kernel, slot);
                 self.block_charges.finish(slot, last);
@@ -281,6 +281,8 @@ impl Engine {
             }
             self.registry.slot_cleared(slot);
         }
+        self.pairs.forget(&cleared);
+        self.pair_series.forget(&cleared);
         self.registry.admit_waiting(now);
         self.registry.fill_slots(now);
         self.apply_writes();

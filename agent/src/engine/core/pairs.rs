@@ -9,7 +9,7 @@ use ctrscope_ebpf::{ledger::PAIRS, slot};
 
 use super::Engine;
 use crate::{
-    container::Now,
+    container::{Now, WaitPairs},
     reading::PairReading,
     snapshot::{Identity, NeighbourWaits},
 };
@@ -17,7 +17,7 @@ use crate::{
 impl Engine {
     /// Takes in what the kernel side has counted in pairs. Reads a word of each of 4,096 places a CPU, and of those that
     /// are taken the rest.
-    pub(super) fn read_pairs(&mut self) {
+    pub(super) fn read_pairs(&mut self, now: Now) {
         let Some(kernel) = &self.kernel else {
             return;
         };
@@ -41,6 +41,7 @@ impl Engine {
                 }
             }
         }
+        self.pairs.settle(now.ns);
     }
 
     /// Who can be waited for, by slot.
@@ -49,23 +50,6 @@ impl Engine {
         entities
             .filter_map(|entity| Some((entity.slot?, Arc::clone(&entity.identity))))
             .collect()
-    }
-
-    /// Whom a slot waited for. What has no name is left out.
-    pub(super) fn waited_for(
-        &self,
-        victim: u32,
-        culprits: &HashMap<u32, Arc<Identity>>,
-    ) -> Vec<PairReading> {
-        let named = self.pairs.of(victim).filter_map(|(culprit, ns)| {
-            let identity = culprits.get(&culprit)?;
-            Some(PairReading {
-                slot: culprit,
-                culprit: Arc::clone(identity),
-                ns,
-            })
-        });
-        named.collect()
     }
 
     /// The pairs that have series of their own. Kernel threads have no name and are in no pair; one that awaits its name
@@ -91,4 +75,22 @@ impl Engine {
         self.pair_series.update(pairs);
         self.pair_series.told()
     }
+}
+
+/// Whom a slot waited for most. What has no name is left out.
+pub(super) fn waited_for(
+    pairs: &mut WaitPairs,
+    victim: u32,
+    culprits: &HashMap<u32, Arc<Identity>>,
+) -> Vec<PairReading> {
+    let told = pairs.told(victim, |culprit| culprits.contains_key(&culprit));
+    let named = told.into_iter().filter_map(|(culprit, ns)| {
+        let identity = culprits.get(&culprit)?;
+        Some(PairReading {
+            slot: culprit,
+            culprit: Arc::clone(identity),
+            ns,
+        })
+    });
+    named.collect()
 }
