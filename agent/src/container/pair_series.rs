@@ -1,4 +1,4 @@
-//! The pairs of victim and culprit that have series of their own: those with the largest sums, by name.
+//! The pairs of victim and culprit that have series of their own: those that waited most of late, by name.
 
 use std::{
     collections::{HashMap, HashSet},
@@ -11,6 +11,9 @@ use crate::snapshot::{Identity, NeighbourWait, NeighbourWaits, series_name};
 /// Pairs that have series of their own, at most: with all numbers of the agent itself about as many series as three
 /// containers.
 pub(crate) const MOST_PAIRS: usize = 100;
+
+/// In this time what was waited loses half its weight.
+const HALF_LIFE_NS: u64 = 600_000_000_000;
 
 /// Who waited for whom, by the names that tell series apart.
 #[derive(Clone, Debug)]
@@ -65,8 +68,8 @@ struct Known {
 struct Sum {
     /// How many pairs of slots.
     slots: u32,
-    /// What they waited, whether that was exported or not: by this they are ranked.
-    ns: u64,
+    /// What they waited of late, whether that was exported or not: by this they are ranked.
+    recent_ns: u64,
     /// What they waited while they had a series, which is its value. It stays while the series is away, so that it goes
     /// on from there, and what `_other` has got meanwhile is in no rate twice.
     exported_ns: u64,
@@ -81,6 +84,8 @@ struct Sum {
 pub(crate) struct PairSeries {
     most: usize,
     updates: u64,
+    /// Until when weights are halved, monotonic nanoseconds.
+    halved_ns: Option<u64>,
     /// By the slots of victim and culprit.
     slots: HashMap<(u32, u32), Known>,
     sums: HashMap<Names, Sum>,
@@ -99,6 +104,7 @@ impl PairSeries {
         Self {
             most,
             updates: 0,
+            halved_ns: None,
             slots: HashMap::new(),
             sums: HashMap::new(),
             exported: 0,
@@ -107,12 +113,14 @@ impl PairSeries {
     }
 
     /// Takes in the sums of all pairs of slots, with victim and culprit; without those the pair is of what has no entry of
-    /// its own. One that is not among them any more is gone.
+    /// its own. One that is not among them any more is gone. The time is monotonic.
     pub(crate) fn update(
         &mut self,
         pairs: impl Iterator<Item = ((u32, u32), Option<(Arc<Identity>, Arc<Identity>)>, u64)>,
+        now_ns: u64,
     ) {
         self.updates += 1;
+        self.halve(now_ns);
         for (slots, names, ns) in pairs {
             let names = names.map(|(victim, culprit)| Names { victim, culprit });
             self.take_in(slots, names, ns);
@@ -129,6 +137,19 @@ impl PairSeries {
             }
         }
         self.give_way();
+    }
+
+    fn halve(&mut self, now_ns: u64) {
+        let halved_ns = self.halved_ns.get_or_insert(now_ns);
+        let halves = now_ns.saturating_sub(*halved_ns) / HALF_LIFE_NS;
+        if halves == 0 {
+            return;
+        }
+        *halved_ns += halves * HALF_LIFE_NS;
+        let halves = u32::try_from(halves).unwrap_or(u32::MAX);
+        for sum in self.sums.values_mut() {
+            sum.recent_ns = sum.recent_ns.checked_shr(halves).unwrap_or(0);
+        }
     }
 
     /// Slots are others' from now on.
@@ -179,17 +200,15 @@ impl PairSeries {
                 return;
             }
         }
-        // Under another name it is ranked by all of its sum, but what it waited before is in a series already.
+        // What it waited under another name is in a series already. It keeps its rank, if it was alone with that name.
         let former = self.slots.remove(&slots);
         let before = former.as_ref().map_or(0, |former| former.ns);
-        if let Some(former) = former.and_then(|former| former.names) {
-            self.leave(&former);
-        }
+        let former = former.and_then(|former| self.leave(&former.names?));
         let added = ns.checked_sub(before).unwrap_or(ns);
         if let Some(names) = &names {
             let sum = self.sums.entry(names.clone()).or_default();
             sum.slots += 1;
-            sum.ns += ns - added;
+            sum.recent_ns += former.map_or(0, |former| former.recent_ns);
         }
         self.add(names.clone(), added);
         self.slots.insert(slots, Known { names, ns, seen });
@@ -198,7 +217,7 @@ impl PairSeries {
     fn add(&mut self, names: Option<Names>, ns: u64) {
         match names.and_then(|names| self.sums.get_mut(&names)) {
             Some(sum) => {
-                sum.ns += ns;
+                sum.recent_ns += ns;
                 sum.added_ns += ns;
             }
             None => self.other_ns += ns,
@@ -219,19 +238,17 @@ impl PairSeries {
         }
     }
 
-    /// One of its pairs of slots is gone; with the last one it goes.
-    fn leave(&mut self, names: &Names) {
-        let Some(sum) = self.sums.get_mut(names) else {
-            return;
-        };
+    /// One of its pairs of slots is gone; with the last one it goes, and is given back.
+    fn leave(&mut self, names: &Names) -> Option<Sum> {
+        let sum = self.sums.get_mut(names)?;
         sum.slots -= 1;
         if sum.slots > 0 {
-            return;
+            return None;
         }
         if sum.is_exported {
             self.exported -= 1;
         }
-        self.sums.remove(names);
+        self.sums.remove(names)
     }
 
     /// Gives series to the largest where there is room.
@@ -243,9 +260,11 @@ impl PairSeries {
         let mut waiting: Vec<(&Names, &mut Sum)> = self
             .sums
             .iter_mut()
-            .filter(|(_, sum)| !sum.is_exported && sum.ns > 0)
+            .filter(|(_, sum)| !sum.is_exported && sum.recent_ns > 0)
             .collect();
-        waiting.sort_by(|(a, one), (b, other)| (other.ns, a.key()).cmp(&(one.ns, b.key())));
+        waiting.sort_by(|(a, one), (b, other)| {
+            (other.recent_ns, a.key()).cmp(&(one.recent_ns, b.key()))
+        });
         for (_, sum) in waiting.into_iter().take(room) {
             sum.is_exported = true;
             self.exported += 1;
@@ -260,7 +279,7 @@ impl PairSeries {
         }
         loop {
             let by_size = |(a, one): &(&Names, &Sum), (b, other): &(&Names, &Sum)| {
-                (one.ns, b.key()).cmp(&(other.ns, a.key()))
+                (one.recent_ns, b.key()).cmp(&(other.recent_ns, a.key()))
             };
             let of = |exported: bool| {
                 let sums = self.sums.iter();
@@ -271,7 +290,9 @@ impl PairSeries {
             else {
                 return;
             };
-            if u128::from(most.ns) * 2 < u128::from(least.ns) * 3 {
+            let is_much_more = u128::from(most.recent_ns) * 2 >= u128::from(least.recent_ns) * 3;
+            // Of two that rest none is more.
+            if most.recent_ns == 0 || !is_much_more {
                 return;
             }
             for (names, is_exported) in [(smallest.clone(), false), (largest.clone(), true)] {

@@ -15,11 +15,21 @@ fn update(series: &mut PairSeries, sums: &[(u32, u32, u64)]) {
 }
 
 fn named(series: &mut PairSeries, sums: &[(u32, u32, u64)], name: impl Fn(u32) -> String) {
-    series.update(sums.iter().map(|&(victim, culprit, ns)| {
+    at(1, series, sums, name);
+}
+
+fn at(
+    now_ns: u64,
+    series: &mut PairSeries,
+    sums: &[(u32, u32, u64)],
+    name: impl Fn(u32) -> String,
+) {
+    let pairs = sums.iter().map(|&(victim, culprit, ns)| {
         let names = (victim > 0 && culprit > 0)
             .then(|| (identity(&name(victim)), identity(&name(culprit))));
         ((victim, culprit), names, ns)
-    }));
+    });
+    series.update(pairs, now_ns);
 }
 
 /// What is exported, by `victim<culprit`, with `_other`.
@@ -128,7 +138,7 @@ fn another_name_is_another_series() {
     named(&mut series, &[(1, 2, 135)], |slot| format!("web{slot}"));
     assert_eq!(told(&series), of(&[("web1<web2", 35)]));
     // From now on it is among those without an entry.
-    series.update([((1, 2), None, 140)].into_iter());
+    series.update([((1, 2), None, 140)].into_iter(), 1);
     assert!(series.told().pairs.is_empty() && series.sums.is_empty());
     assert_eq!(told(&series), of(&[("_other", 5)]));
 }
@@ -145,6 +155,31 @@ fn another_name_adds_to_the_others_only_what_is_new() {
     named(&mut series, &[(1, 2, 1_000), (3, 4, 1_500)], web);
     named(&mut series, &[(1, 2, 1_000), (3, 4, 1_501)], web);
     assert_eq!(told(&series), of(&[("web3<c4", 1), ("_other", 1_500)]));
+}
+
+#[test]
+fn what_was_waited_long_ago_weighs_less() {
+    let mut series = PairSeries::new(1);
+    let name = |slot: u32| format!("c{slot}");
+    at(5, &mut series, &[(1, 2, 8_000)], name);
+    let now = 5 + HALF_LIFE_NS;
+    at(now - 1, &mut series, &[(1, 2, 8_000), (3, 4, 5_999)], name);
+    assert!(told(&series).contains_key("c1<c2"), "it weighs 8,000");
+    at(now, &mut series, &[(1, 2, 8_000), (3, 4, 5_999)], name);
+    assert!(told(&series).contains_key("c1<c2"), "both weigh half");
+    // 1,000 against 749 and what is new.
+    let now = 5 + 3 * HALF_LIFE_NS;
+    at(now, &mut series, &[(1, 2, 8_000), (3, 4, 6_749)], name);
+    assert!(told(&series).contains_key("c1<c2"));
+    at(now, &mut series, &[(1, 2, 8_000), (3, 4, 6_750)], name);
+    at(now, &mut series, &[(1, 2, 8_000), (3, 4, 6_757)], name);
+    assert_eq!(told(&series), of(&[("c3<c4", 7), ("_other", 6_750)]));
+    // Where all rest, all stay.
+    at(u64::MAX, &mut series, &[(1, 2, 8_000), (3, 4, 6_757)], name);
+    assert_eq!(told(&series), of(&[("c3<c4", 7), ("_other", 6_750)]));
+    at(u64::MAX, &mut series, &[(1, 2, 8_001), (3, 4, 6_757)], name);
+    at(u64::MAX, &mut series, &[(1, 2, 8_002), (3, 4, 6_757)], name);
+    assert!(told(&series).contains_key("c1<c2"));
 }
 
 /// Whatever comes and goes: bounded, no series decreases while it is there, and what all of them gain together is what

@@ -72,7 +72,7 @@ impl Engine {
             };
             Some(((victim, culprit), names, ns))
         });
-        self.pair_series.update(pairs);
+        self.pair_series.update(pairs, now.ns);
         self.pair_series.told()
     }
 }
