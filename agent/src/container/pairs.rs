@@ -43,7 +43,7 @@ pub(crate) struct WaitPairs {
     count: usize,
     /// Until when weights are halved, monotonic nanoseconds.
     halved_ns: Option<u64>,
-    lost: u64,
+    lost_ns: u64,
 }
 
 impl Default for WaitPairs {
@@ -61,11 +61,11 @@ impl WaitPairs {
             sums: HashMap::new(),
             count: 0,
             halved_ns: None,
-            lost: 0,
+            lost_ns: 0,
         }
     }
 
-    /// Takes in a reading of a place. Says whether its key is to be cleared: its pair rests while others want the place.
+    /// Takes in a reading of a place. Says whether its key is to be cleared: others waited more for the place than its pair did.
     /// Whoever clears it has it read once more: until then it still counts for that pair.
     pub(crate) fn update(&mut self, place: u32, now: PairSlot) -> bool {
         if now.key == 0 && !self.is_known(place) {
@@ -77,9 +77,9 @@ impl WaitPairs {
         // One that was cleared has counted for its pair until then.
         let key = if now.key == 0 { last.key } else { now.key };
         let added = now.ns.wrapping_sub(last.ns);
-        let lost = now.lost.wrapping_sub(last.lost);
+        let lost = now.lost_ns.wrapping_sub(last.lost_ns);
         *last = PairSlot { key, ..now };
-        self.lost = self.lost.wrapping_add(lost);
+        self.lost_ns = self.lost_ns.wrapping_add(lost);
         if added > 0 && key != 0 {
             let of_victim = self.sums.entry(pair_victim(key)).or_default();
             let count = &mut self.count;
@@ -90,7 +90,7 @@ impl WaitPairs {
             sum.ns += added;
             sum.recent_ns += added;
         }
-        now.key != 0 && added == 0 && lost > 0
+        now.key != 0 && lost > added
     }
 
     /// Whether a place was ever taken.
@@ -202,9 +202,9 @@ impl WaitPairs {
         })
     }
 
-    /// Parts of waits of pairs that found their place taken.
-    pub(crate) fn lost(&self) -> u64 {
-        self.lost
+    /// What was waited of pairs that found their places taken, nanoseconds.
+    pub(crate) fn lost_ns(&self) -> u64 {
+        self.lost_ns
     }
 }
 
@@ -218,7 +218,7 @@ mod tests {
         PairSlot {
             key: pair_key(victim, culprit),
             ns,
-            lost,
+            lost_ns: lost,
         }
     }
 
@@ -249,8 +249,8 @@ mod tests {
         let mut pairs = WaitPairs::default();
         assert!(!pairs.update(7, place(1, 2, 100, 0)));
         // Both are active.
-        assert!(!pairs.update(7, place(1, 2, 110, 30)));
-        assert!(!pairs.update(7, place(1, 2, 110, 30)), "nobody wants it");
+        assert!(!pairs.update(7, place(1, 2, 110, 5)));
+        assert!(!pairs.update(7, place(1, 2, 110, 5)), "nobody wants it");
         assert!(pairs.update(7, place(1, 2, 110, 50)));
         // It counted until it was cleared, and goes on for the next.
         let cleared = PairSlot {
@@ -263,7 +263,7 @@ mod tests {
             (of(&pairs, 1), of(&pairs, 3)),
             (vec![(2, 115)], vec![(4, 5)])
         );
-        assert_eq!(pairs.lost(), 50);
+        assert_eq!(pairs.lost_ns(), 50);
     }
 
     #[test]

@@ -33,7 +33,7 @@ pub struct Snapshot {
     pub agent: AgentHealth,
 }
 
-/// Who made whom wait for CPUs, as far as it is told apart: the pairs of names with the largest sums.
+/// Who made whom wait for CPUs, as far as it is told apart: the pairs of names that waited longest of late.
 #[derive(Clone, Debug, Default)]
 pub struct NeighbourWaits {
     /// Those pairs, by name. Each number only goes up while its pair is among them.

@@ -124,8 +124,8 @@ impl Engine {
         let mut losses = losses;
         losses.push(LossCounter {
             kind: "lost".into(),
-            reason: "wait_pair_unnamed".into(),
-            count: self.pairs.lost(),
+            reason: "wait_pair_unnamed_milliseconds".into(),
+            count: self.pairs.lost_ns() / 1_000_000,
         });
         // After the counters: a slice that ends between the two readings is then missing until the
         // next snapshot. The other way round it would be counted twice, for ever.

@@ -461,7 +461,7 @@ metrics! {
         "as of the containers" Read::Workload(|w, _| w.totals.get(Total::IO_WAITING).map(Value::Microseconds));
 
     "ctrscope_neighbour_wait_seconds_total" Counter ["namespace", "pod", "container", "culprit_namespace", "culprit_pod", "culprit_container"]
-        "Run queue latency of a container in which another container or a system service had the CPU: the 100 pairs with the largest sums, and in _other what the others waited meanwhile."
+        "Run queue latency of a container in which another container or a system service had the CPU: the 100 pairs that waited longest of late, and in _other what the others waited meanwhile."
         "`sched_switch`" Read::Neighbours;
 
     "ctrscope_build_info" Gauge ["version"]
