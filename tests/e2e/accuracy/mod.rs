@@ -7,6 +7,7 @@ mod cli;
 mod container;
 mod daemon;
 mod degrade;
+mod diagnosis;
 mod facts;
 #[cfg(target_arch = "x86_64")]
 mod fixtures;
