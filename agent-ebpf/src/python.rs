@@ -111,7 +111,7 @@ shared! {
         pub known: u64,
         /// The interpreter that it is of.
         pub known_interpreter: u64,
-        /// The state that is next in a search that gave up for now; 0 is the first of the next interpreter.
+        /// The state that is next in a search that goes on at the next sample; 0 is the first of the next interpreter.
         pub next: u64,
         /// The interpreter that this is in; 0 where no search is under way.
         pub next_interpreter: u64,
