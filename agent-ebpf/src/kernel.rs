@@ -169,3 +169,15 @@ fn seen_first(
     reserved.submit(0);
     owner
 }
+
+/// A number for what is at an address: that address less that of a constant of this object. The verifier allows no
+/// arithmetic on a pointer but the difference of two (`adjust_reg_min_max_vals`, `kernel/bpf/verifier.c`).
+#[inline(always)]
+pub fn number(of: Kernel) -> u64 {
+    let mut number = of as u64;
+    // SAFETY: one register operation.
+    unsafe {
+        core::arch::asm!("{0} -= {1}", inout(reg) number, in(reg) &raw const LAYOUT, options(pure, nomem, nostack));
+    }
+    number
+}

@@ -8,7 +8,8 @@
 //! stretches, of which a walk goes back one to two seconds: a task of little weight beside busy ones of much waits
 //! that long.
 //!
-//! What its quota, or that of a cgroup above, took from the wait is told by the kernel: [`Throttles`].
+//! What its quota, or that of a cgroup above, took from the wait is told by the kernel: [`Throttles`]. Who had the CPU
+//! meanwhile is not to blame; only where it is not known when that was, all others have less by the same factor.
 
 mod pairs;
 mod stretches;
@@ -22,8 +23,12 @@ pub use stretches::{
     OCCUPANTS, SLICES, SPAN_OCCUPANTS, SPANS, STRETCHES, Slice, Span, Stretch, Stretches, WALKED,
     append, fold, put_in_span,
 };
-pub use throttles::{KEPT_THROTTLES, THROTTLED_QUEUES, Throttles};
-pub use walk::{parts_of_span, parts_of_stretch, walk, walk_slices, walk_spans};
+pub use throttles::{
+    KEPT_THROTTLES, THROTTLED_QUEUES, Throttles, Times, inside, outside, throttles_place,
+};
+pub use walk::{
+    Shares, not_throttled, parts_of_span, parts_of_stretch, walk, walk_slices, walk_spans,
+};
 
 /// Its own quota, or that of a cgroup above it.
 pub const QUOTA: usize = 0;
@@ -58,7 +63,8 @@ pub const NAMES: [&str; CAUSES] = [
 
 /// A factor that leaves a part as it is.
 pub const WHOLE: u64 = 1 << FACTOR_BITS;
-/// In place of a factor: a walk only sums what was the waiting container's own.
+/// In place of a factor: a walk only sums what was the waiting container's own, and in [`Stretches::others_ns`] what
+/// others had while it was not throttled.
 pub const ONLY_OWN: u64 = WHOLE + 1;
 const FACTOR_BITS: u32 = 16;
 
@@ -94,33 +100,30 @@ pub const fn is_equal(a: u64, b: u64) -> u64 {
     (a ^ b).wrapping_sub(1) >> 63
 }
 
-/// A part of a wait, less what the quota had of it. What was the container's own was no part of the quota's.
+/// What others had of a wait, less what the quota had of that.
 #[inline(always)]
 #[must_use]
-pub const fn scaled(part: u64, cause: u64, factor: u64) -> u64 {
-    let scaled = (part * factor) >> FACTOR_BITS;
-    scaled + is_equal(cause, SELF as u64) * (part - scaled)
+pub const fn scaled(part: u64, factor: u64) -> u64 {
+    (part * factor) >> FACTOR_BITS
 }
 
-/// The factor by which what others had of a wait is scaled, so that with the quota's part and the own part the sum is
-/// the wait.
+/// The factor by which what others had of a wait is scaled to what is left of it for them.
 #[inline(always)]
 #[must_use]
-pub const fn factor(wait: u64, own: u64, quota: u64) -> u64 {
-    let others = wait.saturating_sub(own);
-    if others <= quota {
-        return 0;
+pub const fn factor(left: u64, others: u64) -> u64 {
+    if left >= others {
+        return WHOLE;
     }
     // Of 2^40 ns, 18 minutes, 2^24 are left to divide by.
-    let (mut rest, mut all) = (others - quota, others);
-    if all >= 1 << 40 {
-        rest >>= 16;
-        all >>= 16;
+    let (mut left, mut others) = (left, others);
+    if others >= 1 << 40 {
+        left >>= 16;
+        others >>= 16;
     }
-    // SAFETY: it is above the quota, and stays above 0 where it is shifted. Or there would be a branch to a panic,
-    // which no program can have.
-    unsafe { core::hint::assert_unchecked(all != 0) };
-    (rest << FACTOR_BITS) / all
+    // SAFETY: there was more of it than what is left, and it stays above 0 where it is shifted. Or there would be a
+    // branch to a panic, which no program can have.
+    unsafe { core::hint::assert_unchecked(others != 0) };
+    (left << FACTOR_BITS) / others
 }
 
 #[cfg(test)]

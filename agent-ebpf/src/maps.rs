@@ -55,9 +55,9 @@ pub static TASKS: Array<TaskState> = Array::with_max_entries(1, BPF_F_MMAPABLE);
 #[map]
 pub static STRETCHES: Array<Stretches> = Array::with_max_entries(1, BPF_F_MMAPABLE);
 
-/// `cpu * 256 + (slot & 255)` → when a cgroup's tasks were throttled there. Written and read by `sched_switch` on that
-/// CPU; another cgroup takes over the entry, which costs the waits of the first one, where a task slept before, the
-/// quota's part.
+/// `cpu * 512 +` a hash of a run queue, or beside it → when a cgroup's tasks were throttled there. Written and read by
+/// `sched_switch` on that CPU; of the two in a place the one that was not used for longer goes, which costs the waits of
+/// its tasks that slept before the quota's part.
 #[map]
 pub static THROTTLES: Array<Throttles> = Array::with_max_entries(THROTTLED_QUEUES, 0);
 

@@ -1,6 +1,6 @@
 //! The last slices of a CPU: one by one, and summed in stretches and spans.
 
-use super::{CAUSE_SHIFT, CONTAINER, SYSTEM};
+use super::{CAUSE_SHIFT, CONTAINER, SYSTEM, throttles::Times};
 use crate::slot;
 
 /// Slices kept of each CPU one by one; a power of two.
@@ -57,7 +57,7 @@ pub(super) unsafe fn occupant_at(one: *mut u64, place: usize) -> *mut u32 {
 shared! {
     /// The last slices of a CPU, in the array `STRETCHES`: each by itself, or several short ones by occupant. Times are
     /// nanoseconds of the scheduler's clock (`rq->clock`).
-    pub struct Stretches [29_056] {
+    pub struct Stretches [29_120] {
         /// Number of the open one.
         pub head: u64,
         /// When the last slice ended; 0 before the first switch.
@@ -82,8 +82,14 @@ shared! {
         pub walked_to: u64,
         /// When what is in stretches ends: where the oldest slice begins.
         pub stretch_end: u64,
+        /// 1 while a wait is charged in which the quota had a part.
+        pub has_throttled: u64,
+        /// What others had of that wait outside of [`throttled`](Self::throttled).
+        pub others_ns: u64,
         /// Zero, so that what follows begins with a line of the cache.
-        pub reserved: [u64; 4],
+        pub reserved: [u64; 2],
+        /// When the quota kept the container that waited from running.
+        pub throttled: Times,
         /// Slices by number.
         pub slices: [Slice; SLICES],
         /// Stretches by number.

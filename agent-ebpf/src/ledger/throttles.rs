@@ -2,18 +2,21 @@
 
 /// Times of throttling kept of each run queue.
 pub const KEPT_THROTTLES: usize = 4;
-/// Run queues of each CPU whose throttling is kept, by slot; a power of two.
-pub const THROTTLED_QUEUES: u32 = 256;
+/// Run queues of each CPU whose throttling is kept; a power of two.
+pub const THROTTLED_QUEUES: u32 = 512;
+
+/// Begin and end of times of throttling, scheduler clock; nothing where both are alike.
+pub type Times = [[u64; 2]; KEPT_THROTTLES];
 
 shared! {
     /// When the tasks of a cgroup were last throttled on a CPU, by its quota or one above, in the array `THROTTLES` at
-    /// `cpu * 256 + (slot & 255)`: another cgroup's queue takes over.
+    /// `cpu * 512 +` [`throttles_place`] or beside it: the queue of the two that was not used for longer has to go.
     ///
     /// The kernel only says how long its queue was throttled in sum, once it no longer is: `cfs_rq`'s
     /// `throttled_clock_self_time` (6.6 and later), `throttled_clock_pelt_time` (5.19) or `throttled_clock_task_time`
     /// (`tg_unthrottle_up`, `kernel/sched/fair.c`).
-    pub struct Throttles [96] {
-        /// Address of the `cfs_rq`.
+    pub struct Throttles [104] {
+        /// A number of the `cfs_rq`, a function of its address.
         pub queue: u64,
         /// What that was throttled in sum when one of its tasks last left or got the CPU, nanoseconds.
         pub total_ns: u64,
@@ -21,9 +24,46 @@ shared! {
         pub left_at: u64,
         /// Number of the next of the times that are kept.
         pub next: u64,
-        /// Begin and end of each, scheduler clock.
-        pub times: [[u64; 2]; KEPT_THROTTLES],
+        /// When a task last left it.
+        pub used_at: u64,
+        /// The times.
+        pub times: Times,
     }
+}
+
+/// Where a queue of a CPU stands, by its number. A container has one for each of its cgroups.
+#[inline(always)]
+#[must_use]
+pub const fn throttles_place(queue: u64) -> u32 {
+    // Two are 64 bytes apart at least. Fibonacci hashing.
+    let hash = (queue >> 6).wrapping_mul(0x9e37_79b9_7f4a_7c15);
+    (hash >> (64 - THROTTLED_QUEUES.trailing_zeros())) as u32
+}
+
+/// How much of the time from `begin` to `end` is in none of the times.
+#[inline(always)]
+#[must_use]
+pub fn outside(times: &Times, begin: u64, end: u64) -> u64 {
+    end.saturating_sub(begin)
+        .saturating_sub(inside(times, begin, end))
+}
+
+/// How much of the time from `begin` to `end` is in the times.
+#[inline(always)]
+#[must_use]
+pub fn inside(times: &Times, begin: u64, end: u64) -> u64 {
+    let mut sum = 0;
+    let mut i = 0;
+    while i < KEPT_THROTTLES {
+        let [from, to] = times[i];
+        let from = if from > begin { from } else { begin };
+        let to = if to < end { to } else { end };
+        if to > from {
+            sum += to - from;
+        }
+        i += 1;
+    }
+    sum
 }
 
 impl Throttles {
@@ -36,6 +76,7 @@ impl Throttles {
             self.times = [[0; 2]; KEPT_THROTTLES];
         }
         self.total_ns = total_ns;
+        self.used_at = now;
         self.left_at = if is_throttled { now } else { 0 };
     }
 
@@ -69,17 +110,6 @@ impl Throttles {
     #[inline(always)]
     #[must_use]
     pub fn part_of(&self, queued: u64, now: u64) -> u64 {
-        let mut sum = 0;
-        let mut i = 0;
-        while i < KEPT_THROTTLES {
-            let [begin, end] = self.times[i];
-            let begin = if begin > queued { begin } else { queued };
-            let end = if end < now { end } else { now };
-            if end > begin {
-                sum += end - begin;
-            }
-            i += 1;
-        }
-        sum
+        inside(&self.times, queued, now)
     }
 }

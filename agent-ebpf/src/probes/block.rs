@@ -25,7 +25,7 @@ use ctrscope_ebpf::{
 
 use crate::{
     atomic::{add_u32, add_u64},
-    kernel::{self, Kernel, LAYOUT, layout, load},
+    kernel::{self, Kernel, layout, load},
     maps::{BLOCK, BLOCK_SLOTS, GENERATIONS, REQUESTS, count},
     probes::sched::bounded,
 };
@@ -64,18 +64,6 @@ pub fn block_rq_issue(ctx: BtfTracePointContext) -> i32 {
     0
 }
 
-/// A number for a request: its address less that of a constant of this object. The verifier allows no
-/// arithmetic on a pointer but the difference of two (`adjust_reg_min_max_vals`, `kernel/bpf/verifier.c`).
-#[inline(always)]
-fn number(request: Kernel) -> u64 {
-    let mut number = request as u64;
-    // SAFETY: one register operation.
-    unsafe {
-        core::arch::asm!("{0} -= {1}", inout(reg) number, in(reg) &raw const LAYOUT, options(pure, nomem, nostack));
-    }
-    number
-}
-
 /// The place of a request in the table.
 #[inline(always)]
 fn entry(number: u64) -> Option<*mut InFlight> {
@@ -111,7 +99,7 @@ fn try_block_rq_issue(ctx: &BtfTracePointContext) -> Option<()> {
     } else {
         ctx.arg(0)
     };
-    let number = number(request);
+    let number = kernel::number(request);
     let found = entry(number)?;
     // SAFETY: the pointer comes from the map; a request is at one place at a time. Two that share one and are
     // issued at once on two CPUs may leave a mixture, which is at most one of them counted as another's.
@@ -224,7 +212,7 @@ fn try_block_rq_complete(ctx: &BtfTracePointContext) -> Option<()> {
     let request: Kernel = ctx.arg(0);
     let error = ctx.arg::<u64>(1) as u32;
     let bytes = u64::from(ctx.arg::<u64>(2) as u32);
-    let number = number(request);
+    let number = kernel::number(request);
     let found = entry(number)?;
     let started_at = load(request, layout!(request_start_time));
     // A request may complete in parts, some of which may fail; `__data_len` is what remained before this

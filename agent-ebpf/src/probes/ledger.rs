@@ -2,9 +2,9 @@
 
 use ctrscope_ebpf::{
     ledger::{
-        self, CAUSES, KERNEL, MIGRATED, ONLY_OWN, PAIRS as PAIRS_OF_CPU, QUOTA, SELF, Stretches,
-        THROTTLED_QUEUES, Throttles, UNATTRIBUTED, WAKE_UP, WHOLE, beside, cause_for, factor,
-        is_pair, pair_key, pair_place, scaled,
+        self, CAUSES, KEPT_THROTTLES, KERNEL, MIGRATED, ONLY_OWN, PAIRS as PAIRS_OF_CPU, QUOTA,
+        SELF, Shares, Stretches, THROTTLED_QUEUES, Throttles, UNATTRIBUTED, WAKE_UP, WHOLE, beside,
+        cause_for, factor, is_pair, not_throttled, pair_key, pair_place, scaled, throttles_place,
     },
     sched::{SchedSlot, since_departure},
     slot,
@@ -59,24 +59,29 @@ pub(super) fn is_throttled(queue: Kernel) -> bool {
     }
 }
 
+/// Where the throttling of a queue is kept; that of another queue if its own is not.
 #[inline(always)]
-fn throttles(cpu: u32, slot: u32) -> Option<*mut Throttles> {
-    THROTTLES.get_ptr_mut(cpu * THROTTLED_QUEUES + (slot & (THROTTLED_QUEUES - 1)))
+fn throttles(cpu: u32, queue: u64) -> Option<*mut Throttles> {
+    let place = cpu * THROTTLED_QUEUES + throttles_place(queue);
+    let one = THROTTLES.get_ptr_mut(place)?;
+    // SAFETY: the pointers come from the map, and only this CPU writes these elements.
+    unsafe {
+        if (*one).queue == queue {
+            return Some(one);
+        }
+        let other = THROTTLES.get_ptr_mut(place ^ 1)?;
+        let is_others = (*other).queue == queue || (*other).used_at < (*one).used_at;
+        Some(if is_others { other } else { one })
+    }
 }
 
 /// Notes that a task of a queue that is or was throttled leaves the CPU.
 #[inline(always)]
-pub(super) fn left(
-    cpu: u32,
-    slot: u32,
-    queue: Kernel,
-    total_ns: u64,
-    now: u64,
-    is_throttled: bool,
-) {
-    if let Some(kept) = throttles(cpu, slot) {
+pub(super) fn left(cpu: u32, queue: Kernel, total_ns: u64, now: u64, is_throttled: bool) {
+    let queue = kernel::number(queue);
+    if let Some(kept) = throttles(cpu, queue) {
         // SAFETY: the pointer comes from the map, and only this CPU writes this element.
-        unsafe { (*kept).left(queue as u64, total_ns, now, is_throttled) }
+        unsafe { (*kept).left(queue, total_ns, now, is_throttled) }
     }
 }
 
@@ -85,36 +90,41 @@ pub(super) fn left(
 #[inline(always)]
 pub(super) fn quota_part(
     cpu: u32,
-    slot: u32,
     queue: Kernel,
     total_ns: u64,
     [queued, now]: [u64; 2],
     left_with: Option<u32>,
 ) -> u64 {
-    let mut part = 0;
-    if let Some(kept) = throttles(cpu, slot) {
-        // SAFETY: as above.
-        if unsafe { (*kept).queue } == queue as u64 {
-            part = throttled_part(cpu, slot, total_ns, queued, now);
-        }
-    }
+    let part = throttled_part(cpu, kernel::number(queue), total_ns, queued, now);
     match left_with {
         Some(departure) => since_departure(departure, total_ns),
         None => part,
     }
 }
 
-/// What the times of throttling that are kept have of a wait. A global function, which the kernel proves by itself.
+/// What the times of throttling that are kept have of a wait; the CPU's [`Stretches`] have those times then. A global
+/// function, which the kernel proves by itself.
 #[unsafe(no_mangle)]
 #[inline(never)]
-pub extern "C" fn throttled_part(cpu: u32, slot: u32, total_ns: u64, queued: u64, now: u64) -> u64 {
-    let Some(kept) = throttles(cpu, slot) else {
+pub extern "C" fn throttled_part(
+    cpu: u32,
+    queue: u64,
+    total_ns: u64,
+    queued: u64,
+    now: u64,
+) -> u64 {
+    let (Some(kept), Some(ring)) = (throttles(cpu, queue), STRETCHES.get_ptr_mut(cpu)) else {
         return 0;
     };
-    // SAFETY: the pointer comes from the map, and only this CPU writes this element.
+    // SAFETY: the pointers come from the map, and only this CPU writes these elements.
     unsafe {
+        if (*kept).queue != queue {
+            (*ring).throttled = [[0; 2]; KEPT_THROTTLES];
+            return 0;
+        }
         let counts_empty = layout!(cfs_rq_throttled_since) == 0;
         (*kept).got(total_ns, queued, now, counts_empty);
+        (*ring).throttled = (*kept).times;
         (*kept).part_of(queued, now)
     }
 }
@@ -150,16 +160,22 @@ pub(super) fn split(stats: *mut SchedSlot, wait: &Wait) {
         let begin = (*ring).slice_begin;
         let is_within = begin <= wait.queued;
         let part = if is_within { here } else { wait.now - begin };
+        let mut left = part;
         let mut quota = wait.quota;
         let mut factor_of_others = WHOLE;
+        (*ring).has_throttled = 0;
         if quota != 0 {
+            (*ring).has_throttled = 1;
+            left = not_throttled(ring, wait.now - part, wait.now);
             let is_own = ledger::occupant_slot(wait.last) == u64::from(wait.victim);
-            let mut own = if is_own { part } else { 0 };
+            let (mut own, others) = if is_own { (part, 0) } else { (0, left) };
+            (*ring).others_ns = others;
             if !is_within {
                 own += walk_all(ring, wait, ONLY_OWN);
             }
-            quota = quota.min(here.saturating_sub(own));
-            factor_of_others = factor(here, own, quota);
+            let not_own = here.saturating_sub(own);
+            quota = quota.min(not_own);
+            factor_of_others = factor(not_own - quota, (*ring).others_ns);
             add(stats, QUOTA, quota);
         }
         let mut counted = 0;
@@ -170,7 +186,7 @@ pub(super) fn split(stats: *mut SchedSlot, wait: &Wait) {
                 interrupts = interrupts * (part >> 8) / ((length >> 8) + 1);
             }
             // Nobody's in particular.
-            let part = scaled(interrupts, KERNEL as u64, factor_of_others);
+            let part = scaled(interrupts.min(left), factor_of_others);
             add(stats, KERNEL, part);
             counted += part;
         }
@@ -179,7 +195,7 @@ pub(super) fn split(stats: *mut SchedSlot, wait: &Wait) {
             wait.cpu,
             wait.victim,
             wait.last,
-            part - interrupts,
+            [part - interrupts, left.saturating_sub(interrupts)],
             factor_of_others,
         );
         if !is_within {
@@ -230,14 +246,14 @@ pub(super) fn add(stats: *mut SchedSlot, cause: usize, ns: u64) {
     }
 }
 
-/// Charges a part of a wait to who had the CPU; returns what is charged of it.
+/// Charges a part of a wait, and what of it was not throttled, to who had the CPU; returns what is charged of it.
 #[inline(always)]
 fn charge(
     stats: *mut SchedSlot,
     cpu: u32,
     victim: u32,
     occupant: u64,
-    ns: u64,
+    [ns, left]: [u64; 2],
     factor_of_others: u64,
 ) -> u64 {
     let culprit = ledger::occupant_slot(occupant);
@@ -246,7 +262,7 @@ fn charge(
         return ns;
     }
     let cause = cause_for(occupant, u64::from(victim));
-    let part = scaled(ns, cause, factor_of_others);
+    let part = scaled(left, factor_of_others);
     add(stats, cause as usize, part);
     if is_pair(cause, culprit) != 0 && part != 0 {
         let key = pair_key(u64::from(victim), culprit);
@@ -319,8 +335,8 @@ pub extern "C" fn walk_recent(whose: u64, queued: u64, factor_of_others: u64) ->
     };
     // SAFETY: the pointer comes from the map, and only this CPU writes this element.
     unsafe {
-        ledger::walk_slices(ring, queued, KERNEL_OCCUPANT, |occupant, ns| {
-            charge_one(whose, occupant, ns, factor_of_others)
+        ledger::walk_slices(ring, queued, KERNEL_OCCUPANT, |occupant, ns, left| {
+            charge_one(whose, occupant, ns, left, factor_of_others)
         })
     }
 }
@@ -334,8 +350,8 @@ pub extern "C" fn walk_stretches(whose: u64, queued: u64, factor_of_others: u64)
     };
     // SAFETY: as above.
     unsafe {
-        ledger::walk(ring, queued, |number, share| {
-            charge_stretch(whose, number, share, factor_of_others)
+        ledger::walk(ring, queued, |number, shares| {
+            charge_stretch(whose, number, shares.share, shares.left, factor_of_others)
         })
     }
 }
@@ -347,6 +363,7 @@ pub extern "C" fn charge_stretch(
     whose: u64,
     number: u64,
     share: u64,
+    left: u64,
     factor_of_others: u64,
 ) -> u64 {
     let Some(ring) = STRETCHES.get_ptr_mut((whose >> 32) as u32) else {
@@ -354,9 +371,14 @@ pub extern "C" fn charge_stretch(
     };
     // SAFETY: as above.
     unsafe {
-        ledger::parts_of_stretch(ring, number, share, KERNEL_OCCUPANT, |occupant, ns| {
-            charge_one(whose, occupant, ns, factor_of_others)
-        })
+        let shares = Shares { share, left };
+        ledger::parts_of_stretch(
+            ring,
+            number,
+            shares,
+            KERNEL_OCCUPANT,
+            |occupant, ns, left| charge_one(whose, occupant, ns, left, factor_of_others),
+        )
     }
 }
 
@@ -369,8 +391,8 @@ pub extern "C" fn walk_older(whose: u64, queued: u64, factor_of_others: u64) -> 
     };
     // SAFETY: as above.
     unsafe {
-        ledger::walk_spans(ring, queued, |number, share| {
-            charge_span(whose, number, share, factor_of_others)
+        ledger::walk_spans(ring, queued, |number, shares| {
+            charge_span(whose, number, shares.share, shares.left, factor_of_others)
         })
     }
 }
@@ -378,26 +400,51 @@ pub extern "C" fn walk_older(whose: u64, queued: u64, factor_of_others: u64) -> 
 /// Charges a share of a span.
 #[unsafe(no_mangle)]
 #[inline(never)]
-pub extern "C" fn charge_span(whose: u64, number: u64, share: u64, factor_of_others: u64) -> u64 {
+pub extern "C" fn charge_span(
+    whose: u64,
+    number: u64,
+    share: u64,
+    left: u64,
+    factor_of_others: u64,
+) -> u64 {
     let Some(ring) = STRETCHES.get_ptr_mut((whose >> 32) as u32) else {
         return 0;
     };
     // SAFETY: as above.
     unsafe {
-        ledger::parts_of_span(ring, number, share, KERNEL_OCCUPANT, |occupant, ns| {
-            charge_one(whose, occupant, ns, factor_of_others)
-        })
+        let shares = Shares { share, left };
+        ledger::parts_of_span(
+            ring,
+            number,
+            shares,
+            KERNEL_OCCUPANT,
+            |occupant, ns, left| charge_one(whose, occupant, ns, left, factor_of_others),
+        )
     }
 }
 
-/// Charges a part of a wait to who had the CPU; returns what is charged of it.
+/// Charges a part of a wait, and what of it was not throttled, to who had the CPU; returns what is charged of it.
 #[unsafe(no_mangle)]
 #[inline(never)]
-pub extern "C" fn charge_one(whose: u64, occupant: u64, ns: u64, factor_of_others: u64) -> u64 {
+pub extern "C" fn charge_one(
+    whose: u64,
+    occupant: u64,
+    ns: u64,
+    left: u64,
+    factor_of_others: u64,
+) -> u64 {
     let (cpu, victim) = ((whose >> 32) as u32, whose as u32);
     let culprit = ledger::occupant_slot(occupant);
     if factor_of_others == ONLY_OWN {
-        return ns * ledger::is_equal(culprit, u64::from(victim));
+        let is_own = ledger::is_equal(culprit, u64::from(victim));
+        if let Some(ring) = STRETCHES.get_ptr_mut(cpu) {
+            // SAFETY: the pointer comes from the map, and only this CPU writes this element.
+            unsafe {
+                let others = (*ring).others_ns;
+                (*ring).others_ns = others.wrapping_add(left * (1 - is_own));
+            }
+        }
+        return ns * is_own;
     }
     if ns == 0 {
         return 0;
@@ -405,5 +452,5 @@ pub extern "C" fn charge_one(whose: u64, occupant: u64, ns: u64, factor_of_other
     let Some(stats) = SCHED.get_ptr_mut(cpu * layout!(slots) + victim) else {
         return 0;
     };
-    charge(stats, cpu, victim, occupant, ns, factor_of_others)
+    charge(stats, cpu, victim, occupant, [ns, left], factor_of_others)
 }

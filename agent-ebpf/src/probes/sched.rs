@@ -202,8 +202,7 @@ fn try_sched_switch(ctx: &BtfTracePointContext) -> Option<()> {
             is_preempted = true;
             let is_throttled = ledger::is_throttled(queue);
             if is_throttled || throttled_ns != 0 {
-                let slot = slot::slot(prev_owner);
-                ledger::left(cpu, slot, queue, throttled_ns, now, is_throttled);
+                ledger::left(cpu, queue, throttled_ns, now, is_throttled);
             }
             let by = if is_throttled {
                 BY_QUOTA
@@ -220,8 +219,7 @@ fn try_sched_switch(ctx: &BtfTracePointContext) -> Option<()> {
         } else {
             add_one!(stats, voluntary);
             if throttled_ns != 0 {
-                let slot = slot::slot(prev_owner);
-                ledger::left(cpu, slot, queue, throttled_ns, now, false);
+                ledger::left(cpu, queue, throttled_ns, now, false);
             }
             // As the kernel's own accounts of waiting for I/O take it, whatever the state
             // (`try_to_block_task`, `kernel/sched/core.c`; `psi_task_switch`, `kernel/sched/psi.c`).
@@ -357,7 +355,7 @@ fn dispatch(cpu: u32, next: Kernel, pid: u32, owner: u32, now: u64, last: u64) -
     let victim = slot::slot(owner);
     let quota = if throttled_ns != 0 {
         let times = [last_queued, now];
-        ledger::quota_part(cpu, victim, queue, throttled_ns, times, left_with)
+        ledger::quota_part(cpu, queue, throttled_ns, times, left_with)
     } else {
         0
     };
