@@ -130,6 +130,10 @@ pub struct Entitlement {
     pub fair_cores: f64,
     /// What it had: cores.
     pub obtained_cores: f64,
+    /// The weight of its own cgroup, on the same scale, that would have given it all but a twentieth of what it wanted:
+    /// what it had, and what it waited for others. `None` where it did not wait, or where no weight gives that much.
+    #[serde(default)]
+    pub needed_weight: Option<u64>,
 }
 
 /// Who had the CPU that a container waited for: seconds of its tasks' run queue latency. Their sum is

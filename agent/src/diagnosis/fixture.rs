@@ -113,6 +113,7 @@ pub(crate) fn container(name: &str) -> ContainerFacts {
         guaranteed_cores: 4.0,
         fair_cores: 4.0,
         obtained_cores: 0.0,
+        needed_weight: None,
     });
     cpu.waited_for = Some(WaitedFor::default());
     container.memory = MemoryFacts {

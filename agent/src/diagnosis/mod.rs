@@ -25,6 +25,7 @@ pub use history::{CONFIRMATIONS, Change, ContainerStanding, History, Standing};
 pub use matrix::{
     CauseWait, Culprit, PairWait, PartyKind, Unnamed, Victim, WaitMatrix, wait_matrix,
 };
+pub(crate) use neighbours::waited_for_others;
 pub(crate) use report::judge;
 pub use report::{Bottleneck, ContainerDiagnosis, Diagnosis, HostDiagnosis, diagnose};
 pub use thresholds::{THRESHOLDS, Threshold, Thresholds};

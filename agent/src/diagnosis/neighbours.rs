@@ -166,7 +166,7 @@ fn hidden(named: &[Neighbour], rest: f64) -> f64 {
 }
 
 /// Seconds that a container waited for CPUs that others had; what is nobody's included.
-pub(super) fn waited_for_others(waited: &WaitedFor) -> f64 {
+pub(crate) fn waited_for_others(waited: &WaitedFor) -> f64 {
     named(&waited.containers)
         + waited.other_containers_seconds.max(0.0)
         + waited.system_seconds.max(named(&waited.services))

@@ -126,6 +126,7 @@ fn cpu_and_waits() -> impl Strategy<Value = ContainerFacts> {
             guaranteed_cores,
             fair_cores,
             obtained_cores,
+            needed_weight: (weight > 7).then_some(weight),
         },
     ));
     (

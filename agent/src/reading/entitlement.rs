@@ -38,6 +38,37 @@ pub(super) struct Share {
 /// The shares of the nodes in `asked`, in their order. `cpus` are those of the machine, of which each
 /// has `available` of its time for tasks.
 pub(super) fn shares(nodes: &[Node], asked: &[usize], cpus: &[u32], available: f64) -> Vec<Share> {
+    ask(nodes, asked, cpus, available, |island, _, index| {
+        island.share(index)
+    })
+}
+
+/// Largest weight that can be set, on the scale of v2 (`CGROUP_WEIGHT_MAX`, include/linux/cgroup.h).
+const MOST_WEIGHT: f64 = 10_000.0;
+
+/// The smallest weight, on the scale of v2, with which each of the nodes in `asked` would get what it needs (cores)
+/// beside siblings that want what they used; `None` where no weight of its own gives that.
+pub(super) fn weights(
+    nodes: &[Node],
+    asked: &[(usize, f64)],
+    cpus: &[u32],
+    available: f64,
+) -> Vec<Option<f64>> {
+    let indices: Vec<usize> = asked.iter().map(|(index, _)| *index).collect();
+    ask(nodes, &indices, cpus, available, |island, place, index| {
+        let (_, need) = asked.get(place)?;
+        island.weight_for(index, *need)
+    })
+}
+
+/// Asks each of the nodes in `asked` on its own CPUs, by its place there and its index.
+fn ask<T: Clone + Default>(
+    nodes: &[Node],
+    asked: &[usize],
+    cpus: &[u32],
+    available: f64,
+    mut one: impl FnMut(&mut Island<'_>, usize, usize) -> T,
+) -> Vec<T> {
     let children = Children::new(nodes);
     // Those with the same CPUs are computed at once.
     let mut islands: HashMap<Option<&[u32]>, Vec<usize>> = HashMap::new();
@@ -45,16 +76,16 @@ pub(super) fn shares(nodes: &[Node], asked: &[usize], cpus: &[u32], available: f
         let set = nodes.get(index).and_then(|node| node.cpus.as_deref());
         islands.entry(set).or_default().push(place);
     }
-    let mut shares = vec![Share::default(); asked.len()];
+    let mut answers = vec![T::default(); asked.len()];
     for (set, places) in islands {
         let mut island = Island::new(nodes, &children, set, cpus, available);
         for place in places {
-            if let (Some(share), Some(&index)) = (shares.get_mut(place), asked.get(place)) {
-                *share = island.share(index);
+            if let (Some(answer), Some(&index)) = (answers.get_mut(place), asked.get(place)) {
+                *answer = one(&mut island, place, index);
             }
         }
     }
-    shares
+    answers
 }
 
 /// Children of each node, and those below the root.
@@ -167,10 +198,7 @@ impl<'a> Island<'a> {
             path.push(parent);
             at = parent;
         }
-        let mut above = Share {
-            guaranteed: self.size,
-            fair: self.size * self.available,
-        };
+        let mut above = self.whole();
         for index in path.into_iter().rev() {
             above = match self.shares.get(&index) {
                 Some(share) => *share,
@@ -184,14 +212,44 @@ impl<'a> Island<'a> {
         above
     }
 
-    /// What a node gets of what its parent gets.
-    fn below(&mut self, above: Share, index: usize) -> Share {
-        let Some(node) = self.nodes.get(index) else {
-            return Share::default();
+    /// All that there is.
+    fn whole(&self) -> Share {
+        Share {
+            guaranteed: self.size,
+            fair: self.size * self.available,
+        }
+    }
+
+    /// The smallest weight with which a node gets what it needs; `None` where its parent does not get that much.
+    fn weight_for(&mut self, index: usize, need: f64) -> Option<f64> {
+        let node = self.nodes.get(index).filter(|node| node.is_group)?;
+        let above = match node.parent {
+            Some(parent) => self.share(parent),
+            None => self.whole(),
         };
+        let level = self.level(node.parent);
+        let gets = |weight: f64| level.fair(index, weight, above.fair);
+        let (mut low, mut high) = (node.weight, MOST_WEIGHT);
+        if need.is_nan() || gets(high) < need {
+            return None;
+        }
+        // Up to a thousandth.
+        while high > low * 1.001 {
+            let middle = (low * high).sqrt();
+            if gets(middle) < need {
+                low = middle;
+            } else {
+                high = middle;
+            }
+        }
+        Some(high)
+    }
+
+    /// The children of a node.
+    fn level(&mut self, parent: Option<usize>) -> &Level {
         let (nodes, parts, children) = (self.nodes, &self.parts, self.children);
-        let level = self.levels.entry(node.parent).or_insert_with(|| {
-            let siblings = children.below(node.parent).iter();
+        self.levels.entry(parent).or_insert_with(|| {
+            let siblings = children.below(parent).iter();
             Level::new(siblings.filter_map(|&sibling| {
                 let node = nodes.get(sibling)?;
                 let (by_use, by_cpus) = parts.get(sibling).copied()?;
@@ -206,10 +264,19 @@ impl<'a> Island<'a> {
                     },
                 })
             }))
-        });
+        })
+    }
+
+    /// What a node gets of what its parent gets.
+    fn below(&mut self, above: Share, index: usize) -> Share {
+        let Some(node) = self.nodes.get(index) else {
+            return Share::default();
+        };
+        let (parent, weight) = (node.parent, node.weight);
+        let level = self.level(parent);
         Share {
-            guaranteed: above.guaranteed * level.guaranteed_part(index, node.weight),
-            fair: level.fair(index, node.weight, above.fair),
+            guaranteed: above.guaranteed * level.guaranteed_part(index, weight),
+            fair: level.fair(index, weight, above.fair),
         }
     }
 }
@@ -431,6 +498,33 @@ mod tests {
         assert_eq!((got.guaranteed, got.fair), (1.0, 1.0));
         let got = shares(&nodes, &[0], &[0, 1], 0.4)[0];
         assert_eq!(got.fair, 0.4);
+    }
+
+    #[test]
+    fn the_weight_that_gives_what_is_needed() {
+        let weight = |nodes: &[Node], need: f64| {
+            let found = weights(nodes, &[(0, need)], &[0, 1], 1.0)[0]?;
+            let mut with_it = nodes.to_vec();
+            with_it[0].weight = found;
+            let fair = shares(&with_it, &[0], &[0, 1], 1.0)[0].fair;
+            assert!(fair >= need - 1e-9 && fair <= need * 1.01, "{fair} {need}");
+            Some(found)
+        };
+        // Beside one of 400 that wants all, 1 of 2 cores takes as much weight as that has.
+        let nodes = [node(None, 100.0, 0.4), node(None, 400.0, 1.6)];
+        let found = weight(&nodes, 1.0).unwrap();
+        assert!((400.0..=401.0).contains(&found), "{found}");
+        // All of it cannot be had, and from within a slice no more than the slice gets.
+        assert_eq!(weights(&nodes, &[(0, 2.0)], &[0, 1], 1.0), [None]);
+        let slice = [
+            node(None, 100.0, 0.4),
+            node(None, 400.0, 1.6),
+            node(Some(0), 100.0, 0.4),
+        ];
+        assert_eq!(weights(&slice, &[(2, 1.0)], &[0, 1], 1.0), [None]);
+        assert_eq!(weights(&slice, &[(2, f64::NAN)], &[0, 1], 1.0), [None]);
+        // What it has is enough.
+        assert!(weights(&nodes, &[(0, 0.3)], &[0, 1], 1.0)[0] <= Some(100.2));
     }
 
     #[test]

@@ -8,12 +8,15 @@ use std::{
 use super::{
     Reading,
     between::increase_of,
-    entitlement::{Node, shares},
+    entitlement::{Node, shares, weights},
     types::ContainerReading,
 };
 use crate::{
     cgroup::path_of_parent,
-    diagnosis::facts::{ContainerFacts, CpuTimeFacts, Entitlement},
+    diagnosis::{
+        facts::{ContainerFacts, CpuFacts, CpuTimeFacts, Entitlement},
+        waited_for_others,
+    },
 };
 
 /// The default weight, and that of a task beside cgroups.
@@ -65,7 +68,7 @@ pub(super) fn add_entitlements(
         .sum();
     let available = (1.0 - taken / (cpus.len() as f64).max(1.0)).clamp(0.0, 1.0);
     let shares = shares(&tree.nodes, &indices, &numbers, available);
-    for ((place, _, weight), share) in asked.into_iter().zip(shares) {
+    for (&(place, _, weight), share) in asked.iter().zip(shares) {
         let Some((_, facts)) = containers.get_mut(place) else {
             continue;
         };
@@ -77,8 +80,44 @@ pub(super) fn add_entitlements(
             guaranteed_cores: share.guaranteed,
             fair_cores: share.fair,
             obtained_cores: used_seconds / facts.seconds,
+            needed_weight: None,
         });
     }
+    let wanting: Vec<(usize, usize, f64)> = asked
+        .iter()
+        .filter_map(|&(place, index, _)| {
+            let (reading, facts) = containers.get(place)?;
+            let most = reading
+                .cpus
+                .as_ref()
+                .map_or(numbers.len(), |cpus| cpus.len());
+            let wanted = wanted_cores(&facts.cpu, facts.seconds)?;
+            Some((place, index, ENOUGH * wanted.min(most as f64)))
+        })
+        .collect();
+    let needs: Vec<(usize, f64)> = wanting
+        .iter()
+        .map(|&(_, index, need)| (index, need))
+        .collect();
+    let weights = weights(&tree.nodes, &needs, &numbers, available);
+    for ((place, _, _), weight) in wanting.into_iter().zip(weights) {
+        if let Some((_, facts)) = containers.get_mut(place)
+            && let Some(entitlement) = &mut facts.cpu.entitlement
+        {
+            entitlement.needed_weight = weight.map(|weight| weight.ceil() as u64);
+        }
+    }
+}
+
+/// Part of what it wanted with which it no longer counts as waiting: what is less than a twentieth short is not felt
+/// (the default of `wait_ratio`), and all of a full machine can be had by no weight.
+const ENOUGH: f64 = 0.95;
+
+/// What it had, and what it waited for others: cores. `None` where it waited for nobody to speak of.
+fn wanted_cores(cpu: &CpuFacts, seconds: f64) -> Option<f64> {
+    let waited = waited_for_others(cpu.waited_for.as_ref()?);
+    let wanted = (cpu.used_seconds? + waited) / seconds;
+    (waited / seconds >= NEGLIGIBLE && wanted.is_finite()).then_some(wanted)
 }
 
 /// The nodes, each after its parent.

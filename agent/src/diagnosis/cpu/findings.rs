@@ -284,6 +284,34 @@ pub(super) fn physical_cpu(view: &View<'_>) -> Draft {
     draft
 }
 
+/// To what its weight is to be raised, and where.
+fn raised_weight(view: &View<'_>) -> String {
+    let place = remedy::own(view, Setting::CpuWeight);
+    let entitled = view.container.cpu.entitlement.as_ref();
+    let (Some(entitled), Some(_)) = (entitled, waited_for(view)) else {
+        return format!(": {place}");
+    };
+    let weight = entitled.weight;
+    let Some(needed) = entitled.needed_weight else {
+        return format!(
+            ": {place}; no weight of its own gives it what it waited for, since the cgroup above it has no more"
+        );
+    };
+    if needed <= weight {
+        return format!(": {place}");
+    }
+    let controllers = &view.window.host.controllers;
+    let is_v2 = controllers.cpu.as_ref().is_none_or(|mount| mount.is_v2);
+    // The same on the scale of v1, where 1,024 is the default.
+    let on_its_scale = |weight: u64| if is_v2 { weight } else { weight * 1024 / 100 };
+    format!(
+        " from {} to {}, {:.1} times as much, with which it would have waited for others less than a twentieth of the time: {place}",
+        on_its_scale(weight),
+        on_its_scale(needed),
+        needed as f64 / weight.max(1) as f64
+    )
+}
+
 /// Others have the CPUs, by right of their weights.
 pub(super) fn share_limited(view: &View<'_>) -> Draft {
     let entitled = view.container.cpu.entitlement.as_ref();
@@ -319,16 +347,15 @@ pub(super) fn share_limited(view: &View<'_>) -> Draft {
     if let Some(squeezed) = squeezed(view, &draft.culprits) {
         draft.summary.push_str(&format!("; {}", squeezed.summary));
         draft.remedies.push(format!(
-            "what it had before was never its own: to keep {}, raise its weight ({}), or find it a host with \
-             that much to spare",
+            "what it had before was never its own: to keep {}, raise its weight{}, or find it a host with that \
+             much to spare",
             cores(squeezed.former_cores),
-            remedy::own(view, Setting::CpuWeight)
+            raised_weight(view)
         ));
     } else {
-        draft.remedies.push(format!(
-            "raise its weight: {}",
-            remedy::own(view, Setting::CpuWeight)
-        ));
+        draft
+            .remedies
+            .push(format!("raise its weight{}", raised_weight(view)));
     }
     if let Some(culprit) = draft.culprits.first() {
         draft.remedies.push(format!(

@@ -5,7 +5,7 @@ use Verdict::{CpusetLimited, Idle, NotCpuBound, NotThrottled, PhysicalCpu, Share
 
 use super::{
     super::{
-        facts::{Entitlement, WaitedFor, WindowFacts},
+        facts::{ControllerMount, Entitlement, WaitedFor, WindowFacts},
         fixture::{container, held, reading, running, waiting, window},
         verdict::{Answer, Level, Resource, Verdict},
     },
@@ -376,7 +376,39 @@ fn entitled(guaranteed: f64, obtained: f64) -> Option<Entitlement> {
         guaranteed_cores: guaranteed,
         fair_cores: guaranteed,
         obtained_cores: obtained,
+        needed_weight: Some(85),
     })
+}
+
+#[test]
+fn the_remedy_for_a_share_says_which_weight_would_do() {
+    let remedy = |needed_weight, is_v2| {
+        let mut victim = waiting(
+            "victim",
+            0.3,
+            WaitedFor {
+                containers: vec![held("bully", 80.0)],
+                ..WaitedFor::default()
+            },
+        );
+        victim.cpu.entitlement = entitled(0.5, 0.3).map(|one| Entitlement {
+            needed_weight,
+            ..one
+        });
+        let mut facts = window(2, 0.01, vec![victim, running("bully", 1.7)]);
+        facts.host.controllers.cpu = Some(ControllerMount {
+            is_v2,
+            ..ControllerMount::default()
+        });
+        let diagnosis = of(&facts, "victim");
+        diagnosis.resources[0].findings[0].remedies[0].clone()
+    };
+    let text = remedy(Some(85), true);
+    assert!(text.contains("from 20 to 85, 4.2 times as much"), "{text}");
+    let text = remedy(Some(85), false);
+    assert!(text.contains("from 204 to 870, 4.2 times"), "{text}");
+    assert!(remedy(None, true).contains("no weight of its own"));
+    assert!(!remedy(Some(20), true).contains("from 20"));
 }
 
 #[test]
