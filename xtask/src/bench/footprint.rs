@@ -46,9 +46,13 @@ impl fmt::Display for Case {
     }
 }
 
-const CASES: [Case; 4] = [
+const CASES: [Case; 5] = [
     Case::Left(0),
     Case::Left(100),
+    Case::Inhabited {
+        idle: 150,
+        busy: 50,
+    },
     Case::Left(1_000),
     Case::Inhabited {
         idle: 1_000,
@@ -297,18 +301,20 @@ fn memory_section(effort: &Effort, footprints: &[Footprint]) -> Section {
             number(footprint.cpu_ms_a_minute / 600.0),
             number(footprint.switch_ns),
         ]);
-        let limit = match footprint.case {
-            Case::Left(100) => 40.0,
-            Case::Left(1_000) | Case::Inhabited { .. } => 60.0,
-            Case::Left(_) => continue,
-        };
         let case = footprint.case;
+        let (limit, most_percent) = match case {
+            Case::Left(100) => (40.0, None),
+            Case::Left(1_000) => (60.0, None),
+            Case::Left(_) => continue,
+            Case::Inhabited { idle: 1_000, .. } => (60.0, Some(0.5)),
+            Case::Inhabited { .. } => (40.0, Some(1.0)),
+        };
         let what = format!("RSS with {case} cgroups");
         targets.push(Target::at_most(&what, limit, memory.resident / MB, "MB"));
-        if let Case::Inhabited { .. } = case {
+        if let Some(most) = most_percent {
             let what = format!("CPU time of the agent with {case} cgroups, a scrape each 15 s");
             let percent = footprint.cpu_ms_a_minute / 600.0;
-            targets.push(Target::at_most(&what, 0.5, percent, "% of a CPU"));
+            targets.push(Target::at_most(&what, most, percent, "% of a CPU"));
         }
     }
     Section {
