@@ -9,7 +9,7 @@ use crate::{
     build::{self, Profile},
     document,
     e2e::{Outcome, Outcomes, Selection, Suite, Verdict},
-    flamegraphs, interrupt, setup, step,
+    flamegraphs, interrupt, scenes, setup, step,
 };
 
 /// Where the results go, from the root of the repository.
@@ -26,11 +26,11 @@ const LIMIT: Duration = Duration::from_secs(1800);
 /// Each measurement is repeated and judged by its median. A try while the hypervisor stole or others used
 /// too much of the CPUs is inconclusive: it is made again, and never counts as passed. Nothing that fails
 /// is run again. Builds what users get, prints what was found and writes docs/accuracy.md; takes about
-/// 40 minutes, best on an idle machine. Writes docs/flamegraphs.md too where all of its tests passed. Needs
-/// root.
+/// 40 minutes, best on an idle machine. Writes docs/flamegraphs.md, and the scenes in docs/diagnosis.md, too
+/// where all of their tests passed. Needs root.
 #[derive(clap::Args)]
 pub(crate) struct Arguments {
-    /// Only tests whose name contains FILTER; printed, not written (but for docs/flamegraphs.md)
+    /// Only tests whose name contains FILTER; printed, not written (but for docs/flamegraphs.md and docs/diagnosis.md)
     #[arg(long, value_name = "FILTER")]
     only: Option<String>,
     /// How often each measurement is to succeed
@@ -58,13 +58,15 @@ fn measure(arguments: &Arguments) -> Result<()> {
     let results = std::path::absolute(results)?;
     let _ = fs::remove_file(&results);
     let pictures = flamegraphs::directory()?;
+    let scenes = scenes::file()?;
     let suite = Suite::new(&tests, "accuracy")
         .limited(LIMIT)
         .shown(arguments.show_output)
         .expecting(Some(crate::ci::EXPECTED_SKIPS))
         .with(TRIES, arguments.tries.to_string())
         .with(RESULTS, results.as_os_str())
-        .with(flamegraphs::VARIABLE, pictures.as_os_str());
+        .with(flamegraphs::VARIABLE, pictures.as_os_str())
+        .with(scenes::VARIABLE, scenes.as_os_str());
     let selection = arguments
         .only
         .as_deref()
@@ -80,15 +82,26 @@ fn measure(arguments: &Arguments) -> Result<()> {
     } else {
         print!("{text}");
     }
-    if names.iter().any(|name| name.contains(flamegraphs::TESTS)) {
-        let tests = suite.list(Selection::Containing(flamegraphs::TESTS))?;
+    let passed_of = |group: &str| {
         let passed = |outcome: &&Outcome| {
             let last = outcome.last();
-            outcome.name.contains(flamegraphs::TESTS)
-                && last.is_some_and(|last| last.verdict == Verdict::Passed)
+            outcome.name.contains(group) && last.is_some_and(|last| last.verdict == Verdict::Passed)
         };
-        let passed = outcomes.0.iter().filter(passed).count();
-        flamegraphs::write(&pictures, passed, tests.len(), commit.as_deref())?;
+        outcomes.0.iter().filter(passed).count()
+    };
+    for group in [flamegraphs::TESTS, scenes::TESTS] {
+        if !names.iter().any(|name| name.contains(group)) {
+            continue;
+        }
+        let (passed, tests) = (
+            passed_of(group),
+            suite.list(Selection::Containing(group))?.len(),
+        );
+        if group == flamegraphs::TESTS {
+            flamegraphs::write(&pictures, passed, tests, commit.as_deref())?;
+        } else {
+            scenes::write(&scenes, passed, tests, commit.as_deref())?;
+        }
     }
     let (passed, failed) = (outcomes.passed(), outcomes.failed());
     println!("{passed} passed, {failed} failed");

@@ -14,6 +14,7 @@ mod interrupt;
 mod mutate;
 mod private_apt;
 mod repeat;
+mod scenes;
 mod setup;
 mod step;
 mod test;

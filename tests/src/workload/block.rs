@@ -17,6 +17,21 @@ use super::{BlockOptions, Until, Worker};
 /// Alignment that `O_DIRECT` needs on every common device.
 const ALIGNMENT: usize = 4096;
 
+/// The work of each thread, with a file of its own.
+pub(crate) fn in_threads(
+    options: &BlockOptions,
+    work: impl Fn(BlockOptions) -> Vec<Worker>,
+) -> Vec<Worker> {
+    let one = |number: usize| {
+        let mut own = options.clone();
+        if number > 0 {
+            own.file.as_mut_os_string().push(format!(".{number}"));
+        }
+        work(own)
+    };
+    (0..options.threads.max(1)).flat_map(one).collect()
+}
+
 /// Reads, writes or both, past the page cache.
 pub(crate) fn direct(options: BlockOptions, read: bool, write: bool) -> Vec<Worker> {
     vec![Box::new(move |until| {

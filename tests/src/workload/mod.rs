@@ -201,6 +201,9 @@ pub struct BlockOptions {
     /// Pause between operations
     #[arg(long, default_value_t = 0)]
     pub pause_ms: u64,
+    /// Threads that do the same, each with a file of its own: the others' names end with their number
+    #[arg(long, default_value_t = 1)]
+    pub threads: usize,
 }
 
 /// Tells a worker when to end.
@@ -301,6 +304,11 @@ fn guarded(worker: Worker, until: &Until) -> Result<Value> {
     })
 }
 
+fn direct(options: &BlockOptions, read: bool, write: bool) -> (Option<f64>, Vec<Worker>) {
+    let work = |options| block::direct(options, read, write);
+    (options.seconds, block::in_threads(options, work))
+}
+
 fn prepare(work: &Work) -> Result<(Option<f64>, Vec<Worker>)> {
     Ok(match work.clone() {
         Work::Burn(options) => (options.seconds, cpu::burn(&options)),
@@ -339,9 +347,9 @@ fn prepare(work: &Work) -> Result<(Option<f64>, Vec<Worker>)> {
                 Duration::from_millis(50),
             ),
         ),
-        Work::ReadDirect(options) => (options.seconds, block::direct(options, true, false)),
-        Work::WriteDirect(options) => (options.seconds, block::direct(options, false, true)),
-        Work::ReadWriteDirect(options) => (options.seconds, block::direct(options, true, true)),
+        Work::ReadDirect(options) => direct(&options, true, false),
+        Work::WriteDirect(options) => direct(&options, false, true),
+        Work::ReadWriteDirect(options) => direct(&options, true, true),
         Work::WriteBuffered {
             options,
             fsync_every,
@@ -349,9 +357,14 @@ fn prepare(work: &Work) -> Result<(Option<f64>, Vec<Worker>)> {
             datasync,
         } => (
             options.seconds,
-            block::buffered(options, fsync_every, fsync_first, datasync),
+            block::in_threads(&options, |options| {
+                block::buffered(options, fsync_every, fsync_first, datasync)
+            }),
         ),
-        Work::ReadBuffered(options) => (options.seconds, block::read_buffered(options)),
+        Work::ReadBuffered(options) => (
+            options.seconds,
+            block::in_threads(&options, block::read_buffered),
+        ),
         Work::Allocate { bytes } => (None, memory::allocate(memory::size(bytes)?)),
         Work::Overcommit { bytes, pause_ms } => (
             None,
