@@ -26,6 +26,8 @@ pub mod perf;
 pub mod picture;
 pub mod podman;
 pub mod prometheus;
+#[cfg(feature = "slow-disk")]
+pub mod slow_disk;
 pub mod trace;
 pub mod wait;
 pub mod without;
@@ -43,5 +45,7 @@ pub use metrics::Metrics;
 pub use network::Cable;
 pub use overlay::Overlay;
 pub use skip::{is_root, skip};
+#[cfg(feature = "slow-disk")]
+pub use slow_disk::SlowDisk;
 pub use wait::wait_until;
 pub use without::{Capability, Without};

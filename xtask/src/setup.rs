@@ -38,8 +38,8 @@ pub(crate) struct Arguments {
     /// Also what `cargo xtask test` needs
     #[arg(long)]
     pub(crate) test: bool,
-    /// Also what `cargo xtask accuracy` compares with and records: libbpf-tools, and programs of Debian, which are
-    /// unpacked below target/ and not installed
+    /// Also what `cargo xtask accuracy` compares with, records and makes disks with: libbpf-tools, e2fsprogs, and
+    /// programs of Debian, which are unpacked below target/ and not installed
     #[arg(long)]
     pub(crate) accuracy: bool,
     /// Also what `cargo xtask repeat` loads the machine with: stress-ng
@@ -151,7 +151,7 @@ const FOR_TEST: [Requirement; 12] = [
     },
 ];
 
-const FOR_ACCURACY: [Requirement; 2] = [RUNQLAT, PERF];
+const FOR_ACCURACY: [Requirement; 3] = [RUNQLAT, PERF, MKFS];
 
 const FOR_LOAD: [Requirement; 1] = [Requirement {
     name: "stress-ng",
@@ -191,17 +191,19 @@ const FOR_BENCH: [Requirement; 5] = [
     PERF,
 ];
 
+const MKFS: Requirement = Requirement {
+    name: "mkfs.ext4",
+    package: "e2fsprogs",
+    present: || on_path("mkfs.ext4"),
+};
+
 const FOR_VM: [Requirement; 5] = [
     Requirement {
         name: "a static busybox",
         package: "busybox-static",
         present: || on_path("busybox"),
     },
-    Requirement {
-        name: "mkfs.ext4",
-        package: "e2fsprogs",
-        present: || on_path("mkfs.ext4"),
-    },
+    MKFS,
     Requirement {
         name: "depmod",
         package: "kmod",

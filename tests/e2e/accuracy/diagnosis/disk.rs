@@ -1,18 +1,25 @@
 //! What a container waits for that waits for the disk.
 
-use std::path::Path;
+use std::{path::Path, time::Duration};
 
 use ctrscope::diagnosis::verdict::{Resource, Verdict};
 use ctrscope_tests::{
-    ContainerSpec,
+    ContainerSpec, SlowDisk,
     measure::{Trial, measured},
+    wait_until,
 };
 use tempfile::TempDir;
 
-use super::{Expected, Scene};
+use super::{Expected, Scene, next_window, settle};
 
 /// Limit on what is written, bytes a second.
 const WRITE_LIMIT: u64 = 4 << 20;
+/// How long a disk takes for a request as long as nothing is wrong with it: that of a cloud.
+const NORMAL_DELAY: Duration = Duration::from_micros(500);
+/// And then. It is slow from three times as long as normal.
+const SLOW_DELAY: Duration = Duration::from_millis(10);
+/// What is normal for a disk is known after a minute and a window.
+const NORMAL_PATIENCE: Duration = Duration::from_secs(120);
 
 fn data() -> TempDir {
     TempDir::new_in("/var/tmp").unwrap()
@@ -20,12 +27,18 @@ fn data() -> TempDir {
 
 /// One that reads block after block, past the page cache.
 fn reader(data: &Path) -> ContainerSpec {
+    reader_of(data, 64 << 20)
+}
+
+/// The same of a file of so many bytes.
+fn reader_of(data: &Path, bytes: u64) -> ContainerSpec {
+    let bytes = bytes.to_string();
     let read = [
         "read-direct",
         "--file",
         "/data/read",
         "--size",
-        "67108864",
+        &bytes,
         "--block",
         "4096",
         "--random",
@@ -129,4 +142,52 @@ fn starved_by_a_neighbour_that_syncs_after_each_write() {
         };
         scene.judge(trial, "victim", &expected);
     });
+}
+
+/// The device becomes twenty times slower while the container does what it always did.
+#[test]
+fn slowed_down_by_its_device() {
+    measured(|trial| {
+        if let Some(missing) = SlowDisk::lacks() {
+            trial.skip(missing);
+            return;
+        }
+        let disk = SlowDisk::new(NORMAL_DELAY).unwrap();
+        let scene = Scene::start([reader_of(&disk.path(), 16 << 20)]);
+        if !has_devices(trial, &scene) {
+            return;
+        }
+        wait_normal(&scene);
+        let normal = Expected {
+            resource: Resource::Disk,
+            verdicts: &[Verdict::DiskBound],
+            ..Expected::default()
+        };
+        scene.judge(trial, "victim", &normal);
+        disk.set_delay(SLOW_DELAY);
+        let expected = Expected {
+            resource: Resource::Disk,
+            verdicts: &[Verdict::DeviceSlow],
+            evidence: &["latency_for_each_in_queue_seconds"],
+            remedy: "device",
+            ..Expected::default()
+        };
+        scene.judge(trial, "victim", &expected);
+    });
+}
+
+/// Until it is known what is normal for the disk of the container. It stays known: all ticks of the last hour
+/// count, and those of the windows that are judged are fewer.
+fn wait_normal(scene: &Scene) {
+    settle();
+    wait_until(NORMAL_PATIENCE, "the normal latency of a disk", || {
+        next_window();
+        let said = scene.diagnosis("victim");
+        let asked = said.resource(Resource::Disk).map(|disk| &disk.asked);
+        let mut evidence = asked.into_iter().flatten().flat_map(|one| &one.evidence);
+        let is_known =
+            evidence.any(|one| one.name == "normal_latency_seconds" && one.value.is_some());
+        Ok(is_known.then_some(()))
+    })
+    .unwrap();
 }
