@@ -1,6 +1,8 @@
 //! Keys and values of the block I/O subject.
 
-use crate::histogram::BUCKETS;
+use crate::{histogram::BUCKETS, ledger::PairSlot};
+
+pub mod device;
 
 /// Requests that read.
 pub const READ: usize = 0;
@@ -35,8 +37,12 @@ shared_counters! {
         pub operations: u64,
         /// Bytes completed.
         pub bytes: u64,
+        /// The part of the latency that was waited for requests of others ([`device`]), in nanoseconds.
+        pub others_ns: u64,
+        /// Latency of requests of which that is not known, in nanoseconds.
+        pub unknown_ns: u64,
         /// Room for what is to come; zero.
-        pub reserved2: [u64; 10],
+        pub reserved2: [u64; 8],
     }
 }
 
@@ -84,6 +90,20 @@ pub const fn place(number: u64) -> u32 {
 /// was unseen, nanoseconds. Drivers give requests up
 /// after 30 s unless they say otherwise (`rq_timeout`, `blk_mq_init_allocated_queue`, `block/blk-mq.c`).
 pub const HOLDS_PLACE_NS: u64 = 30_000_000_000;
+
+/// Pairs of who waited for whose requests, in the array `BLOCK_PAIRS`; those of all CPUs, at
+/// [`crate::ledger::pair_place`] of CPU 0.
+pub const BLOCK_PAIRS: u32 = crate::ledger::PAIRS;
+
+/// Whether a place is a pair's, or becomes its: then its time is added there, by whoever asks. Two CPUs that ask for a
+/// free place at once may count one wait for the other's pair.
+#[inline(always)]
+pub const fn is_place_of(pair: &mut PairSlot, key: u64) -> bool {
+    if pair.key == 0 {
+        pair.key = key;
+    }
+    pair.key == key
+}
 
 /// What has been completed of a request that a driver gave back and that is issued again, and all of it,
 /// bytes. `earlier` and `completed` are what was known of it, `remaining` is what is issued now: what went

@@ -35,6 +35,8 @@ counters! {
     END_UNTOLD = "cgroup_end_untold" "lost",
     /// A request found its place in the table of requests in flight taken: its queue time is not counted.
     REQUESTS_FULL = "block_requests_full" "lost",
+    /// A request was issued to a device that found its place taken: whose requests were in front of it is not known.
+    DEVICES_FULL = "block_devices_full" "lost",
     /// A request completed before it was issued, by clocks of two CPUs.
     BLOCK_NEGATIVE = "block_latency_negative" "discarded",
     /// A request's completion was not seen: its operation and bytes are counted, its latency is not.

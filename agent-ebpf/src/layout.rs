@@ -127,7 +127,9 @@ shared! {
         /// `cfs_rq.throttled_clock_self`; 0 where the kernel lacks it, before 6.6: there a queue that is throttled while it
         /// is empty counts as throttled.
         pub cfs_rq_throttled_since: u32,
+        /// `request.q`
+        pub request_queue: u32,
         /// Room for what is to come; zero.
-        pub reserved: [u32; 6],
+        pub reserved: [u32; 5],
     }
 }

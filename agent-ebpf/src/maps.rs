@@ -9,7 +9,10 @@ use aya_ebpf::{
     maps::{Array, HashMap, PerCpuArray, RingBuf},
 };
 use ctrscope_ebpf::{
-    block::{BlockSlot, InFlight, REQUESTS_ENTRIES},
+    block::{
+        BLOCK_PAIRS as MOST_BLOCK_PAIRS, BlockSlot, InFlight, REQUESTS_ENTRIES,
+        device::{DEVICES as MOST_DEVICES, Device, Served},
+    },
     counter,
     ledger::{PairSlot, Stretches, THROTTLED_QUEUES, Throttles},
     profile::{Program, ProgramKey, SESSIONS as MOST_SESSIONS, SampleKey, Stack},
@@ -78,6 +81,22 @@ pub static BLOCK: Array<BlockSlot> = Array::with_max_entries(1, BPF_F_MMAPABLE);
 /// no hash: that costs twice as much (ARCHITECTURE.md).
 #[map]
 pub static REQUESTS: Array<InFlight> = Array::with_max_entries(REQUESTS_ENTRIES, 0);
+
+/// Place of a request in `REQUESTS` → what its device had served of whom when it was issued. Written by `block_rq_issue`,
+/// read by `block_rq_complete`. Beside that table and not in it: a request that is issued again keeps what it has here.
+#[map]
+pub static SERVED: Array<Served> = Array::with_max_entries(REQUESTS_ENTRIES, 0);
+
+/// Place of a request queue's number, or the one beside it → whose requests the device served. Written by
+/// `block_rq_issue`, which gives the places, and `block_rq_complete`. A device that finds both taken is counted in
+/// `DEVICES_FULL` with each request, and of those it is not known who was in front.
+#[map]
+pub static DEVICES: Array<Device> = Array::with_max_entries(MOST_DEVICES, 0);
+
+/// Place of the pair → who waited for whose requests, on all CPUs. Written by `block_rq_complete` atomically, else as
+/// `PAIRS`.
+#[map]
+pub static BLOCK_PAIRS: Array<PairSlot> = Array::with_max_entries(MOST_BLOCK_PAIRS, BPF_F_MMAPABLE);
 
 /// Slot → how often it was given away, which user space counts. A request that was issued under another
 /// number is counted in slot 0: whose it was has gone.

@@ -9,6 +9,7 @@ mod container;
 mod daemon;
 mod degrade;
 mod deploy;
+mod disk;
 mod exposition;
 mod facts;
 mod formats;

@@ -13,6 +13,8 @@
 //! that the block layer makes up, and that serves all who wait, has come back from the device
 //! (`block/blk-flush.c`). The one that is asked for is counted, with the time until then. The one that is made
 //! up has no bio, belongs to nobody and is not.
+//!
+//! Whose requests were in front of it is in [`super::device`].
 
 use aya_ebpf::{helpers::bpf_ktime_get_ns, macros::btf_tracepoint, programs::BtfTracePointContext};
 use ctrscope_ebpf::{
@@ -27,11 +29,16 @@ use crate::{
     atomic::{add_u32, add_u64},
     kernel::{self, Kernel, layout, load},
     maps::{BLOCK, BLOCK_SLOTS, GENERATIONS, REQUESTS, count},
-    probes::sched::bounded,
+    probes::{
+        device::{self, Done},
+        sched::bounded,
+    },
 };
 
 /// `REQ_OP_MASK`, `include/linux/blk_types.h`.
 const REQ_OP_MASK: u32 = 0xff;
+/// `REQ_OP_FLUSH`, in the same place: a flush that the block layer has made up.
+const REQ_OP_FLUSH: u32 = 2;
 
 /// The operation of a request; `None` for passthrough, zone management, and the flush that the block layer
 /// makes up. Reads, writes, flushes and discards have had the numbers 0 to 3 since 4.8; the others' come from
@@ -104,9 +111,13 @@ fn try_block_rq_issue(ctx: &BtfTracePointContext) -> Option<()> {
     // SAFETY: the pointer comes from the map; a request is at one place at a time. Two that share one and are
     // issued at once on two CPUs may leave a mixture, which is at most one of them counted as another's.
     let earlier = unsafe { *found };
-    let Some(operation) = operation(load(request, layout!(request_cmd_flags))) else {
+    let flags = load(request, layout!(request_cmd_flags));
+    let Some(operation) = operation(flags) else {
         if earlier.number == number {
             close_unseen(found, &earlier);
+        }
+        if flags & REQ_OP_MASK == REQ_OP_FLUSH {
+            device::flush_issued(request, unsafe { bpf_ktime_get_ns() });
         }
         return None;
     };
@@ -131,10 +142,12 @@ fn try_block_rq_issue(ctx: &BtfTracePointContext) -> Option<()> {
         generation: generation(owner),
         reserved: 0,
     };
+    let mut is_first = true;
     if earlier.number == number {
         if is_another(started_at, &earlier) {
             completion_unseen(&earlier);
         } else {
+            is_first = false;
             // The driver gave it back, for want of room or with a part done, and the rest is issued.
             let (completed, bytes) =
                 issued_again(earlier.bytes, earlier.completed_bytes, in_flight.bytes);
@@ -152,6 +165,9 @@ fn try_block_rq_issue(ctx: &BtfTracePointContext) -> Option<()> {
     }
     // SAFETY: as above.
     unsafe { *found = in_flight };
+    if is_first {
+        device::issued(request, block::place(number), issued_at);
+    }
     Some(())
 }
 
@@ -177,7 +193,7 @@ fn close_unseen(found: *mut InFlight, earlier: &InFlight) {
 #[inline(always)]
 fn completion_unseen(request: &InFlight) {
     count(counter::COMPLETION_UNSEEN);
-    let Some(stats) = BLOCK.get_ptr_mut(place(request)) else {
+    let Some(stats) = BLOCK.get_ptr_mut(place(request, slot_now(request))) else {
         return;
     };
     // SAFETY: as in `try_block_rq_complete`.
@@ -190,15 +206,20 @@ fn completion_unseen(request: &InFlight) {
     }
 }
 
+/// The slot of a request's owner, if that still has it.
+#[inline(always)]
+fn slot_now(request: &InFlight) -> u32 {
+    if request.generation == generation(request.owner) {
+        slot::slot(request.owner)
+    } else {
+        slot::OTHER
+    }
+}
+
 /// Where a request is counted in `BLOCK`.
 #[inline(always)]
-fn place(request: &InFlight) -> u32 {
-    let owner = if request.generation == generation(request.owner) {
-        request.owner
-    } else {
-        slot::owner(slot::OTHER, slot::KIND_UNKNOWN)
-    };
-    slot::slot(owner) * OPERATIONS as u32 + (request.operation & !FAILED)
+fn place(request: &InFlight, slot: u32) -> u32 {
+    slot * OPERATIONS as u32 + (request.operation & !FAILED)
 }
 
 #[btf_tracepoint(function = "block_rq_complete")]
@@ -260,9 +281,10 @@ fn try_block_rq_complete(ctx: &BtfTracePointContext) -> Option<()> {
         return None;
     }
     let failed = error != 0 || in_flight.operation & FAILED != 0;
-    let stats = BLOCK.get_ptr_mut(place(&in_flight))?;
-    let latency = now - in_flight.started_at;
-    add_one(stats, latency, done, failed);
+    let slot = slot_now(&in_flight);
+    let stats = BLOCK.get_ptr_mut(place(&in_flight, slot))?;
+    let latency_ns = now - in_flight.started_at;
+    add_one(stats, latency_ns, done, failed);
     // SAFETY: as in `add_one`.
     unsafe {
         add_u64(
@@ -270,6 +292,13 @@ fn try_block_rq_complete(ctx: &BtfTracePointContext) -> Option<()> {
             in_flight.issued_at - in_flight.started_at,
         );
     }
+    let done = Done {
+        stats,
+        slot,
+        latency_ns,
+        now,
+    };
+    done.completed(block::place(number), in_flight.issued_at);
     Some(())
 }
 
@@ -282,7 +311,12 @@ fn complete_unissued(
     remaining: u64,
     started_at: u64,
 ) -> Option<()> {
-    let mut operation = operation(load(request, layout!(request_cmd_flags)))?;
+    let flags = load(request, layout!(request_cmd_flags));
+    if flags & REQ_OP_MASK == REQ_OP_FLUSH {
+        device::flush_completed(request, unsafe { bpf_ktime_get_ns() });
+        return None;
+    }
+    let mut operation = operation(flags)?;
     let bio: Kernel = load(request, layout!(request_bio));
     if bio.is_null() {
         return None;
@@ -304,8 +338,8 @@ fn complete_unissued(
         }
         operation = FLUSH;
     }
-    let owner = owner(bio);
-    let stats = BLOCK.get_ptr_mut(slot::slot(owner) * OPERATIONS as u32 + operation as u32)?;
+    let slot = slot::slot(owner(bio));
+    let stats = BLOCK.get_ptr_mut(slot * OPERATIONS as u32 + operation as u32)?;
     if bytes < remaining {
         // SAFETY: as in `add_one`.
         unsafe { add_u64(field!(stats, bytes), bytes) };
@@ -323,7 +357,19 @@ fn complete_unissued(
         }
         return Some(());
     }
-    add_one(stats, now - started_at, bytes, error != 0);
+    let latency_ns = now - started_at;
+    add_one(stats, latency_ns, bytes, error != 0);
+    let done = Done {
+        stats,
+        slot,
+        latency_ns,
+        now,
+    };
+    if operation == FLUSH {
+        done.flushed(request, started_at);
+    } else {
+        done.completed_unissued(request, started_at);
+    }
     Some(())
 }
 

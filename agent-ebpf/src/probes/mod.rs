@@ -2,6 +2,7 @@
 
 mod block;
 mod cgroup;
+mod device;
 mod ledger;
 mod profile;
 #[cfg(bpf_target_arch = "x86_64")]

@@ -250,6 +250,7 @@ pub fn resolve(btf: &Btf) -> Resolved {
     let cmd_flags = kernel.field(&request, "cmd_flags", Load::Word);
     let data_len = kernel.field(&request, "__data_len", Load::Word);
     let start_time = kernel.field(&request, "start_time_ns", Load::Long);
+    let request_queue = kernel.field(&request, "q", Load::Pointer);
     let bio = kernel.follow("bio", &request_bio);
     let bio_blkg = kernel.field(&bio, "bi_blkg", Load::Pointer);
     let bio_io_vec = kernel.field(&bio, "bi_io_vec", Load::Pointer);
@@ -316,6 +317,7 @@ pub fn resolve(btf: &Btf) -> Resolved {
     layout.request_cmd_flags = cmd_flags.offset;
     layout.request_data_len = data_len.offset;
     layout.request_start_time = start_time.offset;
+    layout.request_queue = request_queue.offset;
     layout.bio_blkg = bio_blkg.offset;
     layout.bio_io_vec = bio_io_vec.offset;
     layout.blkg_blkcg = blkg_blkcg.offset;
@@ -395,6 +397,7 @@ pub fn resolve(btf: &Btf) -> Resolved {
         &cmd_flags,
         &data_len,
         &start_time,
+        &request_queue,
     ]);
     verdict.prefer(&blkcg_path);
     verdict.prefer(&seen);
@@ -408,6 +411,7 @@ pub fn resolve(btf: &Btf) -> Resolved {
         &cmd_flags,
         &data_len,
         &start_time,
+        &request_queue,
     ]);
     verdict.prefer(&blkcg_path);
     verdict.prefer(&seen);

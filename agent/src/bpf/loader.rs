@@ -15,7 +15,7 @@ use aya::{
     programs::{BtfTracePoint, PerfEvent, Program, RawTracePoint},
 };
 use ctrscope_ebpf::{
-    block::{BlockSlot, OPERATIONS},
+    block::{BLOCK_PAIRS, BlockSlot, OPERATIONS},
     counter,
     layout::Layout,
     ledger::{PAIRS, PairSlot, THROTTLED_QUEUES},
@@ -99,6 +99,7 @@ pub(crate) struct KernelSide {
     cpus: MappedArray<CpuState>,
     pairs: MappedArray<PairSlot>,
     block: MappedArray<BlockSlot>,
+    block_pairs: MappedArray<PairSlot>,
     generations: MappedArray<u64>,
     cpu_slots: Arc<MappedArray<u64>>,
     block_slots: MappedArray<u64>,
@@ -186,6 +187,7 @@ impl KernelSide {
         let cpus = MappedArray::new("CPUS", take("CPUS")?, sizes.cpus)?;
         let pairs = MappedArray::new("PAIRS", take("PAIRS")?, sizes.cpus * PAIRS)?;
         let block = MappedArray::new("BLOCK", take("BLOCK")?, sizes.slots * OPERATIONS as u32)?;
+        let block_pairs = MappedArray::new("BLOCK_PAIRS", take("BLOCK_PAIRS")?, BLOCK_PAIRS)?;
         let generations = MappedArray::new("GENERATIONS", take("GENERATIONS")?, sizes.slots)?;
         let cpu_slots = MappedArray::new("CPU_SLOTS", take("CPU_SLOTS")?, slot::TABLE_ENTRIES)?;
         let block_slots =
@@ -206,6 +208,7 @@ impl KernelSide {
             cpus,
             pairs,
             block,
+            block_pairs,
             generations,
             cpu_slots: Arc::new(cpu_slots),
             block_slots,
@@ -355,6 +358,11 @@ impl KernelSide {
         &self.block
     }
 
+    /// Who waited for whose block requests.
+    pub(crate) fn block_pairs(&self) -> &MappedArray<PairSlot> {
+        &self.block_pairs
+    }
+
     /// How often each slot was given away.
     pub(crate) fn generations(&self) -> &MappedArray<u64> {
         &self.generations
@@ -410,6 +418,7 @@ impl KernelSide {
         add("CPUS", self.cpus.map());
         add("PAIRS", self.pairs.map());
         add("BLOCK", self.block.map());
+        add("BLOCK_PAIRS", self.block_pairs.map());
         add("GENERATIONS", self.generations.map());
         add("CPU_SLOTS", self.cpu_slots.map());
         add("BLOCK_SLOTS", self.block_slots.map());

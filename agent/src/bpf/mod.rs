@@ -18,6 +18,7 @@ pub mod layout;
 pub use error::BpfError;
 pub(crate) use event::{CssId, FirstRun, KernelEvent, Subsystem};
 pub(crate) use loader::{KernelSide, Sizes, unattached_programs};
+pub(crate) use mapped::MappedArray;
 pub(crate) use sampler::{
     Asks, INDEX_WORDS, MAPPINGS, ProfileSession, ROWS, Sampler, SessionSample, SharedSlots,
 };

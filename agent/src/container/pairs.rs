@@ -1,4 +1,4 @@
-//! Who waited for whom for a CPU: sums of what the kernel side counts in pairs of slots.
+//! Who waited for whom, for a CPU or a disk: sums of what the kernel side counts in pairs of slots.
 
 use std::{
     cmp::Reverse,

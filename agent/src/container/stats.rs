@@ -56,6 +56,8 @@ fn block_since(now: &BlockSlot, earlier: &BlockSlot) -> BlockOperation {
     BlockOperation {
         latency: histogram(&added.latency_buckets, added.latency_ns),
         queue_ns: added.queue_ns,
+        others_ns: added.others_ns,
+        unknown_ns: added.unknown_ns,
         bytes: added.bytes,
         count: added.operations,
         errors: added.errors.into(),
@@ -251,8 +253,10 @@ mod tests {
         slot.operations = 3;
         slot.bytes = 12288;
         slot.latency_buckets[4] = 1;
+        (slot.others_ns, slot.unknown_ns) = (7, 9);
         stats.update_block(0, &slot);
         let read = &stats.block().operations[0];
+        assert_eq!((read.others_ns, read.unknown_ns), (7, 9));
         assert_eq!(
             (read.count, read.bytes, read.latency.count()),
             (3, 12288, 3)

@@ -350,12 +350,14 @@ fn neighbours_at(view: &View<'_>, device: &str) -> (f64, f64) {
         })
 }
 
-/// Whose requests are in front of its own: the part of its latency that was waited for others.
+/// Whose requests are in front of its own: the part of its latency that was waited for others. What is not known may be
+/// its own.
 fn waited_for_others_ratio(view: &View<'_>) -> Option<f64> {
     let waited = view.container.disk.waited_for.as_ref()?;
     let named: f64 = waited.containers.iter().map(|one| one.seconds).sum();
     let others = named + waited.other_seconds;
-    Some(ratio(others, others + waited.own_seconds).unwrap_or(0.0))
+    let all = others + waited.own_seconds + waited.unknown_seconds.max(0.0);
+    Some(ratio(others, all).unwrap_or(0.0))
 }
 
 /// Its part of what it and the neighbours did to its device, by bytes and by operations.

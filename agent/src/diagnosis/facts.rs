@@ -247,15 +247,18 @@ pub struct DiskFacts {
     pub waited_for: Option<WaitedForDisk>,
 }
 
-/// Whose requests a container's requests had in front of them.
+/// Whose requests a container's requests had in front of them. Their sum is [`DiskFacts::latency_seconds`].
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct WaitedForDisk {
     /// Its own.
     pub own_seconds: f64,
     /// Other containers', the most first; bounded.
     pub containers: Vec<Neighbour>,
-    /// Containers beyond those, and what is nobody's.
+    /// Containers beyond those, services, and what is nobody's.
     pub other_seconds: f64,
+    /// Latency of requests of which it is not known.
+    #[serde(default)]
+    pub unknown_seconds: f64,
 }
 
 /// Bytes and operations on one device.

@@ -223,14 +223,16 @@ fn used_cores(view: &View<'_>, name: &str) -> Vec<Evidence> {
 /// Whose requests a container's requests waited behind; `None` where that is not measured.
 pub(super) fn at_device(view: &View<'_>, device: &str) -> Option<Blame> {
     let waited = view.container.disk.waited_for.as_ref()?;
+    // What is not known may be anybody's.
+    let rest = waited.other_seconds.max(0.0) + waited.unknown_seconds.max(0.0);
     let split = Split {
         own_seconds: waited.own_seconds,
-        others_seconds: named(&waited.containers) + waited.other_seconds.max(0.0),
+        others_seconds: named(&waited.containers) + rest,
         named: waited.containers.iter().collect(),
-        unnamed_seconds: hidden(&waited.containers, waited.other_seconds),
-        unnamed_services_seconds: waited.other_seconds,
+        unnamed_seconds: hidden(&waited.containers, rest),
+        unnamed_services_seconds: rest,
         more: Vec::new(),
-        unattributed_seconds: waited.other_seconds,
+        unattributed_seconds: rest,
     };
     Some(split.blame(
         view,

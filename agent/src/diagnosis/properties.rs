@@ -212,6 +212,7 @@ fn container() -> impl Strategy<Value = ContainerFacts> {
                 own_seconds: own,
                 containers,
                 other_seconds: other,
+                unknown_seconds: own,
             });
             let (counts, reals, limits) = memory;
             let facts = &mut container.memory;

@@ -77,6 +77,8 @@ pub(super) struct Engine {
     registry: Registry,
     block_charges: BlockCharges,
     pairs: WaitPairs,
+    /// The same for block requests.
+    block_pairs: WaitPairs,
     pair_series: PairSeries,
     tree: Tree,
     names: Names,
@@ -167,6 +169,7 @@ impl Engine {
             registry,
             block_charges: BlockCharges::default(),
             pairs: WaitPairs::default(),
+            block_pairs: WaitPairs::default(),
             pair_series: PairSeries::default(),
             tree,
             names,
@@ -381,6 +384,7 @@ impl Engine {
             Some(FromKernel {
                 on_cpus: OnCpus::of(kernel, (*slot)?),
                 waited_for: pairs::waited_for(&mut self.pairs, (*slot)?, &culprits),
+                waited_for_disk: pairs::waited_for(&mut self.block_pairs, (*slot)?, &culprits),
             })
         };
         let told = self.last_slots.iter().map(told).collect();

@@ -91,6 +91,8 @@ pub(super) struct FromKernel {
     pub(super) on_cpus: OnCpus,
     /// Whom it waited for.
     pub(super) waited_for: Vec<PairReading>,
+    /// Whose requests its own waited for.
+    pub(super) waited_for_disk: Vec<PairReading>,
 }
 
 impl FactCollector {
@@ -220,6 +222,9 @@ impl FactCollector {
             requests,
             ran_on,
             waited_for: told.map(|told| told.waited_for.clone()).unwrap_or_default(),
+            waited_for_disk: told
+                .map(|told| told.waited_for_disk.clone())
+                .unwrap_or_default(),
             ..ContainerReading::default()
         };
         if container.exited_at_unix_ms.is_none() {
@@ -375,6 +380,9 @@ fn keep_what_is_gone(reading: &mut ContainerReading, last: &ContainerReading) {
     reading.ran_on = reading.ran_on.or(last.ran_on);
     if reading.waited_for.is_empty() {
         reading.waited_for.clone_from(&last.waited_for);
+    }
+    if reading.waited_for_disk.is_empty() {
+        reading.waited_for_disk.clone_from(&last.waited_for_disk);
     }
 }
 

@@ -14,7 +14,7 @@ use crate::{
     cgroup::{DeviceNumber, IoLimit, Pressure, PressureTimes},
     diagnosis::facts::{
         ContainerFacts, CpuFacts, DeviceUse, DiskFacts, IoLimitFacts, MemoryFacts,
-        MemoryLimitFacts, Neighbour, NetworkFacts, QuotaFacts, RanOn, WaitedFor,
+        MemoryLimitFacts, Neighbour, NetworkFacts, QuotaFacts, RanOn, WaitedFor, WaitedForDisk,
     },
     host::NetworkSample,
     snapshot::{Identity, Kind},
@@ -140,7 +140,8 @@ impl Pair<'_> {
             unattributed_seconds,
         ] = causes;
         // A pair is read a moment later than the sums.
-        let pairs = |is_service, most| self.neighbours(is_service, most);
+        let (old, new) = (&self.old.waited_for, &self.new.waited_for);
+        let pairs = |is_service, most| neighbours(old, new, is_service, most);
         let containers = pairs(false, of_containers);
         let named: f64 = containers.iter().map(|one| one.seconds).sum();
         Some(WaitedFor {
@@ -155,41 +156,6 @@ impl Pair<'_> {
             migrated_seconds,
             unattributed_seconds,
         })
-    }
-
-    /// Those that were waited for most, of services or of others; together no more than was waited for all of them.
-    fn neighbours(&self, is_service: bool, most: f64) -> Vec<Neighbour> {
-        let before = |now: &PairReading| {
-            let pairs = &self.old.waited_for;
-            let place = pairs.binary_search_by_key(&now.slot, |one| one.slot);
-            let same = |one: &&PairReading| one.culprit.cgroup == now.culprit.cgroup;
-            let found = place.ok().and_then(|place| pairs.get(place)).filter(same);
-            found.map_or(0, |one| one.ns)
-        };
-        let mut found: Vec<(u64, &Identity)> = Vec::new();
-        for one in &self.new.waited_for {
-            if (one.culprit.kind == Kind::Service) != is_service {
-                continue;
-            }
-            // Less than before: another one of that name has come, or it is told again after a while.
-            let earlier = before(one);
-            let ns = one.ns.checked_sub(earlier).unwrap_or(one.ns);
-            if ns > 0 {
-                found.push((ns, &one.culprit));
-            }
-        }
-        found.sort_by_key(|(ns, _)| std::cmp::Reverse(*ns));
-        let mut left = most;
-        let named = found.into_iter().take(MOST_NEIGHBOURS);
-        let named = named.map(|(ns, culprit)| {
-            let seconds = seconds_of(ns).min(left);
-            left -= seconds;
-            Neighbour {
-                name: culprit.label(),
-                seconds,
-            }
-        });
-        named.collect()
     }
 
     fn quota(&self, old: &GroupReading, new: &GroupReading) -> Option<QuotaFacts> {
@@ -274,8 +240,32 @@ impl Pair<'_> {
                 .collect::<BTreeMap<_, _>>(),
             limits,
             dirty_bytes: new.memory.stat.dirty_bytes,
+            waited_for: requests.and_then(|(before, now)| self.waited_for_disk(before, now)),
             ..DiskFacts::default()
         }
+    }
+
+    /// Whose requests its own waited for: the sum is their latency.
+    fn waited_for_disk(
+        &self,
+        before: &RequestReading,
+        now: &RequestReading,
+    ) -> Option<WaitedForDisk> {
+        let added = |of: fn(&RequestReading) -> u64| increase(of(before), of(now));
+        let latency_ns = added(|of| of.latency_ns)?;
+        // A request that completed while they were read may be in one of them only.
+        let others_ns = added(|of| of.others_ns)?.min(latency_ns);
+        let unknown_ns = added(|of| of.unknown_ns)?.min(latency_ns - others_ns);
+        let others_seconds = seconds_of(others_ns);
+        let (old, new) = (&self.old.waited_for_disk, &self.new.waited_for_disk);
+        let containers = neighbours(old, new, false, others_seconds);
+        let named: f64 = containers.iter().map(|one| one.seconds).sum();
+        Some(WaitedForDisk {
+            own_seconds: seconds_of(latency_ns - others_ns - unknown_ns),
+            containers,
+            other_seconds: (others_seconds - named).max(0.0),
+            unknown_seconds: seconds_of(unknown_ns),
+        })
     }
 
     fn io_limit(
@@ -310,6 +300,45 @@ impl Pair<'_> {
         let is_host = self.later.host.network? == id;
         network_facts(old, new, is_host)
     }
+}
+
+/// Those that were waited for most, of services or of others; together no more than was waited for all of them.
+fn neighbours(
+    old: &[PairReading],
+    new: &[PairReading],
+    is_service: bool,
+    most: f64,
+) -> Vec<Neighbour> {
+    let before = |now: &PairReading| {
+        let place = old.binary_search_by_key(&now.slot, |one| one.slot);
+        let same = |one: &&PairReading| one.culprit.cgroup == now.culprit.cgroup;
+        let found = place.ok().and_then(|place| old.get(place)).filter(same);
+        found.map_or(0, |one| one.ns)
+    };
+    let mut found: Vec<(u64, &Identity)> = Vec::new();
+    for one in new {
+        if (one.culprit.kind == Kind::Service) != is_service {
+            continue;
+        }
+        // Less than before: another one of that name has come, or it is told again after a while.
+        let earlier = before(one);
+        let ns = one.ns.checked_sub(earlier).unwrap_or(one.ns);
+        if ns > 0 {
+            found.push((ns, &one.culprit));
+        }
+    }
+    found.sort_by_key(|(ns, _)| std::cmp::Reverse(*ns));
+    let mut left = most;
+    let named = found.into_iter().take(MOST_NEIGHBOURS);
+    let named = named.map(|(ns, culprit)| {
+        let seconds = seconds_of(ns).min(left);
+        left -= seconds;
+        Neighbour {
+            name: culprit.label(),
+            seconds,
+        }
+    });
+    named.collect()
 }
 
 fn network_facts(old: &NetworkSample, new: &NetworkSample, is_host: bool) -> Option<NetworkFacts> {

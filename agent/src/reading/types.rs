@@ -80,6 +80,8 @@ pub(crate) struct ContainerReading {
     pub(crate) ran_on: Option<RanOnReading>,
     /// Whom its tasks waited for most of late, those that have a name.
     pub(crate) waited_for: Vec<PairReading>,
+    /// Whose requests its own waited for most of late, those that have a name.
+    pub(crate) waited_for_disk: Vec<PairReading>,
     /// Its own cgroup.
     pub(crate) own: GroupReading,
     /// Memory of it.
@@ -106,8 +108,8 @@ pub(crate) struct TaskReading {
     pub(crate) causes_ns: [u64; CAUSES],
 }
 
-/// Another container or a system service, and how long a container's tasks waited while it had the CPU, since it is among
-/// those that are told.
+/// Another container or a system service, and how long a container's tasks waited while it had the CPU, or its requests for
+/// those of that one, since it is among those that are told.
 #[derive(Clone, Debug)]
 pub(crate) struct PairReading {
     /// The kernel side's number of it, by which they are sorted.
@@ -123,6 +125,10 @@ pub(crate) struct RequestReading {
     pub(crate) bytes: u64,
     pub(crate) latency_ns: u64,
     pub(crate) queue_ns: u64,
+    /// The part of the latency that was waited for others.
+    pub(crate) others_ns: u64,
+    /// Latency of which that is not known.
+    pub(crate) unknown_ns: u64,
     pub(crate) errors: u64,
 }
 
@@ -179,6 +185,8 @@ impl RequestReading {
                 sum.bytes += operation.bytes;
                 sum.latency_ns += operation.latency.sum_ns();
                 sum.queue_ns += operation.queue_ns;
+                sum.others_ns += operation.others_ns;
+                sum.unknown_ns += operation.unknown_ns;
                 sum.errors += operation.errors;
             }
             sum

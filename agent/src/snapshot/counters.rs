@@ -109,6 +109,10 @@ counters! {
         pub latency: Histogram,
         /// The part of it before the request was issued to the device, nanoseconds.
         pub queue_ns: u64,
+        /// The part of it that was waited for requests of others, before it was issued included, nanoseconds.
+        pub others_ns: u64,
+        /// Latency of requests of which that is not known, nanoseconds.
+        pub unknown_ns: u64,
         /// Bytes completed.
         pub bytes: u64,
         /// Requests completed.

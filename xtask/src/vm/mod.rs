@@ -19,9 +19,10 @@ const KERNELS: [&str; 5] = ["5.10", "6.1", "6.12", "7.2", packages::NEWEST];
 const LAYOUTS: [&str; 3] = ["v2", "v1", "hybrid"];
 /// Tests that a machine runs: those whose subject is the kernel, less those that fork tens of thousands
 /// of times, which takes minutes under emulation.
-const TESTS: [&str; 9] = [
+const TESTS: [&str; 10] = [
     "block::",
     "degrade::",
+    "disk::",
     "hierarchy::",
     "ledger::a_busy_neighbour",
     "ledger::every_nanosecond",

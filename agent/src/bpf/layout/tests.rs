@@ -177,6 +177,7 @@ fn kernel(shape: &Shape) -> Btf {
             ("cmd_flags", flags),
             ("__data_len", uint),
             ("start_time_ns", long),
+            ("q", queue),
         ],
     );
     let request = b.ptr(request);
@@ -249,6 +250,7 @@ fn a_new_kernel_runs_everything() {
         (24 + 8, 24 + 16)
     );
     assert_eq!((layout.request_bio, layout.request_start_time), (8, 32));
+    assert_eq!(layout.request_queue, 40);
     assert_eq!(layout.switch_has_prev_state, 1);
     assert_eq!(layout.issue_request_argument, 0);
     assert_eq!(layout.block_has_blkcg, 1);

@@ -69,6 +69,7 @@ fn starved() -> WindowFacts {
         own_seconds: 1.0,
         containers: vec![held("flood", 40.0), held("small", 0.5)],
         other_seconds: 1.0,
+        unknown_seconds: 0.0,
     });
     let flood = reading("flood", 0.9, 400 * MIB, 3_200, 0.01);
     let small = reading("small", 0.1, 3 * MIB, 50, 0.01);
@@ -98,6 +99,27 @@ fn starved_by_a_neighbour_on_the_same_device() {
     );
     let finding = &diagnosis.resources[2].findings[0];
     assert!(finding.confidence.ratio < 0.9, "{finding:#?}");
+}
+
+#[test]
+fn latency_of_which_nobody_knows_whose_it_is_blames_nobody() {
+    let mut facts = starved();
+    let waited = facts.containers[0].disk.waited_for.as_mut();
+    let waited = waited.expect("it is measured");
+    waited.unknown_seconds = 100.0;
+    let diagnosis = of(&facts, "victim");
+    let tree = &diagnosis.resources[2];
+    assert!(
+        tree.findings.iter().all(|one| one.culprits.is_empty()),
+        "{tree:#?}"
+    );
+    // It is more than half that was waited for others, and the larger part of that is not known.
+    let waited = facts.containers[0].disk.waited_for.as_mut();
+    waited.expect("it is measured").unknown_seconds = 39.5;
+    let diagnosis = of(&facts, "victim");
+    let finding = &diagnosis.resources[2].findings[0];
+    assert_eq!(finding.verdict, IoNeighbour, "{finding:#?}");
+    assert!(finding.culprits.is_empty() && !finding.others.is_empty());
 }
 
 #[test]

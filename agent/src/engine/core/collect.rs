@@ -122,11 +122,16 @@ impl Engine {
         }
         self.read_pairs(now);
         let mut losses = losses;
-        losses.push(LossCounter {
-            kind: "lost".into(),
-            reason: "wait_pair_unnamed_milliseconds".into(),
-            count: self.pairs.lost_ns() / 1_000_000,
-        });
+        for (reason, pairs) in [
+            ("wait_pair_unnamed_milliseconds", &self.pairs),
+            ("block_pair_unnamed_milliseconds", &self.block_pairs),
+        ] {
+            losses.push(LossCounter {
+                kind: "lost".into(),
+                reason: reason.into(),
+                count: pairs.lost_ns() / 1_000_000,
+            });
+        }
         // After the counters: a slice that ends between the two readings is then missing until the
         // next snapshot. The other way round it would be counted twice, for ever.
         let running = self.running_slices();
@@ -282,6 +287,7 @@ impl Engine {
             self.registry.slot_cleared(slot);
         }
         self.pairs.forget(&cleared);
+        self.block_pairs.forget(&cleared);
         self.pair_series.forget(&cleared);
         self.registry.admit_waiting(now);
         self.registry.fill_slots(now);

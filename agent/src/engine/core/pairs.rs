@@ -2,46 +2,41 @@
 
 use std::{
     collections::HashMap,
+    ops::Range,
     sync::{Arc, atomic::Ordering},
 };
 
-use ctrscope_ebpf::{ledger::PAIRS, slot};
+use ctrscope_ebpf::{
+    block::BLOCK_PAIRS,
+    ledger::{PAIRS, PairSlot},
+    slot,
+};
 
 use super::Engine;
 use crate::{
+    bpf::MappedArray,
     container::{Now, WaitPairs},
     reading::PairReading,
     snapshot::{Identity, NeighbourWaits},
 };
 
 impl Engine {
-    /// Takes in what the kernel side has counted in pairs. Reads a word of each of 4,096 places a CPU, and of those that
-    /// are taken the rest.
+    /// Takes in what the kernel side has counted in pairs. Reads a word of each of 4,096 places a CPU, and of as many for
+    /// block requests, and of those that are taken the rest.
     pub(super) fn read_pairs(&mut self, now: Now) {
         let Some(kernel) = &self.kernel else {
             return;
         };
-        let map = kernel.pairs();
         for cpu in kernel.used_cpus() {
-            for place in cpu * PAIRS..(cpu + 1) * PAIRS {
-                let Some(key) = map.word(place as usize, 0) else {
-                    continue;
-                };
-                if key.load(Ordering::Relaxed) == 0 && !self.pairs.is_known(place) {
-                    continue;
-                }
-                let Some(now) = map.read(place as usize) else {
-                    continue;
-                };
-                if self.pairs.update(place, now) {
-                    key.store(0, Ordering::Relaxed);
-                    if let Some(now) = map.read(place as usize) {
-                        self.pairs.update(place, now);
-                    }
-                }
-            }
+            take_in(
+                &mut self.pairs,
+                kernel.pairs(),
+                cpu * PAIRS..(cpu + 1) * PAIRS,
+            );
         }
         self.pairs.settle(now.ns);
+        take_in(&mut self.block_pairs, kernel.block_pairs(), 0..BLOCK_PAIRS);
+        self.block_pairs.settle(now.ns);
     }
 
     /// Who can be waited for, by slot.
@@ -74,6 +69,27 @@ impl Engine {
         });
         self.pair_series.update(pairs, now.ns);
         self.pair_series.told()
+    }
+}
+
+/// Takes in what is at some places.
+fn take_in(pairs: &mut WaitPairs, map: &MappedArray<PairSlot>, places: Range<u32>) {
+    for place in places {
+        let Some(key) = map.word(place as usize, 0) else {
+            continue;
+        };
+        if key.load(Ordering::Relaxed) == 0 && !pairs.is_known(place) {
+            continue;
+        }
+        let Some(now) = map.read(place as usize) else {
+            continue;
+        };
+        if pairs.update(place, now) {
+            key.store(0, Ordering::Relaxed);
+            if let Some(now) = map.read(place as usize) {
+                pairs.update(place, now);
+            }
+        }
     }
 }
 

@@ -285,6 +285,12 @@ fn waiting(
         causes_ns: causes,
         ..TaskReading::default()
     });
+    at.1.waited_for = told(pairs);
+    at
+}
+
+/// Whom it waited for, in nanoseconds.
+fn told(pairs: &[(&str, Kind, u64)]) -> Vec<PairReading> {
     let pair = |(slot, &(name, kind, ns)): (u32, &(&str, Kind, u64))| PairReading {
         slot,
         culprit: Arc::new(Identity {
@@ -295,8 +301,7 @@ fn waiting(
         }),
         ns,
     };
-    at.1.waited_for = (1..).zip(pairs).map(pair).collect();
-    at
+    (1..).zip(pairs).map(pair).collect()
 }
 
 #[test]
@@ -355,4 +360,59 @@ fn neighbours_that_came_or_are_read_too_late_have_no_more_than_there_was() {
     let mut without = reading(20);
     without.1.tasks = None;
     assert_eq!(facts(&earlier, &without).cpu.waited_for, None);
+}
+
+/// Requests with a latency, of which others had a part and another is not known, in seconds; and whom it waited for.
+fn requesting(
+    mut at: (Reading, ContainerReading),
+    [latency, others, unknown]: [u64; 3],
+    pairs: &[(&str, Kind, u64)],
+) -> (Reading, ContainerReading) {
+    const S: u64 = 1_000_000_000;
+    at.1.requests = Some(RequestReading {
+        latency_ns: latency * S,
+        others_ns: others * S,
+        unknown_ns: unknown * S,
+        ..RequestReading::default()
+    });
+    let pairs: Vec<_> = pairs
+        .iter()
+        .map(|&(name, kind, seconds)| (name, kind, seconds * S))
+        .collect();
+    at.1.waited_for_disk = told(&pairs);
+    at
+}
+
+#[test]
+fn whose_requests_were_in_front_is_a_sum_that_is_the_latency() {
+    let pairs = |a, b, cron| {
+        [
+            ("a", Kind::Container, a),
+            ("b", Kind::Cgroup, b),
+            ("cron", Kind::Service, cron),
+        ]
+    };
+    let earlier = requesting(reading(10), [10, 5, 1], &pairs(2, 1, 1));
+    let later = requesting(reading(20), [40, 25, 4], &pairs(10, 11, 2));
+    let disk = facts(&earlier, &later).disk;
+    let waited = disk.waited_for.unwrap();
+    let named: Vec<_> = waited
+        .containers
+        .iter()
+        .map(|one| (one.name.as_str(), one.seconds))
+        .collect();
+    assert_eq!(named, [("b", 10.0), ("a", 8.0)]);
+    // A service has no name here.
+    assert_eq!((waited.other_seconds, waited.unknown_seconds), (2.0, 3.0));
+    assert_eq!(waited.own_seconds, 7.0);
+    assert_eq!(disk.latency_seconds, Some(30.0));
+    // Pairs are read a moment later than the sums.
+    let later = requesting(reading(20), [40, 25, 4], &pairs(30, 11, 2));
+    let waited = facts(&earlier, &later).disk.waited_for.unwrap();
+    let seconds: Vec<f64> = waited.containers.iter().map(|one| one.seconds).collect();
+    assert_eq!((seconds, waited.other_seconds), (vec![20.0, 0.0], 0.0));
+    // Without the programs nothing is known of it.
+    let mut without = reading(20);
+    without.1.requests = None;
+    assert_eq!(facts(&earlier, &without).disk.waited_for, None);
 }
