@@ -29,7 +29,7 @@ pub const OWNER_RESTS_NS: u64 = 1_000_000_000;
 pub const DEVICE_RESTS_NS: u64 = 10_000_000_000;
 /// Device time is kept in ticks of 16 ns, so that 32 bits hold more than the longest request takes.
 const TICK_ORDER: u32 = 4;
-/// Most that is charged at once, ticks: 34 s. Differences above it are below zero.
+/// Most that is charged at once, ticks: 34 s.
 const MOST_TICKS: u64 = i32::MAX as u64;
 /// Longest latency that is split, nanoseconds: 19 h. Then 16 bits are left for factors.
 const LONGEST_NS: u64 = 1 << 46;
@@ -98,12 +98,11 @@ pub const fn device_place(number: u64) -> u32 {
     ((number >> 5).wrapping_mul(0x9e37_79b9_7f4a_7c15) >> (64 - DEVICES_ORDER)) as u32
 }
 
-/// Ticks since an earlier state of a counter; what looks negative is none.
+/// Ticks since an earlier state of a counter. Without a branch: an old kernel's verifier would follow it both ways for each
+/// owner, with other bounds of their sum each time.
 #[inline(always)]
 const fn added(now: u32, earlier: u32) -> u64 {
-    let difference = now.wrapping_sub(earlier);
-    // Without a branch, each of which an old kernel's verifier would follow both ways for each owner.
-    (difference as u64) * ((difference >> 31) ^ 1) as u64
+    now.wrapping_sub(earlier) as u64
 }
 
 impl Device {
@@ -176,21 +175,24 @@ impl Device {
     /// Gives an owner the place of the one that counts for least.
     #[inline(always)]
     fn take_place(&mut self, slot: u32, now: u64) -> usize {
-        // Weight and place in one number: of a place by itself, an old kernel's verifier would follow each that it can be.
+        // Weight and place in one number, and the place mixed with one that is not known: of each place that it can be a
+        // verifier would follow all that comes after.
+        let salt = now & (OWNERS as u64 - 1);
         let mut least = u64::MAX;
         let mut place = 0;
         while place < OWNERS {
-            let rested_ns = now.saturating_sub(self.used_at[place]);
+            // Where another CPU's clock is ahead, it wraps to what is no rest.
+            let rested_ns = now.wrapping_sub(self.used_at[place]);
             // Without a branch, as in `added`.
             let is_active = 1 - (OWNER_RESTS_NS.wrapping_sub(rested_ns) >> 63);
             let weight = self.weights[place] * is_active;
-            let key = weight << OWNERS_ORDER | place as u64;
+            let key = weight << OWNERS_ORDER | (place as u64 ^ salt);
             if key < least {
                 least = key;
             }
             place += 1;
         }
-        let place = (least & (OWNERS as u64 - 1)) as usize;
+        let place = ((least ^ salt) & (OWNERS as u64 - 1)) as usize;
         if self.owners[place] != 0 {
             self.taken_at[place] = now;
         }
@@ -258,10 +260,14 @@ impl Served {
         }
         let mut own = 0;
         let mut others = added(device.unplaced, self.unplaced);
+        if others > MOST_TICKS {
+            // It is less than it was: a flush has found its owner.
+            others = 0;
+        }
         let mut place = 0;
         while place < OWNERS {
             let ticks = added(device.ticks[place], self.ticks[place]);
-            // Without a branch, as above.
+            // Without a branch, as in `added`.
             let is_kept = device.taken_at[place].wrapping_sub(self.at) >> 63;
             let is_own = is_equal(device.owners[place] as u64, slot as u64 + 1);
             let mine = ticks * (is_own & is_kept);

@@ -29,10 +29,7 @@ use crate::{
     atomic::{add_u32, add_u64},
     kernel::{self, Kernel, layout, load},
     maps::{BLOCK, BLOCK_SLOTS, GENERATIONS, REQUESTS, count},
-    probes::{
-        device::{self, Done},
-        sched::bounded,
-    },
+    probes::{device, sched::bounded},
 };
 
 /// `REQ_OP_MASK`, `include/linux/blk_types.h`.
@@ -292,13 +289,9 @@ fn try_block_rq_complete(ctx: &BtfTracePointContext) -> Option<()> {
             in_flight.issued_at - in_flight.started_at,
         );
     }
-    let done = Done {
-        stats,
-        slot,
-        latency_ns,
-        now,
-    };
-    done.completed(block::place(number), in_flight.issued_at);
+    let operation = in_flight.operation & !FAILED;
+    let whose = device::whose(block::place(number), operation, slot);
+    device::completed(whose, in_flight.issued_at, latency_ns, now);
     Some(())
 }
 
@@ -313,7 +306,8 @@ fn complete_unissued(
 ) -> Option<()> {
     let flags = load(request, layout!(request_cmd_flags));
     if flags & REQ_OP_MASK == REQ_OP_FLUSH {
-        device::flush_completed(request, unsafe { bpf_ktime_get_ns() });
+        let queue = device::queue_number(request);
+        device::flush_completed(queue, unsafe { bpf_ktime_get_ns() });
         return None;
     }
     let mut operation = operation(flags)?;
@@ -359,17 +353,8 @@ fn complete_unissued(
     }
     let latency_ns = now - started_at;
     add_one(stats, latency_ns, bytes, error != 0);
-    let done = Done {
-        stats,
-        slot,
-        latency_ns,
-        now,
-    };
-    if operation == FLUSH {
-        done.flushed(request, started_at);
-    } else {
-        done.completed_unissued(request, started_at);
-    }
+    let whose = device::whose(0, operation as u32, slot);
+    device::completed_unissued(whose, device::queue_number(request), latency_ns, now);
     Some(())
 }
 

@@ -2,7 +2,7 @@
 
 use ctrscope_ebpf::{
     block::{
-        BlockSlot,
+        BlockSlot, FLUSH, OPERATIONS,
         device::{DEVICES as MOST_DEVICES, Device, Served, device_place},
         is_place_of,
     },
@@ -14,11 +14,11 @@ use ctrscope_ebpf::{
 use crate::{
     atomic::{add_u32, add_u64},
     kernel::{self, Kernel, layout, load},
-    maps::{BLOCK_PAIRS, DEVICES, SERVED, count},
+    maps::{BLOCK, BLOCK_PAIRS, DEVICES, SERVED, count},
 };
 
 /// In place of a request's: what was noted for the device's last flush.
-pub(super) const OF_FLUSH: u32 = u32::MAX;
+const OF_FLUSH: u32 = u32::MAX;
 /// In place of what was waited for others: it is not known.
 const UNKNOWN: u64 = u64::MAX;
 
@@ -39,14 +39,13 @@ fn at(index: u32, number: u64) -> Option<*mut Device> {
 
 /// The number of a request's queue.
 #[inline(always)]
-fn queue_number(request: Kernel) -> u64 {
+pub(super) fn queue_number(request: Kernel) -> u64 {
     kernel::number(load(request, layout!(request_queue)))
 }
 
-/// The device of a request, if it has a place.
+/// The device of a queue, if it has a place.
 #[inline(always)]
-fn find(request: Kernel) -> Option<(u32, *mut Device)> {
-    let number = queue_number(request);
+fn find(number: u64) -> Option<(u32, *mut Device)> {
     let first = device_place(number);
     if let Some(device) = at(first, number) {
         return Some((first, device));
@@ -58,10 +57,10 @@ fn find(request: Kernel) -> Option<(u32, *mut Device)> {
 /// The same; gives it a place, if there is one.
 #[inline(always)]
 fn find_or_begin(request: Kernel, now: u64) -> Option<(u32, *mut Device)> {
-    if let Some(found) = find(request) {
+    let number = queue_number(request);
+    if let Some(found) = find(number) {
         return Some(found);
     }
-    let number = queue_number(request);
     let first = device_place(number);
     if let Some(device) = begin(first, number, now) {
         return Some((first, device));
@@ -112,99 +111,106 @@ pub(super) fn flush_issued(request: Kernel, now: u64) {
     }
 }
 
-/// Such a flush completes.
+/// A request that completes, in one number: its place in the table of requests, its operation and its owner's slot.
 #[inline(always)]
-pub(super) fn flush_completed(request: Kernel, now: u64) {
-    if let Some((_, device)) = find(request) {
+pub(super) fn whose(place: u32, operation: u32, slot: u32) -> u64 {
+    u64::from(place) << 32 | u64::from(operation) << 16 | u64::from(slot)
+}
+
+/// Where it is counted.
+#[inline(always)]
+fn stats(whose: u64) -> Option<*mut BlockSlot> {
+    let (operation, slot) = ((whose >> 16) as u32 & 0xffff, whose as u32 & 0xffff);
+    BLOCK.get_ptr_mut(slot * OPERATIONS as u32 + operation)
+}
+
+/// Such a flush completes. A global function, which the kernel proves by itself: a verifier would follow all of it after
+/// each way that there is to what calls it. So are those below.
+#[unsafe(no_mangle)]
+#[inline(never)]
+pub extern "C" fn flush_completed(queue: u64, now: u64) -> u32 {
+    if let Some((_, device)) = find(queue) {
         // SAFETY: the pointer comes from the map; as in `begin`.
         unsafe { (*device).flushed(now, add_ticks) };
     }
+    0
 }
 
-/// A request that completes.
-pub(super) struct Done {
-    /// Where it is counted.
-    pub(super) stats: *mut BlockSlot,
-    pub(super) slot: u32,
-    pub(super) latency_ns: u64,
-    pub(super) now: u64,
-}
-
-impl Done {
-    /// Charges its device's time, and puts its latency under whose requests it waited for. It is at this place of the
-    /// table of requests and was issued last at that time.
-    #[inline(always)]
-    pub(super) fn completed(&self, place: u32, issued_at: u64) {
-        let mut others_ns = UNKNOWN;
-        if let Some(served) = SERVED.get_ptr(place) {
-            // SAFETY: the pointer comes from the map.
-            let (index, at) = unsafe { ((*served).device, (*served).at) };
-            if let Some(device) = DEVICES.get_ptr_mut(index) {
-                // SAFETY: the pointer comes from the map; as in `begin`.
-                unsafe {
-                    if at >= (*device).since {
-                        let ticks = (*device).complete(issued_at, self.now);
-                        charge_device(index, self.slot, ticks, self.now);
-                        others_ns = self.split(place, index, ticks);
-                    }
+/// A request completes: charges its device's time, and puts its latency under whose requests it waited for. A global
+/// function.
+#[unsafe(no_mangle)]
+#[inline(never)]
+pub extern "C" fn completed(whose: u64, issued_at: u64, latency_ns: u64, now: u64) -> u32 {
+    let (place, slot) = ((whose >> 32) as u32, whose as u32 & 0xffff);
+    let mut others_ns = UNKNOWN;
+    if let Some(served) = SERVED.get_ptr(place) {
+        // SAFETY: the pointer comes from the map.
+        let (index, at) = unsafe { ((*served).device, (*served).at) };
+        if let Some(device) = DEVICES.get_ptr_mut(index) {
+            // SAFETY: the pointer comes from the map; as in `begin`.
+            unsafe {
+                if at >= (*device).since {
+                    let ticks = (*device).complete(issued_at, now);
+                    charge_device(index, slot, ticks, now);
+                    others_ns = split(place, index, slot, ticks, latency_ns, now);
                 }
             }
         }
-        self.count(others_ns);
     }
+    count_wait(whose, others_ns, latency_ns);
+    0
+}
 
-    /// The same of one that was not seen to be issued: nobody knows whom it waited for.
-    #[inline(always)]
-    pub(super) fn completed_unissued(&self, request: Kernel, started_at: u64) {
-        if let Some((index, device)) = find(request) {
+/// The same of a request that was not seen to be issued, of which nobody knows whom it waited for, and of one that asked
+/// for a flush, which the block layer made up. A global function.
+#[unsafe(no_mangle)]
+#[inline(never)]
+pub extern "C" fn completed_unissued(whose: u64, queue: u64, latency_ns: u64, now: u64) -> u32 {
+    let slot = whose as u32 & 0xffff;
+    let started_at = now - latency_ns;
+    let mut others_ns = UNKNOWN;
+    if let Some((index, device)) = find(queue) {
+        if (whose >> 16) as u32 & 0xffff != FLUSH as u32 {
             // SAFETY: as above.
-            let ticks = unsafe { (*device).complete(started_at, self.now) };
-            charge_device(index, self.slot, ticks, self.now);
-        }
-        self.count(UNKNOWN);
-    }
-
-    /// The same of one that asked for a flush, which the block layer made up.
-    #[inline(always)]
-    pub(super) fn flushed(&self, request: Kernel, started_at: u64) {
-        let mut others_ns = UNKNOWN;
-        if let Some((index, device)) = find(request) {
-            // SAFETY: as above.
-            let ticks = unsafe { (*device).take_flush(started_at, add_ticks) };
-            if let Some(ticks) = ticks {
-                if ticks != 0 {
-                    charge_device(index, self.slot, ticks, self.now);
-                }
-                others_ns = self.split(OF_FLUSH, index, ticks);
+            let ticks = unsafe { (*device).complete(started_at, now) };
+            charge_device(index, slot, ticks, now);
+        // SAFETY: as above.
+        } else if let Some(ticks) = unsafe { (*device).take_flush(started_at, add_ticks) } {
+            if ticks != 0 {
+                charge_device(index, slot, ticks, now);
             }
+            others_ns = split(OF_FLUSH, index, slot, ticks, latency_ns, now);
         }
-        self.count(others_ns);
     }
+    count_wait(whose, others_ns, latency_ns);
+    0
+}
 
-    #[inline(always)]
-    fn split(&self, place: u32, device: u32, own_ticks: u32) -> u64 {
-        if self.slot == slot::OTHER {
-            return UNKNOWN;
-        }
-        let whose = u64::from(place) << 32 | u64::from(device) << 16 | u64::from(self.slot);
-        split_wait(whose, own_ticks, self.latency_ns, self.now)
+/// What has no entry of its own is not split.
+#[inline(always)]
+fn split(place: u32, index: u32, slot: u32, own_ticks: u32, latency_ns: u64, now: u64) -> u64 {
+    if slot == slot::OTHER {
+        return UNKNOWN;
     }
+    split_wait(whose(place, index, slot), own_ticks, latency_ns, now)
+}
 
-    #[inline(always)]
-    fn count(&self, others_ns: u64) {
-        // SAFETY: inside the map's value; other CPUs write too, hence the atomics.
-        unsafe {
-            if others_ns == UNKNOWN {
-                add_u64(&raw mut (*self.stats).unknown_ns, self.latency_ns);
-            } else if others_ns != 0 {
-                add_u64(&raw mut (*self.stats).others_ns, others_ns);
-            }
+#[inline(always)]
+fn count_wait(whose: u64, others_ns: u64, latency_ns: u64) {
+    let Some(stats) = stats(whose) else {
+        return;
+    };
+    // SAFETY: inside the map's value; other CPUs write too, hence the atomics.
+    unsafe {
+        if others_ns == UNKNOWN {
+            add_u64(&raw mut (*stats).unknown_ns, latency_ns);
+        } else if others_ns != 0 {
+            add_u64(&raw mut (*stats).others_ns, others_ns);
         }
     }
 }
 
-/// Charges time of a device to an owner. A global function, which the kernel proves by itself: the search for the owner's
-/// place has many ends, after each of which an old one would look at all that follows.
+/// Charges time of a device to an owner. A global function.
 #[unsafe(no_mangle)]
 #[inline(never)]
 pub extern "C" fn charge_device(index: u32, slot: u32, ticks: u32, now: u64) -> u32 {
@@ -225,8 +231,8 @@ fn noted(place: u32, device: *const Device) -> Option<*const Served> {
     SERVED.get_ptr(place)
 }
 
-/// Counts what a request of an owner waited for each other one; gives the sum. `whose` has the place of the request, the
-/// device and the owner, 16 bits each of these. A global function, too.
+/// Counts what a request of an owner waited for each other one; gives the sum. `whose` is as above, with the device in
+/// place of the operation. A global function.
 #[unsafe(no_mangle)]
 #[inline(never)]
 pub extern "C" fn split_wait(whose: u64, own_ticks: u32, latency_ns: u64, now: u64) -> u64 {
@@ -248,8 +254,7 @@ pub extern "C" fn split_wait(whose: u64, own_ticks: u32, latency_ns: u64, now: u
     waited.others_ns
 }
 
-/// Counts the part of each other owner. A global function, too: what is before it would be followed by all of it for each
-/// way there.
+/// Counts the part of each other owner. A global function.
 #[unsafe(no_mangle)]
 #[inline(never)]
 pub extern "C" fn tell_parts(whose: u64, factor: u64) -> u32 {
@@ -271,7 +276,7 @@ pub extern "C" fn tell_parts(whose: u64, factor: u64) -> u32 {
     0
 }
 
-/// Counts what was waited for somebody. A global function, too.
+/// Counts what was waited for somebody. A global function.
 #[unsafe(no_mangle)]
 #[inline(never)]
 pub extern "C" fn waited_for(victim: u32, culprit: u32, ns: u64) -> u32 {

@@ -188,7 +188,12 @@ fn throttled_beside_one_that_is_busy_and_innocent() {
         let mut evidence = asked.iter().flat_map(|one| &one.evidence);
         let pressure = evidence.find(|one| one.name == "cpu_pressure_ratio");
         if let Some(pressure) = pressure.and_then(|one| one.value) {
-            trial.near("victim: part of the window with pressure", pressure, 0.9, 0.2);
+            trial.near(
+                "victim: part of the window with pressure",
+                pressure,
+                0.9,
+                0.2,
+            );
         }
     });
 }
