@@ -43,34 +43,45 @@ const fn scaled(ns: u64) -> u64 {
 
 /// Position of the highest bit set; `value` is not 0.
 ///
-/// BPF has no instruction for it; five compare-and-shift steps compile to branch-free code there.
+/// BPF has no instruction for it, and none that compares without a branch, which a CPU cannot foresee where waits
+/// differ: five steps of arithmetic.
 #[inline(always)]
-const fn log2(value: u32) -> u32 {
-    let mut rest = value;
+fn log2(value: u32) -> u32 {
+    let mut rest = value as u64;
     let mut log2 = 0;
-    if rest > 0xffff {
-        rest >>= 16;
-        log2 |= 16;
+    let mut width = 16;
+    while width > 1 {
+        let step = is_above(rest, (1 << width) - 1) * width;
+        rest >>= step;
+        log2 |= step;
+        width /= 2;
     }
-    if rest > 0xff {
-        rest >>= 8;
-        log2 |= 8;
+    (log2 | (rest >> 1)) as u32
+}
+
+/// 1 where a number is above another one, both below 2^63; without a branch.
+#[inline(always)]
+fn is_above(a: u64, b: u64) -> u64 {
+    let difference = b.wrapping_sub(a);
+    #[cfg(target_arch = "bpf")]
+    {
+        let mut sign = difference;
+        // SAFETY: one register operation, which LLVM does not see through: it would make a branch of it again.
+        unsafe {
+            core::arch::asm!("{0} >>= 63", inout(reg) sign, options(pure, nomem, nostack));
+        }
+        sign
     }
-    if rest > 0xf {
-        rest >>= 4;
-        log2 |= 4;
+    #[cfg(not(target_arch = "bpf"))]
+    {
+        difference >> 63
     }
-    if rest > 0x3 {
-        rest >>= 2;
-        log2 |= 2;
-    }
-    log2 | (rest >> 1)
 }
 
 /// Returns the bucket of a duration in nanoseconds. Upper bounds are inclusive, as Prometheus' `le`, to
 /// the nanosecond.
 #[inline(always)]
-pub const fn bucket(ns: u64) -> usize {
+pub fn bucket(ns: u64) -> usize {
     if ns >= SHORT_NS {
         return long_bucket(ns);
     }
@@ -82,7 +93,7 @@ pub const fn bucket(ns: u64) -> usize {
 }
 
 /// [`bucket`] for durations of seconds: four bits of the mantissa are dropped to fit 32.
-const fn long_bucket(ns: u64) -> usize {
+fn long_bucket(ns: u64) -> usize {
     if ns >= LONG_NS || scaled(ns) >> (30 + LAST_BOUND_LOG2) != 0 {
         return BUCKETS - 1;
     }
@@ -91,12 +102,12 @@ const fn long_bucket(ns: u64) -> usize {
 
 /// The bucket of a value above the first bound; `dropped` low bits of it are missing.
 #[inline(always)]
-const fn octave_bucket(value: u32, dropped: u32) -> usize {
+fn octave_bucket(value: u32, dropped: u32) -> usize {
     let log2 = log2(value);
     let mantissa = value << (31 - log2);
-    let quarter = (mantissa >= QUARTERS[0]) as u32
-        + (mantissa >= QUARTERS[1]) as u32
-        + (mantissa >= QUARTERS[2]) as u32;
+    let quarter = (is_above(mantissa as u64 + 1, QUARTERS[0] as u64)
+        + is_above(mantissa as u64 + 1, QUARTERS[1] as u64)
+        + is_above(mantissa as u64 + 1, QUARTERS[2] as u64)) as u32;
     let octave = log2 + dropped - FIRST_BOUND_UNITS_LOG2;
     (1 + (octave << SCHEMA) + quarter) as usize
 }

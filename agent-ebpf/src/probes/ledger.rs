@@ -2,9 +2,9 @@
 
 use ctrscope_ebpf::{
     ledger::{
-        self, CAUSES, KEPT_THROTTLES, KERNEL, MIGRATED, ONLY_OWN, PAIRS as PAIRS_OF_CPU, QUOTA,
-        SELF, Shares, Stretches, THROTTLED_QUEUES, Throttles, UNATTRIBUTED, WAKE_UP, WHOLE, beside,
-        cause_for, factor, is_pair, not_throttled, pair_key, pair_place, scaled, throttles_place,
+        self, CAUSES, KEPT_THROTTLES, KERNEL, ONLY_OWN, PAIRS as PAIRS_OF_CPU, QUOTA, SELF, Shares,
+        Stretches, THROTTLED_QUEUES, Throttles, UNATTRIBUTED, WAKE_UP, WHOLE, beside, cause_for,
+        factor, is_pair, not_throttled, pair_key, pair_place, scaled, throttles_place,
     },
     sched::{SchedSlot, since_departure},
     slot,
@@ -139,6 +139,8 @@ pub(super) struct Wait {
     pub(super) now: u64,
     /// All of it, on other CPUs as well, nanoseconds.
     pub(super) whole: u64,
+    /// The cause of what it waited on those.
+    pub(super) elsewhere: usize,
     /// What its quota had of it at most.
     pub(super) quota: u64,
     /// Who had the CPU last.
@@ -147,14 +149,11 @@ pub(super) struct Wait {
 
 /// Puts every nanosecond of a wait under one cause.
 #[inline(always)]
-pub(super) fn split(stats: *mut SchedSlot, wait: &Wait) {
+pub(super) fn split(stats: *mut SchedSlot, ring: *mut Stretches, wait: &Wait) {
     let here = wait.now - wait.queued;
     if wait.whole != here {
-        add(stats, MIGRATED, wait.whole.wrapping_sub(here));
+        add(stats, wait.elsewhere, wait.whole.wrapping_sub(here));
     }
-    let Some(ring) = STRETCHES.get_ptr_mut(wait.cpu) else {
-        return;
-    };
     // SAFETY: pointers into maps, and only this CPU writes these elements.
     unsafe {
         let begin = (*ring).slice_begin;
@@ -163,7 +162,6 @@ pub(super) fn split(stats: *mut SchedSlot, wait: &Wait) {
         let mut left = part;
         let mut quota = wait.quota;
         let mut factor_of_others = WHOLE;
-        (*ring).has_throttled = 0;
         if quota != 0 {
             (*ring).has_throttled = 1;
             left = not_throttled(ring, wait.now - part, wait.now);
@@ -200,6 +198,9 @@ pub(super) fn split(stats: *mut SchedSlot, wait: &Wait) {
         );
         if !is_within {
             counted += walk_all(ring, wait, factor_of_others);
+        }
+        if wait.quota != 0 {
+            (*ring).has_throttled = 0;
         }
         let rest = here.wrapping_sub(quota).wrapping_sub(counted);
         if rest != 0 {

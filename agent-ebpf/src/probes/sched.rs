@@ -270,7 +270,7 @@ fn try_sched_switch(ctx: &BtfTracePointContext) -> Option<()> {
     }
     ledger::append(ring, cpu, last, [now, on_cpu_now], is_preempted);
     if next_pid != 0 {
-        dispatch(cpu, next, next_pid, next_owner, now, last)?;
+        dispatch(cpu, ring, next, next_pid, next_owner, [now, last])?;
     }
     Some(())
 }
@@ -284,7 +284,14 @@ fn is_in_iowait(task: Kernel) -> bool {
 
 /// Counts the wait and the absence of a task that gets the CPU.
 #[inline(always)]
-fn dispatch(cpu: u32, next: Kernel, pid: u32, owner: u32, now: u64, last: u64) -> Option<()> {
+fn dispatch(
+    cpu: u32,
+    ring: *mut Stretches,
+    next: Kernel,
+    pid: u32,
+    owner: u32,
+    [now, last]: [u64; 2],
+) -> Option<()> {
     let last_queued: u64 = load(next, layout!(task_last_queued));
     if last_queued == 0 {
         return Some(());
@@ -303,6 +310,7 @@ fn dispatch(cpu: u32, next: Kernel, pid: u32, owner: u32, now: u64, last: u64) -
     let stats = sched_slot(cpu * layout!(slots), owner)?;
     let task = TASKS.get_ptr_mut(pid & layout!(task_mask))?;
     let mut left_with = None;
+    let mut elsewhere = causes::MIGRATED;
     // SAFETY: as where the departure is written.
     unsafe {
         if (*task).pid == pid && last_arrival != 0 {
@@ -321,9 +329,12 @@ fn dispatch(cpu: u32, next: Kernel, pid: u32, owner: u32, now: u64, last: u64) -
                 let by = (departure - DEPARTED_PREEMPTED) as usize & 7;
                 let sum = (&raw mut (*stats).preempted_wait_ns).cast::<u64>().add(by);
                 *sum = (*sum).wrapping_add(wait);
-                // Otherwise it was moved to another queue meanwhile.
                 if (*task).departed_at == last_queued {
                     left_with = Some(left);
+                } else if by == BY_QUOTA {
+                    // It was moved meanwhile, and until shortly before that it was throttled: none is moved from a queue
+                    // that is (`can_migrate_task`, `kernel/sched/fair.c`).
+                    elsewhere = causes::QUOTA;
                 }
             } else if departure != DEPARTED_NOT {
                 if away >= wait && away <= absence {
@@ -365,10 +376,11 @@ fn dispatch(cpu: u32, next: Kernel, pid: u32, owner: u32, now: u64, last: u64) -
         queued: last_queued,
         now,
         whole: wait,
+        elsewhere,
         quota,
         last,
     };
-    ledger::split(stats, &wait);
+    ledger::split(stats, ring, &wait);
     Some(())
 }
 
