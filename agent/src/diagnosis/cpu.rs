@@ -49,6 +49,10 @@ pub(super) fn diagnose(view: &View<'_>) -> ResourceDiagnosis {
     let is_preempted = tree.yes(is_preempted);
     let waits = tree.yes(|view| waits_for_cpus(view, is_preempted));
     let is_stolen_from = tree.yes(is_stolen_from);
+    if !waits && !is_throttled && tree.yes(has_interrupted_cpus) {
+        let rests_on = &["interrupts"];
+        tree.found(Verdict::NotThrottled, rests_on, interrupted(view, false));
+    }
     if !waits && !is_stolen_from {
         let rests_on = &["preempted", "waits", "stolen"];
         return tree.finish(Verdict::NotCpuBound, rests_on, not_cpu_bound(view));
@@ -71,7 +75,7 @@ pub(super) fn diagnose(view: &View<'_>) -> ResourceDiagnosis {
 
     if !is_throttled && tree.yes(is_interrupted) {
         let rests_on = &["waits", "interrupted"];
-        tree.found(Verdict::NotThrottled, rests_on, interrupted(view));
+        tree.found(Verdict::NotThrottled, rests_on, interrupted(view, true));
     } else if !is_throttled && tree.yes(has_idle_cpus) {
         let rests_on = &["waits", "idle_cpus"];
         tree.found(Verdict::NotThrottled, rests_on, not_throttled(view));
@@ -334,7 +338,7 @@ fn stolen_ratio(view: &View<'_>) -> Option<f64> {
 
 /// What interrupts took of the CPUs that it ran on, or may run on where that is not measured; and of that
 /// the software interrupts.
-fn interrupt_ratios(view: &View<'_>) -> (Option<f64>, Option<f64>) {
+pub(super) fn interrupt_ratios(view: &View<'_>) -> (Option<f64>, Option<f64>) {
     match view.container.cpu.ran_on {
         Some(cpus) => (
             Some(cpus.irq_ratio + cpus.softirq_ratio),
@@ -396,6 +400,24 @@ fn is_interrupted(view: &View<'_>) -> Asked {
         "interrupted",
         "Do interrupts take the CPUs that it runs on, and neighbours not?",
         evidence,
+    )
+}
+
+/// Do interrupts take the CPUs while it runs on them? Who is interrupted does not wait, and the kernel charges it with
+/// the interrupts' time unless it accounts for that (`CONFIG_IRQ_TIME_ACCOUNTING`).
+fn has_interrupted_cpus(view: &View<'_>) -> Asked {
+    let thresholds = view.thresholds;
+    let (interrupts, softirq) = interrupt_ratios(view);
+    Asked::all(
+        "interrupts",
+        "Do interrupts take the CPUs while it runs on them?",
+        vec![
+            Evidence::new("interrupt_ratio", Unit::Ratio, interrupts)
+                .is(Relation::AtLeast, thresholds.interrupt_ratio()),
+            Evidence::new("softirq_ratio", Unit::Ratio, softirq),
+            Evidence::new("wanted_cores", Unit::Cores, wanted_cores(view))
+                .is(Relation::AtLeast, thresholds.waiting_tasks()),
+        ],
     )
 }
 

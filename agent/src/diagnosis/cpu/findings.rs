@@ -1,7 +1,8 @@
 //! What the answers of the CPU tree mean, and what to do.
 
 use super::{
-    bursting::squeezed, contended_seconds, others_cores, own_share, stolen_ratio, waited_for,
+    bursting::squeezed, contended_seconds, interrupt_ratios, others_cores, own_share, stolen_ratio,
+    waited_for,
 };
 use crate::diagnosis::{
     facts::{ContainerFacts, CpuTimeFacts},
@@ -166,15 +167,26 @@ pub(super) fn steal(view: &View<'_>) -> Draft {
     }
 }
 
-/// Interrupts have its CPUs.
-pub(super) fn interrupted(view: &View<'_>) -> Draft {
+/// Interrupts have its CPUs, while it waits or while it runs.
+pub(super) fn interrupted(view: &View<'_>, waits: bool) -> Draft {
+    let worst = worst_interrupts(view).unwrap_or_default();
+    let (summary, severity) = if waits {
+        let words = waited_words(view);
+        let summary = format!(
+            "{words}; no limit and no neighbour holds it back, interrupts take its CPUs: {worst}"
+        );
+        (summary, wait_severity(view))
+    } else {
+        let used = view.used_cores().map_or_else(String::new, |used| {
+            format!(", also in the {} that it is charged with", cores(used))
+        });
+        let summary =
+            format!("it hardly waits, and interrupts take the CPUs while it runs{used}: {worst}");
+        (summary, interrupt_ratios(view).0.unwrap_or(0.0))
+    };
     let mut draft = Draft {
-        summary: format!(
-            "{}; no limit and no neighbour holds it back, interrupts take its CPUs: {}",
-            waited_words(view),
-            worst_interrupts(view).unwrap_or_default()
-        ),
-        severity: wait_severity(view),
+        summary,
+        severity,
         ..Draft::default()
     };
     draft.remedies.push(spread_interrupts(view));

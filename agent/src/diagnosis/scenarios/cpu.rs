@@ -315,6 +315,35 @@ fn interrupted() -> WindowFacts {
     facts
 }
 
+/// Who is interrupted does not wait, and is charged with the time.
+#[test]
+fn a_cpu_full_of_software_interrupts_without_waiting() {
+    let mut facts = interrupted();
+    facts.containers[0].cpu = running("victim", 0.98).cpu;
+    facts.containers[0].cpu.cpuset = Some(vec![1]);
+    let question: &[_] = &[("waits", No), ("interrupts", Yes)];
+    let diagnosis = check(
+        &facts,
+        "victim",
+        &expected(&[NotThrottled], question, &[], &[]),
+    );
+    let finding = &diagnosis.resources[0].findings[0];
+    assert!(
+        finding.summary.contains("it hardly waits")
+            && finding.summary.contains("CPU 1 spent 60.0% of its time"),
+        "{}",
+        finding.summary
+    );
+    assert!((finding.severity - 0.6).abs() < 1e-9);
+    // Who hardly runs there loses nothing to speak of.
+    facts.containers[0].cpu = running("victim", 0.005).cpu;
+    check(
+        &facts,
+        "victim",
+        &expected(&[NotCpuBound], &[("interrupts", No)], &[], &[]),
+    );
+}
+
 #[test]
 fn a_cpu_full_of_software_interrupts() {
     let mut facts = interrupted();
