@@ -306,7 +306,7 @@ fn raised_weight(view: &View<'_>) -> String {
     let weight = entitled.weight;
     let Some(needed) = entitled.needed_weight else {
         return format!(
-            ": {place}; no weight of its own gives it what it waited for, since the cgroup above it has no more"
+            ": {place}; no weight of its own is known to give it what it waited for: the cgroup above it may have no more"
         );
     };
     if needed <= weight {
@@ -315,7 +315,13 @@ fn raised_weight(view: &View<'_>) -> String {
     let controllers = &view.window.host.controllers;
     let is_v2 = controllers.cpu.as_ref().is_none_or(|mount| mount.is_v2);
     // The same on the scale of v1, where 1,024 is the default.
-    let on_its_scale = |weight: u64| if is_v2 { weight } else { weight * 1024 / 100 };
+    let on_its_scale = |weight: u64| {
+        if is_v2 {
+            weight
+        } else {
+            weight.saturating_mul(1024) / 100
+        }
+    };
     format!(
         " from {} to {}, {:.1} times as much, with which it would have waited for others less than a twentieth of the time: {place}",
         on_its_scale(weight),
