@@ -8,7 +8,7 @@ mod memory;
 use std::{env, fs::OpenOptions, io::Write as _, num::NonZero, sync::Arc, thread, time::Duration};
 
 use ctrscope::diagnosis::{
-    ContainerDiagnosis, Diagnosis,
+    ContainerDiagnosis, Diagnosis, WaitMatrix,
     verdict::{Asked, Finding, Party, Resource, Verdict},
 };
 use ctrscope_tests::{Agent, Container, ContainerSpec, Group, measure::Trial};
@@ -150,6 +150,36 @@ impl Scene {
         diagnosis.containers.pop().expect("one container")
     }
 
+    /// What a container waited for and whom, over the same seconds if it is asked right after the diagnosis.
+    fn waits(&self, name: &str) -> WaitMatrix {
+        let id = self.label(name);
+        let path = format!("/api/v1/neighbours?container={id}&window={WINDOW}");
+        let answer = self.agent.get(&path).unwrap();
+        assert_eq!(answer.status, 200, "{}", answer.text());
+        serde_json::from_str(&answer.text()).unwrap()
+    }
+
+    /// Prints what a container waited for and whom.
+    fn print_waits(&self, name: &str) {
+        let waits = self.waits(name);
+        for victim in &waits.containers {
+            println!(
+                "{name}: waited {:.3} s in the {:.3} s to {}",
+                victim.waited_seconds, victim.seconds, waits.ended_at_unix_ms
+            );
+            for one in &victim.causes {
+                println!("{name}: for {}: {:.3} s", one.cause, one.seconds);
+            }
+            for one in &victim.neighbours {
+                println!("{name}: for {}: {:.3} s", one.name, one.seconds);
+            }
+            println!(
+                "{name}: for containers and services without a name: {:.3} s, {:.3} s",
+                victim.unnamed.containers_seconds, victim.unnamed.system_seconds
+            );
+        }
+    }
+
     /// What the diagnosis calls a container.
     fn label(&self, name: &str) -> String {
         let cgroup = self.container(name).cgroup();
@@ -216,6 +246,7 @@ impl Scene {
                     .collect();
                 println!("{name}: {} {:?} {evidence:?}", asked.name, asked.answer);
             }
+            self.print_waits(name);
         }
         (is_right, is_wrong)
     }
