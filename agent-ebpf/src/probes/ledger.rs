@@ -209,6 +209,49 @@ pub(super) fn split(stats: *mut SchedSlot, ring: *mut Stretches, wait: &Wait) {
     }
 }
 
+/// Splits a wait that a task had on this CPU from its departure on until it got the CPU unseen, after what ran until then
+/// was appended.
+#[inline(always)]
+pub(super) fn split_unseen(
+    cpu: u32,
+    victim: u32,
+    queue: Kernel,
+    total_ns: u64,
+    times: [u64; 2],
+    departure: u32,
+    last: u64,
+) {
+    let quota = match total_ns {
+        0 => 0,
+        _ => quota_part(cpu, queue, total_ns, times, Some(departure)),
+    };
+    let whose = u64::from(cpu) << 32 | u64::from(victim);
+    split_past(whose, times[0], times[1], quota, last);
+}
+
+/// [`split`] of a wait that was over before now, all of it on this CPU. A global function: this is rare.
+#[unsafe(no_mangle)]
+#[inline(never)]
+pub extern "C" fn split_past(whose: u64, queued: u64, now: u64, quota: u64, last: u64) -> u32 {
+    let (cpu, victim) = ((whose >> 32) as u32, whose as u32);
+    let stats = SCHED.get_ptr_mut(cpu * layout!(slots) + victim);
+    let (Some(stats), Some(ring)) = (stats, STRETCHES.get_ptr_mut(cpu)) else {
+        return 0;
+    };
+    let wait = Wait {
+        cpu,
+        victim,
+        queued,
+        now,
+        whole: now - queued,
+        elsewhere: UNATTRIBUTED,
+        quota,
+        last,
+    };
+    split(stats, ring, &wait);
+    0
+}
+
 /// Charges what is older than the last slice.
 #[inline(always)]
 unsafe fn walk_all(ring: *mut Stretches, wait: &Wait, factor_of_others: u64) -> u64 {

@@ -143,6 +143,8 @@ fn try_sched_switch(ctx: &BtfTracePointContext) -> Option<()> {
     }
 
     let mut is_preempted = false;
+    // A wait that ended unseen, nanoseconds, and the departure that it began with.
+    let (mut missed_wait, mut missed_departure) = (0, DEPARTED_NOT);
     // The slice that was running when the programs were attached has no known start: skip it.
     if prev_pid != 0 && on_cpu_since != 0 {
         // Kernels have been met that do not trace every switch. What the state says is then another
@@ -237,6 +239,7 @@ fn try_sched_switch(ctx: &BtfTracePointContext) -> Option<()> {
         // same time; the checks at dispatch then reject what does not fit.
         unsafe {
             if (*task).pid == prev_pid {
+                let (left_at, left) = ((*task).departed_at, (*task).departure);
                 (*task).departed_at = now;
                 (*task).departure = departure;
                 // Its arrival was not seen, so neither was the wait before it; its total has it.
@@ -245,7 +248,14 @@ fn try_sched_switch(ctx: &BtfTracePointContext) -> Option<()> {
                     let missed = total.wrapping_sub((*task).run_delay_ns);
                     if missed <= now.saturating_sub((*task).noted_at) {
                         count_wait(stats, missed);
-                        ledger::add(stats, causes::UNATTRIBUTED, missed);
+                        let arrived: u64 = load(prev, layout!(task_last_arrival));
+                        // All of it was here if it is as long as the absence: one that is moved is on no queue for a
+                        // moment.
+                        if departed(left) >= DEPARTED_PREEMPTED && left_at + missed == arrived {
+                            (missed_wait, missed_departure) = (missed, left);
+                        } else {
+                            ledger::add(stats, causes::UNATTRIBUTED, missed);
+                        }
                     }
                     (*task).run_delay_ns = total;
                     (*task).noted_at = now;
@@ -261,10 +271,32 @@ fn try_sched_switch(ctx: &BtfTracePointContext) -> Option<()> {
         let arrived: u64 = load(prev, layout!(task_last_arrival));
         let nobody = causes::occupant(slot::ANY, causes::UNATTRIBUTED);
         // SAFETY: the pointer comes from the map, and only this CPU writes this element.
-        unsafe {
-            if arrived > (*ring).last && arrived < now {
+        let is_appended = unsafe {
+            let is_after = arrived > (*ring).last && arrived < now;
+            if is_after {
                 let clocks = [arrived, (*ring).last_task_clock + (arrived - (*ring).last)];
                 ledger::append(ring, cpu, nobody, clocks, false);
+            }
+            is_after
+        };
+        if missed_wait != 0 {
+            let victim = slot::slot(prev_owner);
+            if is_appended {
+                let queue: Kernel = load(prev, layout!(task_cfs_rq));
+                let times = [arrived - missed_wait, arrived];
+                let throttled_ns = ledger::throttled_ns(queue, now);
+                ledger::split_unseen(
+                    cpu,
+                    victim,
+                    queue,
+                    throttled_ns,
+                    times,
+                    missed_departure,
+                    nobody,
+                );
+            } else {
+                let stats = SCHED.get_ptr_mut(first_slot + victim)?;
+                ledger::add(stats, causes::UNATTRIBUTED, missed_wait);
             }
         }
     }
