@@ -74,6 +74,9 @@ pub struct CpuFacts {
     /// CPUs that it may run on (`cpuset.cpus.effective`), where those are fewer than are online; `None`
     /// where it may run on all.
     pub cpuset: Option<Vec<u32>>,
+    /// Whether that was not so when the window began, or is not known of then.
+    #[serde(default)]
+    pub is_cpuset_new: bool,
     /// The CPUs that it ran on; `None` where it did not run, or that is not measured.
     #[serde(default)]
     pub ran_on: Option<RanOn>,
@@ -160,7 +163,7 @@ pub struct WaitedFor {
     pub throttled_seconds: f64,
     /// Waited on another CPU before it was moved to the one that it ran on.
     pub migrated_seconds: f64,
-    /// Longer ago than the kernel side remembers.
+    /// Longer ago than the kernel side remembers, or missed by it.
     pub unattributed_seconds: f64,
 }
 

@@ -4,7 +4,8 @@
 //! was waited for others, and what cannot be attributed counts against that: it may be somebody else's.
 //! It is exonerated if it holds no more than [`Thresholds::innocent_share`] of all that was waited, its own
 //! tasks included, and little beside whoever holds most: of twenty who hold a twentieth each, none is the
-//! culprit and none is innocent.
+//! culprit and none is innocent. What cannot be attributed counts against that, too, unless it cannot be this
+//! neighbour's: one whose cpuset has no CPU of the container's cpuset had none that the container waited for.
 //!
 //! [`Thresholds::culprit_share`]: super::thresholds::Thresholds
 
@@ -48,6 +49,8 @@ struct Split<'a> {
     /// What is neither a container nor unknown: its name and seconds.
     more: Vec<(&'static str, f64)>,
     unattributed_seconds: f64,
+    /// Whether one of a name can be behind what has no name or is nobody's.
+    may_be_behind: fn(&View<'_>, &str) -> bool,
 }
 
 impl Split<'_> {
@@ -68,14 +71,14 @@ impl Split<'_> {
     }
 
     /// The most that a container or service can hold: what those of its name hold, or what can be hidden.
-    fn most_of(&self, name: &str, who: &Identity) -> f64 {
+    fn most_of(&self, name: &str, who: &Identity, may_be_behind: bool) -> f64 {
         let mine: f64 = self
             .named
             .iter()
             .filter(|one| one.name == name)
             .map(|one| one.seconds)
             .sum();
-        if mine > 0.0 {
+        if mine > 0.0 || !may_be_behind {
             return mine;
         }
         match who.kind {
@@ -134,23 +137,33 @@ impl Split<'_> {
         }
         blame.others.sort_by(|a, b| b.share.total_cmp(&a.share));
         blame.others.truncate(MAX_NAMED);
-        // Whoever may be behind what is nobody's is not innocent.
-        let hidden = self.unattributed_seconds;
         for (_, neighbour) in busy {
             let name = neighbour.identity.label();
-            let most = self.most_of(&name, &neighbour.identity);
+            let may_be_behind = (self.may_be_behind)(view, &name);
+            let most = self.most_of(&name, &neighbour.identity, may_be_behind);
+            // Whoever may be behind what is nobody's is not innocent.
+            let hidden = if may_be_behind {
+                self.unattributed_seconds
+            } else {
+                0.0
+            };
             let share = self.share_of_all(most);
             let is_small = self.share_of_all(most + hidden) <= thresholds.innocent_share
                 && most <= self.largest() * BESIDE_THE_LARGEST;
             let is_named = |all: &[Party]| all.iter().any(|one| one.name == name);
             if is_small && !is_named(&blame.exonerated) && !is_named(&blame.others) {
-                blame.exonerated.push(party(
+                let mut innocent = party(
                     &name,
                     most,
                     share,
                     Relation::AtMost,
                     thresholds.innocent_share(),
-                ));
+                );
+                if !may_be_behind {
+                    let shared = Evidence::new("cpus_of_both", Unit::Count, 0.0);
+                    innocent.evidence.push(shared);
+                }
+                blame.exonerated.push(innocent);
             }
             if blame.exonerated.len() == MAX_NAMED {
                 break;
@@ -198,6 +211,7 @@ pub(super) fn on_cpus(view: &View<'_>) -> Option<Blame> {
             ("kernel threads", waited.kernel_seconds),
         ],
         unattributed_seconds: nobodys(waited),
+        may_be_behind: |view, name| view.context.named(name).any(|one| view.may_share_cpus(one)),
     };
     let mut busy: Vec<(f64, &ContainerFacts)> = view
         .neighbours()
@@ -233,6 +247,7 @@ pub(super) fn at_device(view: &View<'_>, device: &str) -> Option<Blame> {
         unnamed_services_seconds: rest,
         more: Vec::new(),
         unattributed_seconds: rest,
+        may_be_behind: |_, _| true,
     };
     Some(split.blame(
         view,

@@ -108,6 +108,17 @@ impl<'a> View<'a> {
         cpus.filter(move |one| cpuset.is_some_and(|set| !set.contains(&one.cpu)))
     }
 
+    /// Whether another one may have run on a CPU of this one's in the window, by their cpusets.
+    pub(super) fn may_share_cpus(&self, other: &ContainerFacts) -> bool {
+        let (own, others) = (&self.container.cpu, &other.cpu);
+        let (Some(of_own), Some(of_others)) = (&own.cpuset, &others.cpuset) else {
+            return true;
+        };
+        own.is_cpuset_new
+            || others.is_cpuset_new
+            || of_own.iter().any(|cpu| of_others.contains(cpu))
+    }
+
     /// The other containers, the one of all others left out.
     pub(super) fn neighbours(&self) -> impl Iterator<Item = &'a ContainerFacts> {
         let container = self.container;

@@ -112,6 +112,7 @@ impl Pair<'_> {
                 .filter_map(|(old, new)| self.quota(old, new))
                 .collect(),
             cpuset: cpuset.map(|cpus| cpus.to_vec()),
+            is_cpuset_new: old.cpus != new.cpus,
             waited_for: tasks.and_then(|(before, now)| self.waited_for(before, now)),
             ran_on: old
                 .ran_on

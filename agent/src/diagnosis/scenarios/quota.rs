@@ -158,6 +158,69 @@ fn throttled_and_a_noisy_neighbour_at_once() {
     assert_eq!(bottleneck(&diagnosis), Some((Resource::Cpu, CapThrottled)));
 }
 
+/// As the scene of the long run: two threads and a tenth of a CPU beside a bully with three, both on CPU 0, while
+/// another one has CPU 1: of 2.6 s that it waited for others 0.19 s are nobody's.
+fn throttled_on_a_cpu_of_its_own_set() -> WindowFacts {
+    let mut victim = waiting(
+        "victim",
+        0.005,
+        WaitedFor {
+            containers: vec![held("bully", 2.39)],
+            throttled_seconds: 2.55,
+            own_seconds: 0.3,
+            system_seconds: 0.02,
+            kernel_seconds: 0.01,
+            unattributed_seconds: 0.19,
+            ..WaitedFor::default()
+        },
+    );
+    victim.cpu.quotas = vec![quota("/victim", true, 0.1, 0.97)];
+    victim.cpu.cpuset = Some(vec![0]);
+    let mut bully = running("bully", 0.9);
+    bully.cpu.cpuset = Some(vec![0]);
+    let mut innocent = running("innocent", 0.95);
+    innocent.cpu.cpuset = Some(vec![1]);
+    window(2, 0.02, vec![victim, bully, innocent])
+}
+
+#[test]
+fn what_is_nobodys_is_not_of_one_that_has_other_cpus() {
+    let mut facts = throttled_on_a_cpu_of_its_own_set();
+    let verdicts = [CapThrottled, ShareLimited];
+    let innocent = expected(&verdicts, &[], &["bully"], &["innocent"]);
+    let diagnosis = check(&facts, "victim", &innocent);
+    let finding = &diagnosis.resources[0].findings[1];
+    let evidence = &finding.exonerated[0].evidence;
+    assert!(
+        evidence.iter().any(|one| one.name == "cpus_of_both"),
+        "{finding:#?}"
+    );
+
+    // It may have been there before its set was another one, or beside it on one CPU of its set.
+    let suspected = expected(&verdicts, &[], &["bully"], &[]);
+    for change in [
+        |facts: &mut WindowFacts| facts.containers[2].cpu.is_cpuset_new = true,
+        |facts: &mut WindowFacts| facts.containers[0].cpu.is_cpuset_new = true,
+        |facts: &mut WindowFacts| facts.containers[2].cpu.cpuset = Some(vec![0, 1]),
+        |facts: &mut WindowFacts| facts.containers[2].cpu.cpuset = None,
+    ] {
+        let mut facts = facts.clone();
+        change(&mut facts);
+        let diagnosis = check(&facts, "victim", &suspected);
+        let finding = &diagnosis.resources[0].findings[1];
+        assert!(finding.exonerated.is_empty(), "{finding:#?}");
+    }
+
+    // What the ledger tells of it by name counts all the same.
+    let waited = facts.containers[0].cpu.waited_for.as_mut();
+    let waited = waited.expect("it waits");
+    waited.unattributed_seconds = 0.0;
+    waited.containers.push(held("innocent", 0.19));
+    let diagnosis = check(&facts, "victim", &suspected);
+    let finding = &diagnosis.resources[0].findings[1];
+    assert!(finding.exonerated.is_empty(), "{finding:#?}");
+}
+
 #[test]
 fn throttled_beside_busy_neighbours_that_it_does_not_wait_for() {
     let mut facts = capped();

@@ -230,6 +230,16 @@ fn what_went_backwards_is_absent_and_the_rest_stays() {
 }
 
 #[test]
+fn a_set_that_was_another_one_at_the_begin_is_new() {
+    let (mut earlier, later) = (reading(10), reading(20));
+    assert!(!facts(&earlier, &later).cpu.is_cpuset_new);
+    earlier.1.cpus = Some(Arc::from([1u32, 2].as_slice()));
+    assert!(facts(&earlier, &later).cpu.is_cpuset_new);
+    earlier.1.cpus = None;
+    assert!(facts(&earlier, &later).cpu.is_cpuset_new);
+}
+
+#[test]
 fn a_set_of_all_cpus_is_none() {
     let (earlier, mut later) = (reading(10), reading(20));
     later.0.host.cpus.truncate(2);
