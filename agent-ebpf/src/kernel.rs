@@ -12,7 +12,7 @@ use ctrscope_ebpf::{
     slot,
 };
 
-use crate::maps::{EVENTS, count};
+use crate::maps::{BLOCK_SLOTS, CPU_SLOTS, EVENTS, count};
 
 /// Filled by the loader.
 #[unsafe(no_mangle)]
@@ -102,14 +102,24 @@ pub fn cgroup_id(cgroup: Kernel) -> u64 {
     }
 }
 
-/// Owner of a css by a slot table. A css that its entry was not written for is reported and counts
+/// A subsystem's slot table.
+#[inline(always)]
+fn table(subsystem: u32) -> &'static Array<u64> {
+    if subsystem == slot::SUBSYSTEM_CPU {
+        &CPU_SLOTS
+    } else {
+        &BLOCK_SLOTS
+    }
+}
+
+/// Owner of a css by its subsystem's slot table. A css that its entry was not written for is reported and counts
 /// as its parent, if that is known, until user space has decided. One whose entry asks for it is
 /// reported, once.
 #[inline(always)]
-pub fn owner(table: &Array<u64>, subsystem: u32, css: Kernel, switches: u32) -> u32 {
+pub fn owner(subsystem: u32, css: Kernel, switches: u32) -> u32 {
     let id: u32 = load(css, layout!(css_id));
     let serial: u64 = load(css, layout!(css_serial));
-    let Some(entry) = table.get_ptr_mut(id) else {
+    let Some(entry) = table(subsystem).get_ptr_mut(id) else {
         count(counter::SLOT_TABLE_FULL);
         return slot::owner(slot::OTHER, slot::KIND_UNKNOWN);
     };
@@ -118,19 +128,13 @@ pub fn owner(table: &Array<u64>, subsystem: u32, css: Kernel, switches: u32) -> 
     if slot::is_settled(known, serial) {
         return slot::entry_owner(known);
     }
-    seen_first(table, subsystem, css, entry, known, switches)
+    seen_first(subsystem, css, entry, known, switches)
 }
 
-/// The cold path of [`owner`].
-#[inline(always)]
-fn seen_first(
-    table: &Array<u64>,
-    subsystem: u32,
-    css: Kernel,
-    entry: *mut u64,
-    known: u64,
-    switches: u32,
-) -> u32 {
+/// The cold path of [`owner`], out of the programs' way. Not a global function: those take no kernel pointers.
+#[inline(never)]
+fn seen_first(subsystem: u32, css: Kernel, entry: *mut u64, known: u64, switches: u32) -> u32 {
+    let table = table(subsystem);
     let this = self::css(css);
     let parent_css: Kernel = load(css, layout!(css_parent));
     let parent = self::css(parent_css);

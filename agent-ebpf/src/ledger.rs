@@ -21,7 +21,7 @@ pub use pairs::{
 };
 pub use stretches::{
     OCCUPANTS, SLICES, SPAN_OCCUPANTS, SPANS, STRETCHES, Slice, Span, Stretch, Stretches, WALKED,
-    append, fold, put_in_span,
+    Waited, append, fold, put_in_span,
 };
 pub use throttles::{
     KEPT_THROTTLES, THROTTLED_QUEUES, Throttles, Times, inside, outside, throttles_place,

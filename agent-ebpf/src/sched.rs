@@ -19,34 +19,38 @@ shared_counters! {
     /// What one container did on one CPU, in the array `SCHED` at `cpu * slots + slot`.
     ///
     /// Written by `sched_switch` on that CPU alone, so without locks or atomics. 32-bit counters
-    /// wrap; user space adds up their differences. Times are in nanoseconds of the scheduler's clock.
+    /// wrap; user space adds up their differences. Times are in nanoseconds of the scheduler's clock. What most switches
+    /// write is in one line of the cache and that of a bucket.
     pub struct SchedSlot [576] {
         /// Run queue latency of each dispatch.
         pub run_queue_buckets: [u32; BUCKETS],
         /// Context switches in which the task left the CPU blocked.
         pub voluntary: u32,
-        /// Context switches in which the task was still runnable.
-        pub involuntary: u32,
+        /// Not 0 once a quota, its own or one above, was seen to keep its tasks from this CPU: until then nothing is looked up
+        /// that only the quota's part of a wait needs.
+        pub throttled: u32,
         /// Sum of the run queue latencies.
         pub run_queue_ns: u64,
         /// Time on the CPU, as the scheduler itself charged it to the tasks.
         pub on_cpu_ns: u64,
         /// Time switched out and not runnable, interruptible.
         pub off_cpu_sleep_ns: u64,
+        /// The run queue latencies by who had the CPU, [`crate::ledger`]: their sum is [`run_queue_ns`](Self::run_queue_ns).
+        pub causes_ns: [u64; CAUSES],
         /// Time switched out and not runnable, as the kernel says for I/O (`task_struct.in_iowait`).
         pub off_cpu_io_ns: u64,
         /// Time switched out and not runnable, uninterruptible for another reason.
         pub off_cpu_uninterruptible_ns: u64,
-        /// The run queue latencies by who had the CPU, [`crate::ledger`]: their sum is [`run_queue_ns`](Self::run_queue_ns).
-        pub causes_ns: [u64; CAUSES],
         /// Run queue latency that followed a preemption, by who preempted.
         pub preempted_wait_ns: [u64; BY_COUNT],
         /// Processes that ended.
         pub process_exits: u32,
+        /// Context switches in which the task was still runnable.
+        pub involuntary: u32,
         /// Preemptions, by who preempted.
         pub preemptions: [u32; BY_COUNT],
         /// Room for what is to come; zero.
-        pub reserved: [u32; 2],
+        pub reserved: u32,
     }
 }
 
@@ -128,6 +132,8 @@ pub const DEPARTED_UNINTERRUPTIBLE: u32 = 2;
 pub const DEPARTED_IO: u32 = 3;
 /// The task left runnable; `BY_*` is added.
 pub const DEPARTED_PREEMPTED: u32 = 4;
+/// The task left runnable, and it was not looked up what its queue had been throttled by then; `BY_*` is added.
+pub const DEPARTED_UNWATCHED: u32 = DEPARTED_PREEMPTED + BY_COUNT as u32;
 
 const DEPARTURE_BITS: u32 = 4;
 /// Nanoseconds of the unit in which a departure tells of throttling, as a power of two: 4 µs, so that 28 bits hold
@@ -141,6 +147,29 @@ const THROTTLED_UNIT: u32 = 12;
 pub const fn departure(how: u32, throttled_ns: u64) -> u32 {
     how | ((throttled_ns >> THROTTLED_UNIT) as u32) << DEPARTURE_BITS
 }
+
+/// Who took the CPU from a task that left runnable.
+#[inline(always)]
+#[must_use]
+pub const fn preempted_by(departed: u32) -> usize {
+    let first = if departed < DEPARTED_UNWATCHED {
+        DEPARTED_PREEMPTED
+    } else {
+        DEPARTED_UNWATCHED
+    };
+    departed.wrapping_sub(first) as usize & 7
+}
+
+/// Whether it was looked up what the queue that a task left runnable had been throttled by then.
+#[inline(always)]
+#[must_use]
+pub const fn is_watched(departed: u32) -> bool {
+    departed >= DEPARTED_PREEMPTED && departed < DEPARTED_UNWATCHED
+}
+
+/// A wait as long as this is looked at for a quota's part even where none was seen yet, nanoseconds: a task that wakes
+/// while it is throttled waits for the next period. Of a shorter one, before the first, nothing is the quota's.
+pub const LONG_WAIT_NS: u64 = 1 << 17;
 
 /// How a task left.
 #[inline(always)]
@@ -190,6 +219,36 @@ mod tests {
             }
         }
         assert_eq!(departed(departure(DEPARTED_IO, 1 << 50)), DEPARTED_IO);
+    }
+
+    #[test]
+    fn who_preempted_is_told_whether_watched_or_not() {
+        for by in 0..BY_COUNT {
+            for (first, watched) in [(DEPARTED_PREEMPTED, true), (DEPARTED_UNWATCHED, false)] {
+                let how = departed(departure(first + by as u32, 1 << 40));
+                assert_eq!(preempted_by(how), by);
+                assert_eq!(is_watched(how), watched);
+            }
+        }
+        for how in [
+            DEPARTED_NOT,
+            DEPARTED_SLEEP,
+            DEPARTED_UNINTERRUPTIBLE,
+            DEPARTED_IO,
+        ] {
+            assert!(!is_watched(how));
+        }
+    }
+
+    #[test]
+    fn what_most_switches_write_is_in_one_line() {
+        use core::mem::offset_of;
+
+        const LINE: usize = 64;
+        let first = offset_of!(SchedSlot, voluntary);
+        let last = offset_of!(SchedSlot, causes_ns) + 8 * crate::ledger::CONTAINER;
+        assert_eq!(first / LINE, last / LINE);
+        assert!(size_of::<SchedSlot>().is_multiple_of(LINE));
     }
 
     #[test]

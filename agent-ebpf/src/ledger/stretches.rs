@@ -55,9 +55,35 @@ pub(super) unsafe fn occupant_at(one: *mut u64, place: usize) -> *mut u32 {
 }
 
 shared! {
+    /// A wait that has ended.
+    pub struct Waited [64] {
+        /// Since when the task waited on this CPU.
+        pub queued: u64,
+        /// When it got it.
+        pub now: u64,
+        /// All that it waited, on other CPUs as well, nanoseconds.
+        pub whole: u64,
+        /// Who had the CPU last.
+        pub last: u64,
+        /// A number of its run queue, a function of the address.
+        pub queue: u64,
+        /// What that was throttled in sum, nanoseconds.
+        pub throttled_ns: u64,
+        /// Slot of the container that waited.
+        pub victim: u32,
+        /// The cause of what it waited on other CPUs.
+        pub elsewhere: u32,
+        /// The departure that it began with, where the task was on no other queue since; else 0.
+        pub left_with: u32,
+        /// Zero.
+        pub reserved: u32,
+    }
+}
+
+shared! {
     /// The last slices of a CPU, in the array `STRETCHES`: each by itself, or several short ones by occupant. Times are
-    /// nanoseconds of the scheduler's clock (`rq->clock`).
-    pub struct Stretches [29_120] {
+    /// nanoseconds of the scheduler's clock (`rq->clock`). What every switch writes comes first, in one line of the cache.
+    pub struct Stretches [29_184] {
         /// Number of the open one.
         pub head: u64,
         /// When the last slice ended; 0 before the first switch.
@@ -72,22 +98,24 @@ shared! {
         pub slice_head: u64,
         /// 1 if the next slice opens another stretch.
         pub is_closed: u64,
-        /// Number of the open span.
-        pub span_head: u64,
+        /// When what is in stretches ends: where the oldest slice begins.
+        pub stretch_end: u64,
         /// When what is in spans ends: where the open stretch begins.
         pub span_end: u64,
         /// 1 if the next stretch opens another span.
         pub is_span_closed: u64,
         /// How far the last walk over slices or stretches came.
         pub walked_to: u64,
-        /// When what is in stretches ends: where the oldest slice begins.
-        pub stretch_end: u64,
+        /// Number of the open span.
+        pub span_head: u64,
         /// 1 while a wait is charged in which the quota had a part.
         pub has_throttled: u64,
         /// What others had of that wait outside of [`throttled`](Self::throttled).
         pub others_ns: u64,
         /// Zero, so that what follows begins with a line of the cache.
         pub reserved: [u64; 2],
+        /// A wait that is charged out of the way of most.
+        pub waited: Waited,
         /// When the quota kept the container that waited from running.
         pub throttled: Times,
         /// Slices by number.
@@ -96,6 +124,20 @@ shared! {
         pub list: [Stretch; STRETCHES],
         /// Spans by number.
         pub spans: [Span; SPANS],
+    }
+}
+
+impl Stretches {
+    /// What interrupts had of a part at the end of the last slice, which ends now; of all of it if the part is not within.
+    #[inline(always)]
+    #[must_use]
+    pub const fn interrupts_in(&self, is_within: bool, part: u64, now: u64) -> u64 {
+        let interrupts = self.slice_interrupts_ns;
+        if interrupts == 0 || !is_within {
+            return interrupts;
+        }
+        let length = now.wrapping_sub(self.slice_begin);
+        interrupts * (part >> 8) / ((length >> 8) + 1)
     }
 }
 

@@ -28,7 +28,7 @@ use ctrscope_ebpf::{
 use crate::{
     atomic::{add_u32, add_u64},
     kernel::{self, Kernel, layout, load},
-    maps::{BLOCK, BLOCK_SLOTS, GENERATIONS, REQUESTS, count},
+    maps::{BLOCK, GENERATIONS, REQUESTS, count},
     probes::{device, sched::bounded},
 };
 
@@ -80,7 +80,7 @@ fn owner(bio: Kernel) -> u32 {
     if layout!(block_has_blkcg) != 0 && !bio.is_null() {
         let css = kernel::bio_css(bio);
         if !css.is_null() {
-            return kernel::owner(&BLOCK_SLOTS, slot::SUBSYSTEM_BLOCK, css, 0);
+            return kernel::owner(slot::SUBSYSTEM_BLOCK, css, 0);
         }
     }
     slot::owner(slot::OTHER, slot::KIND_UNKNOWN)

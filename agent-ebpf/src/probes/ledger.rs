@@ -3,10 +3,10 @@
 use ctrscope_ebpf::{
     ledger::{
         self, CAUSES, KEPT_THROTTLES, KERNEL, ONLY_OWN, PAIRS as PAIRS_OF_CPU, QUOTA, SELF, Shares,
-        Stretches, THROTTLED_QUEUES, Throttles, UNATTRIBUTED, WAKE_UP, WHOLE, beside, cause_for,
-        factor, is_pair, not_throttled, pair_key, pair_place, scaled, throttles_place,
+        Stretches, THROTTLED_QUEUES, Throttles, UNATTRIBUTED, WAKE_UP, WHOLE, Waited, beside,
+        cause_for, factor, is_pair, not_throttled, pair_key, pair_place, scaled, throttles_place,
     },
-    sched::{SchedSlot, since_departure},
+    sched::{SchedSlot, departed, is_watched, since_departure},
     slot,
 };
 
@@ -75,30 +75,55 @@ fn throttles(cpu: u32, queue: u64) -> Option<*mut Throttles> {
     }
 }
 
-/// Notes that a task of a queue that is or was throttled leaves the CPU.
-#[inline(always)]
-pub(super) fn left(cpu: u32, queue: Kernel, total_ns: u64, now: u64, is_throttled: bool) {
-    let queue = kernel::number(queue);
-    if let Some(kept) = throttles(cpu, queue) {
-        // SAFETY: the pointer comes from the map, and only this CPU writes this element.
-        unsafe { (*kept).left(queue, total_ns, now, is_throttled) }
+/// Notes that a task leaves the CPU whose queue is throttled (`is_throttled` is not 0), or of whose container one was seen to
+/// be. A global function, out of the way of tasks that no quota concerns.
+#[unsafe(no_mangle)]
+#[inline(never)]
+pub extern "C" fn left_watched(
+    whose: u64,
+    queue: u64,
+    total_ns: u64,
+    now: u64,
+    is_throttled: u32,
+) -> u32 {
+    let cpu = (whose >> 32) as u32;
+    let place = cpu * layout!(slots) + whose as u32;
+    if let (Some(stats), Some(kept)) = (SCHED.get_ptr_mut(place), throttles(cpu, queue)) {
+        // SAFETY: the pointers come from the maps, and only this CPU writes these elements.
+        unsafe {
+            (*stats).throttled = 1;
+            (*kept).left(queue, total_ns, now, is_throttled != 0);
+        }
     }
+    0
+}
+
+/// [`left_watched`] where the queue is or was throttled; gives what it was in sum.
+#[inline(always)]
+pub(super) fn left(whose: u64, queue: Kernel, now: u64, is_throttled: bool) -> u64 {
+    let total_ns = throttled_ns(queue, now);
+    if total_ns != 0 || is_throttled {
+        left_watched(
+            whose,
+            kernel::number(queue),
+            total_ns,
+            now,
+            u32::from(is_throttled),
+        );
+    }
+    total_ns
 }
 
 /// The quota's part of a wait that ends now on a queue that was throttled: exactly what the queue was throttled since the
-/// task left it, where it was never off it (`left_with`), else by when it was.
+/// task left it, where it was never off it and that was looked up, else by when it was.
 #[inline(always)]
-pub(super) fn quota_part(
-    cpu: u32,
-    queue: Kernel,
-    total_ns: u64,
-    [queued, now]: [u64; 2],
-    left_with: Option<u32>,
-) -> u64 {
-    let part = throttled_part(cpu, kernel::number(queue), total_ns, queued, now);
-    match left_with {
-        Some(departure) => since_departure(departure, total_ns),
-        None => part,
+fn quota_part(cpu: u32, wait: &Waited) -> u64 {
+    let total_ns = wait.throttled_ns;
+    let part = throttled_part(cpu, wait.queue, total_ns, wait.queued, wait.now);
+    if is_watched(departed(wait.left_with)) {
+        since_departure(wait.left_with, total_ns)
+    } else {
+        part
     }
 }
 
@@ -129,60 +154,103 @@ pub extern "C" fn throttled_part(
     }
 }
 
-/// A wait that ends now.
-pub(super) struct Wait {
-    pub(super) cpu: u32,
-    /// Slot of the container that waited.
-    pub(super) victim: u32,
-    /// Since when it waited on this CPU.
-    pub(super) queued: u64,
-    pub(super) now: u64,
-    /// All of it, on other CPUs as well, nanoseconds.
-    pub(super) whole: u64,
-    /// The cause of what it waited on those.
-    pub(super) elsewhere: usize,
-    /// What its quota had of it at most.
-    pub(super) quota: u64,
-    /// Who had the CPU last.
-    pub(super) last: u64,
+/// Puts every nanosecond of a wait ([`Stretches::waited`]) under one cause, where a quota may have had a part. A global
+/// function, out of the way of the others.
+#[unsafe(no_mangle)]
+#[inline(never)]
+pub extern "C" fn split_watched(cpu: u32) -> u32 {
+    let Some(ring) = STRETCHES.get_ptr_mut(cpu) else {
+        return 0;
+    };
+    // SAFETY: the pointers come from the maps, and only this CPU writes these elements.
+    unsafe {
+        let wait = (*ring).waited;
+        let Some(stats) = SCHED.get_ptr_mut(cpu * layout!(slots) + wait.victim) else {
+            return 0;
+        };
+        let mut quota = 0;
+        if wait.throttled_ns != 0 {
+            (*stats).throttled = 1;
+            quota = quota_part(cpu, &wait);
+        }
+        if quota == 0 {
+            split(stats, ring, cpu, &wait);
+        } else {
+            split_throttled(stats, ring, cpu, &wait, quota);
+        }
+    }
+    0
 }
 
-/// Puts every nanosecond of a wait under one cause.
+/// Puts every nanosecond of a wait of which no quota had a part under one cause.
 #[inline(always)]
-pub(super) fn split(stats: *mut SchedSlot, ring: *mut Stretches, wait: &Wait) {
+pub(super) fn split(stats: *mut SchedSlot, ring: *mut Stretches, cpu: u32, wait: &Waited) {
     let here = wait.now - wait.queued;
     if wait.whole != here {
-        add(stats, wait.elsewhere, wait.whole.wrapping_sub(here));
+        add(
+            stats,
+            wait.elsewhere as usize,
+            wait.whole.wrapping_sub(here),
+        );
     }
     // SAFETY: pointers into maps, and only this CPU writes these elements.
     unsafe {
         let begin = (*ring).slice_begin;
         let is_within = begin <= wait.queued;
         let part = if is_within { here } else { wait.now - begin };
-        let mut left = part;
-        let mut quota = wait.quota;
-        let mut factor_of_others = WHOLE;
-        if quota != 0 {
-            (*ring).has_throttled = 1;
-            left = not_throttled(ring, wait.now - part, wait.now);
-            let is_own = ledger::occupant_slot(wait.last) == u64::from(wait.victim);
-            let (mut own, others) = if is_own { (part, 0) } else { (0, left) };
-            (*ring).others_ns = others;
-            if !is_within {
-                own += walk_all(ring, wait, ONLY_OWN);
-            }
-            let not_own = here.saturating_sub(own);
-            quota = quota.min(not_own);
-            factor_of_others = factor(not_own - quota, (*ring).others_ns);
-            add(stats, QUOTA, quota);
-        }
-        let mut counted = 0;
-        let mut interrupts = (*ring).slice_interrupts_ns;
+        let interrupts = (*ring).interrupts_in(is_within, part, wait.now);
         if interrupts != 0 {
-            let length = wait.now.wrapping_sub(begin);
-            if is_within {
-                interrupts = interrupts * (part >> 8) / ((length >> 8) + 1);
+            add(stats, KERNEL, interrupts);
+        }
+        let own = part - interrupts;
+        charge(stats, cpu, wait.victim, wait.last, [own, own], WHOLE);
+        if !is_within {
+            let counted = part + walk_all(ring, cpu, wait, WHOLE);
+            let rest = here.wrapping_sub(counted);
+            if rest != 0 {
+                add(stats, UNATTRIBUTED, rest);
             }
+        }
+    }
+}
+
+/// Puts every nanosecond of a wait under one cause, of which its quota had at most so much.
+#[inline(always)]
+fn split_throttled(
+    stats: *mut SchedSlot,
+    ring: *mut Stretches,
+    cpu: u32,
+    wait: &Waited,
+    quota: u64,
+) {
+    let here = wait.now - wait.queued;
+    if wait.whole != here {
+        add(
+            stats,
+            wait.elsewhere as usize,
+            wait.whole.wrapping_sub(here),
+        );
+    }
+    // SAFETY: pointers into maps, and only this CPU writes these elements.
+    unsafe {
+        let begin = (*ring).slice_begin;
+        let is_within = begin <= wait.queued;
+        let part = if is_within { here } else { wait.now - begin };
+        (*ring).has_throttled = 1;
+        let left = not_throttled(ring, wait.now - part, wait.now);
+        let is_own = ledger::occupant_slot(wait.last) == u64::from(wait.victim);
+        let (mut own, others) = if is_own { (part, 0) } else { (0, left) };
+        (*ring).others_ns = others;
+        if !is_within {
+            own += walk_all(ring, cpu, wait, ONLY_OWN);
+        }
+        let not_own = here.saturating_sub(own);
+        let quota = quota.min(not_own);
+        let factor_of_others = factor(not_own - quota, (*ring).others_ns);
+        add(stats, QUOTA, quota);
+        let mut counted = 0;
+        let interrupts = (*ring).interrupts_in(is_within, part, wait.now);
+        if interrupts != 0 {
             // Nobody's in particular.
             let part = scaled(interrupts.min(left), factor_of_others);
             add(stats, KERNEL, part);
@@ -190,18 +258,16 @@ pub(super) fn split(stats: *mut SchedSlot, ring: *mut Stretches, wait: &Wait) {
         }
         counted += charge(
             stats,
-            wait.cpu,
+            cpu,
             wait.victim,
             wait.last,
             [part - interrupts, left.saturating_sub(interrupts)],
             factor_of_others,
         );
         if !is_within {
-            counted += walk_all(ring, wait, factor_of_others);
+            counted += walk_all(ring, cpu, wait, factor_of_others);
         }
-        if wait.quota != 0 {
-            (*ring).has_throttled = 0;
-        }
+        (*ring).has_throttled = 0;
         let rest = here.wrapping_sub(quota).wrapping_sub(counted);
         if rest != 0 {
             add(stats, UNATTRIBUTED, rest);
@@ -209,58 +275,40 @@ pub(super) fn split(stats: *mut SchedSlot, ring: *mut Stretches, wait: &Wait) {
     }
 }
 
-/// Splits a wait that a task had on this CPU from its departure on until it got the CPU unseen, after what ran until then
-/// was appended.
-#[inline(always)]
-pub(super) fn split_unseen(
-    cpu: u32,
-    victim: u32,
-    queue: Kernel,
-    total_ns: u64,
-    times: [u64; 2],
-    departure: u32,
-    last: u64,
-) {
-    let quota = match total_ns {
-        0 => 0,
-        _ => quota_part(cpu, queue, total_ns, times, Some(departure)),
-    };
-    let whose = u64::from(cpu) << 32 | u64::from(victim);
-    split_past(whose, times[0], times[1], quota, last);
-}
-
-/// [`split`] of a wait that was over before now, all of it on this CPU. A global function: this is rare.
+/// Who had a CPU from its last switch until a task arrived whose arrival was not seen is nobody's to know. The wait before
+/// that ([`Stretches::waited`]), where it is not 0, was all on this CPU. A global function, out of the way of the others.
 #[unsafe(no_mangle)]
 #[inline(never)]
-pub extern "C" fn split_past(whose: u64, queued: u64, now: u64, quota: u64, last: u64) -> u32 {
-    let (cpu, victim) = ((whose >> 32) as u32, whose as u32);
-    let stats = SCHED.get_ptr_mut(cpu * layout!(slots) + victim);
-    let (Some(stats), Some(ring)) = (stats, STRETCHES.get_ptr_mut(cpu)) else {
+pub extern "C" fn arrived_unseen(cpu: u32, now: u64) -> u32 {
+    let Some(ring) = STRETCHES.get_ptr_mut(cpu) else {
         return 0;
     };
-    let wait = Wait {
-        cpu,
-        victim,
-        queued,
-        now,
-        whole: now - queued,
-        elsewhere: UNATTRIBUTED,
-        quota,
-        last,
-    };
-    split(stats, ring, &wait);
+    // SAFETY: the pointers come from the maps, and only this CPU writes these elements.
+    unsafe {
+        let Waited {
+            victim,
+            now: arrived,
+            whole,
+            last,
+            ..
+        } = (*ring).waited;
+        if arrived > (*ring).last && arrived < now {
+            let clocks = [arrived, (*ring).last_task_clock + (arrived - (*ring).last)];
+            append(ring, cpu, last, clocks, false);
+            if whole != 0 {
+                split_watched(cpu);
+            }
+        } else if let Some(stats) = SCHED.get_ptr_mut(cpu * layout!(slots) + victim) {
+            add(stats, UNATTRIBUTED, whole);
+        }
+    }
     0
 }
 
 /// Charges what is older than the last slice.
 #[inline(always)]
-unsafe fn walk_all(ring: *mut Stretches, wait: &Wait, factor_of_others: u64) -> u64 {
-    let Wait {
-        cpu,
-        victim,
-        queued,
-        ..
-    } = *wait;
+unsafe fn walk_all(ring: *mut Stretches, cpu: u32, wait: &Waited, factor_of_others: u64) -> u64 {
+    let Waited { victim, queued, .. } = *wait;
     let whose = u64::from(cpu) << 32 | u64::from(victim);
     let mut counted = walk_recent(whose, queued, factor_of_others);
     // SAFETY: by the caller.

@@ -15,16 +15,17 @@ use aya_ebpf::{
 };
 use ctrscope_ebpf::{
     counter, histogram,
-    ledger::{self as causes, Stretches},
+    ledger::{self as causes, Stretches, Waited},
     sched::{
         BUCKET_MASK, BY_CONTAINER, BY_KERNEL, BY_QUOTA, BY_SELF, BY_SYSTEM, CpuState, DEPARTED_IO,
-        DEPARTED_NOT, DEPARTED_PREEMPTED, DEPARTED_SLEEP, DEPARTED_UNINTERRUPTIBLE, MOVED,
-        SchedSlot, departed, departure, since, since_at_least,
+        DEPARTED_NOT, DEPARTED_PREEMPTED, DEPARTED_SLEEP, DEPARTED_UNINTERRUPTIBLE,
+        DEPARTED_UNWATCHED, LONG_WAIT_NS, MOVED, SchedSlot, departed, departure,
+        preempted_by as departed_by, since, since_at_least,
     },
     slot,
 };
 
-use super::ledger::{self, Wait};
+use super::ledger;
 use crate::{
     kernel::{self, Kernel, layout, load},
     maps::{CPU_SLOTS, CPUS, SCHED, STRETCHES, TASKS, count},
@@ -123,12 +124,7 @@ fn try_sched_switch(ctx: &BtfTracePointContext) -> Option<()> {
     let switches = ((running >> 32) as u32).wrapping_add(1);
     let mut prev_owner = running as u32;
     let next_owner = if next_pid != 0 {
-        kernel::owner(
-            &CPU_SLOTS,
-            slot::SUBSYSTEM_CPU,
-            kernel::task_css(next),
-            switches,
-        )
+        kernel::owner(slot::SUBSYSTEM_CPU, kernel::task_css(next), switches)
     } else {
         slot::owner(slot::IDLE, slot::KIND_SYSTEM)
     };
@@ -145,6 +141,7 @@ fn try_sched_switch(ctx: &BtfTracePointContext) -> Option<()> {
     let mut is_preempted = false;
     // A wait that ended unseen, nanoseconds, and the departure that it began with.
     let (mut missed_wait, mut missed_departure) = (0, DEPARTED_NOT);
+    let ring: *mut Stretches = STRETCHES.get_ptr_mut(cpu)?;
     // The slice that was running when the programs were attached has no known start: skip it.
     if prev_pid != 0 && on_cpu_since != 0 {
         // Kernels have been met that do not trace every switch. What the state says is then another
@@ -160,7 +157,6 @@ fn try_sched_switch(ctx: &BtfTracePointContext) -> Option<()> {
         // Or it may have been dispatched before its cgroup was known.
         if !is_seen || is_moved || slot::kind(prev_owner) == slot::KIND_UNKNOWN {
             prev_owner = kernel::owner(
-                &CPU_SLOTS,
                 slot::SUBSYSTEM_CPU,
                 kernel::task_css(prev),
                 // The count that its slice ran under, so that no correction meets the next one's.
@@ -199,12 +195,17 @@ fn try_sched_switch(ctx: &BtfTracePointContext) -> Option<()> {
         // for it, is not in this argument: there the same bit is `TASK_WAKEKILL`.
         let preempt: u64 = ctx.arg(0);
         let queue: Kernel = load(prev, layout!(task_cfs_rq));
-        let throttled_ns = ledger::throttled_ns(queue, now);
+        // SAFETY: as above.
+        let is_watched = unsafe { (*stats).throttled } != 0;
+        let whose = u64::from(cpu) << 32 | u64::from(slot::slot(prev_owner));
+        let mut throttled_ns = 0;
         let how = if state == 0 || preempt as u8 != 0 {
             is_preempted = true;
             let is_throttled = ledger::is_throttled(queue);
-            if is_throttled || throttled_ns != 0 {
-                ledger::left(cpu, queue, throttled_ns, now, is_throttled);
+            let mut how = DEPARTED_UNWATCHED;
+            if is_throttled || is_watched {
+                throttled_ns = ledger::left(whose, queue, now, is_throttled);
+                how = DEPARTED_PREEMPTED;
             }
             let by = if is_throttled {
                 BY_QUOTA
@@ -217,11 +218,11 @@ fn try_sched_switch(ctx: &BtfTracePointContext) -> Option<()> {
                 let counter = (&raw mut (*stats).preemptions).cast::<u32>().add(by & 7);
                 *counter = (*counter).wrapping_add(1);
             }
-            DEPARTED_PREEMPTED + by as u32
+            how + by as u32
         } else {
             add_one!(stats, voluntary);
-            if throttled_ns != 0 {
-                ledger::left(cpu, queue, throttled_ns, now, false);
+            if is_watched {
+                throttled_ns = ledger::left(whose, queue, now, false);
             }
             // As the kernel's own accounts of waiting for I/O take it, whatever the state
             // (`try_to_block_task`, `kernel/sched/core.c`; `psi_task_switch`, `kernel/sched/psi.c`).
@@ -264,41 +265,27 @@ fn try_sched_switch(ctx: &BtfTracePointContext) -> Option<()> {
         }
     }
 
-    let ring: *mut Stretches = STRETCHES.get_ptr_mut(cpu)?;
     let last = ledger::occupant(prev, prev_pid, prev_owner);
     if prev_pid != 0 && prev_pid != seen_pid {
         // Who ran until it came is not known.
         let arrived: u64 = load(prev, layout!(task_last_arrival));
-        let nobody = causes::occupant(slot::ANY, causes::UNATTRIBUTED);
+        let queue: Kernel = load(prev, layout!(task_cfs_rq));
         // SAFETY: the pointer comes from the map, and only this CPU writes this element.
-        let is_appended = unsafe {
-            let is_after = arrived > (*ring).last && arrived < now;
-            if is_after {
-                let clocks = [arrived, (*ring).last_task_clock + (arrived - (*ring).last)];
-                ledger::append(ring, cpu, nobody, clocks, false);
-            }
-            is_after
-        };
-        if missed_wait != 0 {
-            let victim = slot::slot(prev_owner);
-            if is_appended {
-                let queue: Kernel = load(prev, layout!(task_cfs_rq));
-                let times = [arrived - missed_wait, arrived];
-                let throttled_ns = ledger::throttled_ns(queue, now);
-                ledger::split_unseen(
-                    cpu,
-                    victim,
-                    queue,
-                    throttled_ns,
-                    times,
-                    missed_departure,
-                    nobody,
-                );
-            } else {
-                let stats = SCHED.get_ptr_mut(first_slot + victim)?;
-                ledger::add(stats, causes::UNATTRIBUTED, missed_wait);
-            }
+        unsafe {
+            (*ring).waited = Waited {
+                queued: arrived.wrapping_sub(missed_wait),
+                now: arrived,
+                whole: missed_wait,
+                last: causes::occupant(slot::ANY, causes::UNATTRIBUTED),
+                queue: kernel::number(queue),
+                throttled_ns: ledger::throttled_ns(queue, now),
+                victim: slot::slot(prev_owner),
+                elsewhere: causes::UNATTRIBUTED as u32,
+                left_with: missed_departure,
+                reserved: 0,
+            };
         }
+        ledger::arrived_unseen(cpu, now);
     }
     ledger::append(ring, cpu, last, [now, on_cpu_now], is_preempted);
     if next_pid != 0 {
@@ -341,7 +328,7 @@ fn dispatch(
 
     let stats = sched_slot(cpu * layout!(slots), owner)?;
     let task = TASKS.get_ptr_mut(pid & layout!(task_mask))?;
-    let mut left_with = None;
+    let mut left_with = DEPARTED_NOT;
     let mut elsewhere = causes::MIGRATED;
     // SAFETY: as where the departure is written.
     unsafe {
@@ -358,11 +345,11 @@ fn dispatch(
             let departure = departed(left);
             let away = now.wrapping_sub((*task).departed_at);
             if departure >= DEPARTED_PREEMPTED {
-                let by = (departure - DEPARTED_PREEMPTED) as usize & 7;
+                let by = departed_by(departure);
                 let sum = (&raw mut (*stats).preempted_wait_ns).cast::<u64>().add(by);
                 *sum = (*sum).wrapping_add(wait);
                 if (*task).departed_at == last_queued {
-                    left_with = Some(left);
+                    left_with = left;
                 } else if by == BY_QUOTA {
                     // It was moved meanwhile, and until shortly before that it was throttled: none is moved from a queue
                     // that is (`can_migrate_task`, `kernel/sched/fair.c`).
@@ -393,26 +380,32 @@ fn dispatch(
         (*task).noted_at = now;
     }
     count_wait(stats, wait);
-    let queue: Kernel = load(next, layout!(task_cfs_rq));
-    let throttled_ns = ledger::throttled_ns(queue, now);
-    let victim = slot::slot(owner);
-    let quota = if throttled_ns != 0 {
-        let times = [last_queued, now];
-        ledger::quota_part(cpu, queue, throttled_ns, times, left_with)
-    } else {
-        0
-    };
-    let wait = Wait {
-        cpu,
-        victim,
+    let wait = Waited {
         queued: last_queued,
         now,
         whole: wait,
-        elsewhere,
-        quota,
         last,
+        queue: 0,
+        throttled_ns: 0,
+        victim: slot::slot(owner),
+        elsewhere: elsewhere as u32,
+        left_with,
+        reserved: 0,
     };
-    ledger::split(stats, ring, &wait);
+    // SAFETY: the pointers come from the maps, and only this CPU writes these elements.
+    unsafe {
+        if since_queued < LONG_WAIT_NS && (*stats).throttled == 0 {
+            ledger::split(stats, ring, cpu, &wait);
+        } else {
+            let queue: Kernel = load(next, layout!(task_cfs_rq));
+            (*ring).waited = Waited {
+                queue: kernel::number(queue),
+                throttled_ns: ledger::throttled_ns(queue, now),
+                ..wait
+            };
+            ledger::split_watched(cpu);
+        }
+    }
     Some(())
 }
 
@@ -458,12 +451,7 @@ fn try_sched_process_exit(ctx: &BtfTracePointContext) -> Option<()> {
     // Its own cgroup, and not what the state says to run here: where a switch was not traced that is another.
     // SAFETY: the pointer comes from the map.
     let switches = unsafe { (*state).running >> 32 } as u32;
-    let owner = kernel::owner(
-        &CPU_SLOTS,
-        slot::SUBSYSTEM_CPU,
-        kernel::task_css(task),
-        switches,
-    );
+    let owner = kernel::owner(slot::SUBSYSTEM_CPU, kernel::task_css(task), switches);
     // Preemption may be on here and another task's switch come between load and store: that can
     // lose one count.
     let stats = sched_slot(cpu * layout!(slots), owner)?;
