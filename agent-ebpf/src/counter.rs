@@ -27,6 +27,8 @@ counters! {
     TASK_COLLISION = "task_table_collision" "evicted",
     /// A task left a CPU on which it had not been seen to arrive: the tracepoint passed over a switch.
     SWITCH_UNSEEN = "switch_unseen" "lost",
+    /// A task got the CPU whose wait began at a time that the kernel lost: the wait is not counted.
+    WAIT_BEGIN_LOST = "wait_begin_lost" "lost",
     /// A css id beyond the slot table: counted as other.
     SLOT_TABLE_FULL = "slot_table_full" "lost",
     /// An event found the ring buffer full.

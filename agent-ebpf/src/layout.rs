@@ -129,7 +129,9 @@ shared! {
         pub cfs_rq_throttled_since: u32,
         /// `request.q`
         pub request_queue: u32,
+        /// `task_struct.se.sched_delayed`; 0 where the kernel lacks it (before 6.12) or `sched_migrate_task`.
+        pub task_sched_delayed: u32,
         /// Room for what is to come; zero.
-        pub reserved: [u32; 5],
+        pub reserved: [u32; 4],
     }
 }

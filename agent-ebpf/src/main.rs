@@ -3,6 +3,7 @@
 //! | program | hook | subject |
 //! |---|---|---|
 //! | `sched_switch` | `tp_btf/sched_switch` | run queue latency, on-CPU and off-CPU time, switches, preemptions |
+//! | `sched_migrate_task` | `tp_btf/sched_migrate_task`, from 6.12 on | tells of tasks that block and are moved at once: the kernel takes their sleep for a wait |
 //! | `sched_process_exit` | `tp_btf/sched_process_exit` | forgets the task, counts the process |
 //! | `read_clock` | none: run on demand by `BPF_PROG_TEST_RUN` | the clock of a CPU and whether its task was moved, for slices still running |
 //! | `cgroup_mkdir`, `cgroup_rmdir` | `tp_btf` of the same name | a cgroup made or removed |

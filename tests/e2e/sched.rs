@@ -4,7 +4,11 @@ use std::{
     fs,
     path::PathBuf,
     process::{Child, Command},
-    sync::Arc,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    thread,
     time::Duration,
 };
 
@@ -91,6 +95,98 @@ fn time_asleep_is_no_time_waiting_for_a_disk() {
         println!("{name}: asked to sleep {asked_ns} ns, slept {sleep_ns} ns, disk {disk_ns} ns");
         assert!(sleep_ns >= asked_ns / 2 && disk_ns <= sleep_ns);
     });
+}
+
+/// A task that blocks before the scheduler owes it time stays on its run queue for a moment (`sched_delayed`, 6.12 and
+/// later). One that is moved to another CPU then is noted there as waiting, although it sleeps on.
+#[test]
+fn a_task_that_is_moved_while_it_falls_asleep_does_not_wait() {
+    /// Of each sleep, milliseconds.
+    const SLEEP_MS: u64 = 200;
+    let Some(other_cpu) = cpus().into_iter().find(|cpu| *cpu != 0) else {
+        skip::skip("a task is moved between two CPUs, and there is one");
+        return;
+    };
+    let agent = Agent::start(&[]).unwrap();
+    let sleep = SLEEP_MS.to_string();
+    let mut sleeper = vec!["sleep-burn", "--seconds", "3", "--cpu", "0"];
+    sleeper.extend(["--burn-ms", "3", "--sleep-ms", &sleep]);
+    // Beside them it has had more than its share when it blocks.
+    let busy = ["burn", "--threads", "2", "--seconds", "4", "--cpu", "0"];
+    let specs = [("sleeper", &sleeper[..]), ("busy", &busy[..])];
+    let specs = specs.map(|(name, work)| ContainerSpec::new(name, work));
+    let run = SideBySide::start(&agent, &group(), &specs);
+    let tids = run.containers[0].tids().unwrap();
+    let is_over = AtomicBool::new(false);
+    let (reports, moved) = thread::scope(|scope| {
+        let mover = scope.spawn(|| move_who_blocks(&tids, other_cpu, &is_over));
+        let reports = run.work();
+        is_over.store(true, Ordering::Relaxed);
+        (reports, mover.join().unwrap())
+    });
+    let bursts = reports[0]["workers"][0]["bursts"].as_u64().unwrap();
+    let asked_ns = bursts * SLEEP_MS * 1_000_000;
+    let slept_ns = |reading: &Reading| reading.sched().off_cpu_sleep_ns;
+    let seen_ns = slept_ns(&Reading::take(&agent, &run.containers[0])) - slept_ns(&run.before[0]);
+    let lost = agent.metrics().unwrap().value(
+        "ctrscope_losses_total",
+        &[("kind", "lost"), ("reason", "wait_begin_lost")],
+    );
+    println!(
+        "moved {moved} times, {lost:?} begins lost; asked to sleep {asked_ns} ns, slept {seen_ns} ns"
+    );
+    assert!(moved > 0, "it was never moved");
+    assert!(seen_ns >= asked_ns / 2);
+}
+
+/// CPUs that this process may run on.
+fn cpus() -> Vec<usize> {
+    // SAFETY: a set of that size, which the call fills.
+    let set = unsafe {
+        let mut set: libc::cpu_set_t = std::mem::zeroed();
+        assert_eq!(
+            libc::sched_getaffinity(0, size_of_val(&set), &raw mut set),
+            0
+        );
+        set
+    };
+    // SAFETY: within the set.
+    (0..libc::CPU_SETSIZE as usize)
+        .filter(|cpu| unsafe { libc::CPU_ISSET(*cpu, &set) })
+        .collect()
+}
+
+/// Puts a task on a CPU; one that has ended is passed over.
+fn pin(tid: u32, cpu: usize) {
+    // SAFETY: a set of that size; the number is within it.
+    unsafe {
+        let mut set: libc::cpu_set_t = std::mem::zeroed();
+        libc::CPU_SET(cpu, &mut set);
+        libc::sched_setaffinity(tid as libc::pid_t, size_of_val(&set), &raw const set);
+    }
+}
+
+/// Moves each task from the first CPU to another one at once when it has blocked, and back when it runs again. How often
+/// it did.
+fn move_who_blocks(tids: &[u32], other_cpu: usize, is_over: &AtomicBool) -> usize {
+    let is_blocked = |tid: &u32| {
+        let stat = fs::read_to_string(format!("/proc/{tid}/stat")).unwrap_or_default();
+        let state = stat.rsplit(')').next().unwrap_or("").trim_start();
+        state.starts_with('S')
+    };
+    let mut were_blocked: Vec<_> = tids.iter().map(is_blocked).collect();
+    let mut moved = 0;
+    while !is_over.load(Ordering::Relaxed) {
+        for (tid, was_blocked) in tids.iter().zip(&mut were_blocked) {
+            let is_blocked = is_blocked(tid);
+            if is_blocked != *was_blocked {
+                pin(*tid, if is_blocked { other_cpu } else { 0 });
+                moved += usize::from(is_blocked);
+            }
+            *was_blocked = is_blocked;
+        }
+    }
+    moved
 }
 
 /// A parent that waits in `vfork` sleeps uninterruptibly and asks no disk for anything.

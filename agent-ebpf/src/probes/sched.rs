@@ -19,8 +19,8 @@ use ctrscope_ebpf::{
     sched::{
         BUCKET_MASK, BY_CONTAINER, BY_KERNEL, BY_QUOTA, BY_SELF, BY_SYSTEM, CpuState, DEPARTED_IO,
         DEPARTED_NOT, DEPARTED_PREEMPTED, DEPARTED_SLEEP, DEPARTED_UNINTERRUPTIBLE,
-        DEPARTED_UNWATCHED, LONG_WAIT_NS, MOVED, SchedSlot, departed, departure,
-        preempted_by as departed_by, since, since_at_least,
+        DEPARTED_UNWATCHED, LONG_WAIT_NS, MOVED, SchedSlot, begin_lost, blocked, departed,
+        departure, preempted_by as departed_by, since, since_at_least,
     },
     slot,
 };
@@ -247,7 +247,9 @@ fn try_sched_switch(ctx: &BtfTracePointContext) -> Option<()> {
                 if !is_seen {
                     let total: u64 = load(prev, layout!(task_run_delay));
                     let missed = total.wrapping_sub((*task).run_delay_ns);
-                    if missed <= now.saturating_sub((*task).noted_at) {
+                    if blocked(departed(left)).1 {
+                        count(counter::WAIT_BEGIN_LOST);
+                    } else if missed <= now.saturating_sub((*task).noted_at) {
                         count_wait(stats, missed);
                         let arrived: u64 = load(prev, layout!(task_last_arrival));
                         // All of it was here if it is as long as the absence: one that is moved is on no queue for a
@@ -330,6 +332,7 @@ fn dispatch(
     let task = TASKS.get_ptr_mut(pid & layout!(task_mask))?;
     let mut left_with = DEPARTED_NOT;
     let mut elsewhere = causes::MIGRATED;
+    let mut is_lost = false;
     // SAFETY: as where the departure is written.
     unsafe {
         if (*task).pid == pid && last_arrival != 0 {
@@ -342,7 +345,12 @@ fn dispatch(
                 wait = added;
             }
             let left = (*task).departure;
-            let departure = departed(left);
+            let departure;
+            (departure, is_lost) = blocked(departed(left));
+            if is_lost {
+                // At most since it last blocked, at least not at all.
+                wait = 0;
+            }
             let away = now.wrapping_sub((*task).departed_at);
             if departure >= DEPARTED_PREEMPTED {
                 let by = departed_by(departure);
@@ -378,6 +386,10 @@ fn dispatch(
         (*task).departure = DEPARTED_NOT;
         (*task).run_delay_ns = total;
         (*task).noted_at = now;
+    }
+    if is_lost {
+        count(counter::WAIT_BEGIN_LOST);
+        return Some(());
     }
     count_wait(stats, wait);
     let wait = Waited {
@@ -421,6 +433,25 @@ fn count_wait(stats: *mut SchedSlot, wait: u64) {
         *counter = (*counter).wrapping_add(1);
     }
     add!(stats, run_queue_ns, wait);
+}
+
+/// Notes whose waits will begin at no known time. Only attached where the kernel has tasks that are blocked and still on a
+/// run queue.
+#[btf_tracepoint(function = "sched_migrate_task")]
+pub fn sched_migrate_task(ctx: BtfTracePointContext) -> i32 {
+    let task: Kernel = ctx.arg(0);
+    if load::<u8>(task, layout!(task_sched_delayed)) != 0 {
+        let pid = kernel::task_pid(task);
+        if let Some(entry) = TASKS.get_ptr_mut(pid & layout!(task_mask)) {
+            // SAFETY: as in `sched_switch`; the lock of the task's run queue is held, so it runs nowhere.
+            unsafe {
+                if (*entry).pid == pid {
+                    (*entry).departure = begin_lost((*entry).departure);
+                }
+            }
+        }
+    }
+    0
 }
 
 #[btf_tracepoint(function = "sched_process_exit")]

@@ -174,6 +174,8 @@ pub fn resolve(btf: &Btf) -> Resolved {
     let last_queued = kernel.field(&task, "sched_info.last_queued", Load::Long);
     let prev_sum_exec = kernel.field(&task, "se.prev_sum_exec_runtime", Load::Long);
     let in_iowait = kernel.field(&task, "in_iowait", Load::Bit);
+    let delayed = kernel.field(&task, "se.sched_delayed", Load::Byte);
+    let migrate_shape = kernel.tracepoint("sched_migrate_task").check(btf, &[TASK]);
     let leader = kernel.field(&task, "group_leader", Load::Pointer);
     let start_boottime = kernel.field(&task, "start_boottime", Load::Long);
     let exec_id = kernel.field(&task, "self_exec_id", Load::LowWord);
@@ -284,6 +286,9 @@ pub fn resolve(btf: &Btf) -> Resolved {
     layout.task_fsbase = fsbase.offset;
     layout.task_in_iowait = in_iowait.offset;
     layout.task_in_iowait_mask = in_iowait.mask;
+    if migrate_shape.lack.is_none() {
+        layout.task_sched_delayed = delayed.offset;
+    }
     layout.task_run_delay = run_delay.offset;
     layout.task_last_arrival = last_arrival.offset;
     layout.task_last_queued = last_queued.offset;
@@ -360,6 +365,10 @@ pub fn resolve(btf: &Btf) -> Resolved {
     verdict.require(&[&sum_exec, &run_delay, &last_arrival, &last_queued]);
     verdict.require(&[&prev_sum_exec]);
     verdict.prefer(&[&in_iowait, &throttled, &throttle_count]);
+    // Without that field no task is where the tracepoint would be needed.
+    if delayed.lack.is_none() {
+        verdict.prefer(&[&migrate_shape]);
+    }
 
     let verdict = &mut subjects.sched_process_exit;
     verdict.require(&[&exit.check(btf, &[TASK]), &pid, &tgid]);

@@ -65,6 +65,12 @@ const ENTRIES: &[Entry] = &[
     },
 ];
 
+/// What some kernels need beside `sched_switch`, and others do not have.
+const MIGRATE: Entry = Entry {
+    name: "sched_migrate_task",
+    collector: "sched",
+};
+
 /// Pointers that [`Layout`] reaches the kernel by.
 #[repr(transparent)]
 #[derive(Clone, Copy)]
@@ -225,6 +231,10 @@ impl KernelSide {
                 Err(missing) => Err(missing),
             };
             side.programs.push(kernel_program(entry, outcome));
+        }
+        if resolved.layout.task_sched_delayed != 0 {
+            let outcome = side.attach(MIGRATE.name, &btf);
+            side.programs.push(kernel_program(&MIGRATE, outcome));
         }
         let clock = side.load_clock_reader();
         side.clock_readable = clock.is_ok();

@@ -6,6 +6,8 @@ use crate::bpf::btf::{Btf, Kind, Malformed, TypeId};
 /// How the programs load a field.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(super) enum Load {
+    /// 1 byte.
+    Byte,
     /// 4 bytes.
     Word,
     /// 4 bytes of a number of 4 or, on a little-endian machine, 8.
@@ -158,6 +160,7 @@ impl Kernel<'_> {
             Load::Bit => number && field.bits == 1,
             // The others load whole words.
             _ if is_bitfield => false,
+            Load::Byte => number && size == Some(1),
             Load::Word => number && size == Some(4),
             Load::LowWord => {
                 number && (size == Some(4) || size == Some(8) && cfg!(target_endian = "little"))

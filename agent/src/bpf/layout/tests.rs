@@ -96,7 +96,10 @@ fn kernel(shape: &Shape) -> Btf {
             ("sum_exec_runtime", long),
             ("cfs_rq", cfs_rq),
             ("prev_sum_exec_runtime", long),
-        ],
+        ]
+        .into_iter()
+        .chain((!shape.old).then_some(("sched_delayed", char_)))
+        .collect::<Vec<_>>(),
     );
     let info = composite(
         &mut b,
@@ -197,6 +200,7 @@ fn kernel(shape: &Shape) -> Btf {
     for (name, arguments) in [
         ("sched_switch", vec![boolean, task, task, uint]),
         ("sched_process_exit", vec![task]),
+        ("sched_migrate_task", vec![task, int]),
         ("cgroup_mkdir", vec![cgroup, path]),
         ("cgroup_rmdir", vec![cgroup, path]),
         ("cgroup_notify_populated", vec![cgroup, path, int]),
@@ -392,4 +396,17 @@ fn the_running_kernel_runs_everything() {
     let resolved = resolve(&btf);
     println!("{:?}", resolved.layout);
     assert_all_ok(&resolved);
+}
+
+#[test]
+fn who_is_moved_while_it_blocks_is_told_where_a_kernel_has_such_tasks() {
+    assert_ne!(resolved(false, &[]).layout.task_sched_delayed, 0);
+    let old = resolved(true, &[]);
+    assert_eq!(old.layout.task_sched_delayed, 0);
+    assert_eq!(old.subjects.sched_switch, Verdict::default());
+    let resolved = resolved(false, &["sched_migrate_task"]);
+    assert_eq!(resolved.layout.task_sched_delayed, 0);
+    let lack = &resolved.subjects.sched_switch;
+    assert_eq!(lack.reduced, ["tracepoint sched_migrate_task"]);
+    assert!(lack.is_ok());
 }
