@@ -132,11 +132,9 @@ pub const DEPARTED_UNINTERRUPTIBLE: u32 = 2;
 pub const DEPARTED_IO: u32 = 3;
 /// The task left runnable; `BY_*` is added.
 pub const DEPARTED_PREEMPTED: u32 = 4;
-/// The task left runnable, and it was not looked up what its queue had been throttled by then; `BY_*` is added.
-pub const DEPARTED_UNWATCHED: u32 = DEPARTED_PREEMPTED + BY_COUNT as u32;
-/// The task left blocked, one of the first three is added, and when it begins to wait the kernel will not know
-/// ([`begin_lost`]). By the quota none leaves unwatched, so the numbers do not meet.
-pub const DEPARTED_LOST: u32 = DEPARTED_UNWATCHED + BY_QUOTA as u32 - 1;
+/// How it left is one of the first four, which is added, and when it begins to wait the kernel will not know
+/// ([`begin_lost`]).
+pub const DEPARTED_LOST: u32 = DEPARTED_PREEMPTED + BY_COUNT as u32;
 
 const _: () = assert!(DEPARTED_LOST + DEPARTED_IO < 1 << DEPARTURE_BITS);
 
@@ -153,42 +151,32 @@ pub const fn departure(how: u32, throttled_ns: u64) -> u32 {
     how | ((throttled_ns >> THROTTLED_UNIT) as u32) << DEPARTURE_BITS
 }
 
-/// Who took the CPU from a task that left runnable.
-#[inline(always)]
-#[must_use]
-pub const fn preempted_by(departed: u32) -> usize {
-    let first = if departed < DEPARTED_UNWATCHED {
-        DEPARTED_PREEMPTED
-    } else {
-        DEPARTED_UNWATCHED
-    };
-    departed.wrapping_sub(first) as usize & 7
-}
-
-/// Whether it was looked up what the queue that a task left runnable had been throttled by then.
-#[inline(always)]
-#[must_use]
-pub const fn is_watched(departed: u32) -> bool {
-    departed >= DEPARTED_PREEMPTED && departed < DEPARTED_UNWATCHED
-}
-
 /// The departure of a task that blocked and is moved to another CPU before the scheduler has taken it off its queue
 /// (`sched_delayed`, 6.12 and later). On the new queue `enqueue_task` notes it as waiting (`sched_info_enqueue`,
 /// `kernel/sched/core.c`), although it sleeps on; when it wakes, that time stands, and in `run_delay` its sleep is a wait.
 #[inline(always)]
 #[must_use]
 pub const fn begin_lost(departure: u32) -> u32 {
-    match departed(departure) {
-        DEPARTED_SLEEP | DEPARTED_UNINTERRUPTIBLE | DEPARTED_IO => departure + DEPARTED_LOST,
-        _ => departure,
+    // Its last switch may not have been traced.
+    if departed(departure) < DEPARTED_PREEMPTED {
+        departure + DEPARTED_LOST
+    } else {
+        departure
     }
+}
+
+/// Whether a task left runnable.
+#[inline(always)]
+#[must_use]
+pub const fn is_preempted(departed: u32) -> bool {
+    departed >= DEPARTED_PREEMPTED && departed < DEPARTED_LOST
 }
 
 /// How a task left, and whether it is not known since when it waited ([`begin_lost`]).
 #[inline(always)]
 #[must_use]
 pub const fn blocked(departed: u32) -> (u32, bool) {
-    if departed > DEPARTED_LOST {
+    if departed >= DEPARTED_LOST {
         (departed - DEPARTED_LOST, true)
     } else {
         (departed, false)
@@ -196,7 +184,8 @@ pub const fn blocked(departed: u32) -> (u32, bool) {
 }
 
 /// A wait as long as this is looked at for a quota's part even where none was seen yet, nanoseconds: a task that wakes
-/// while it is throttled waits for the next period. Of a shorter one, before the first, nothing is the quota's.
+/// while it is throttled waits for the next period. Before the first is seen, the quota's part of a shorter one, which
+/// begins just before a period ends, goes to whoever had the CPU.
 pub const LONG_WAIT_NS: u64 = 1 << 17;
 
 /// How a task left.
@@ -250,50 +239,26 @@ mod tests {
     }
 
     #[test]
-    fn who_preempted_is_told_whether_watched_or_not() {
-        for by in 0..BY_COUNT {
-            for (first, watched) in [(DEPARTED_PREEMPTED, true), (DEPARTED_UNWATCHED, false)] {
-                if by == BY_QUOTA && !watched {
-                    continue;
-                }
-                let how = departed(departure(first + by as u32, 1 << 40));
-                assert_eq!(preempted_by(how), by);
-                assert_eq!(is_watched(how), watched);
-            }
-        }
+    fn who_is_moved_while_blocked_is_told_by_itself_and_keeps_its_state() {
         for how in [
             DEPARTED_NOT,
             DEPARTED_SLEEP,
             DEPARTED_UNINTERRUPTIBLE,
             DEPARTED_IO,
         ] {
-            assert!(!is_watched(how));
-        }
-    }
-
-    #[test]
-    fn who_is_moved_while_blocked_is_told_by_itself_and_keeps_its_state() {
-        for how in [DEPARTED_SLEEP, DEPARTED_UNINTERRUPTIBLE, DEPARTED_IO] {
             let word = departure(how, 5_000_000);
             let moved = begin_lost(word);
             assert_eq!(blocked(departed(word)), (how, false));
             assert_eq!(blocked(departed(moved)), (how, true));
             assert_eq!(begin_lost(moved), moved, "moved twice");
-            assert!(!is_watched(departed(moved)));
-            assert_eq!(
-                since_departure(moved, 9_000_000),
-                since_departure(word, 9_000_000)
-            );
+            assert!(!is_preempted(departed(moved)) && !is_preempted(how));
+            let since = |word| since_departure(word, 9_000_000);
+            assert_eq!(since(moved), since(word));
         }
         for by in 0..BY_COUNT {
-            let watched = departure(DEPARTED_PREEMPTED + by as u32, 0);
-            assert_eq!(begin_lost(watched), watched);
-            assert!(!blocked(departed(watched)).1);
-            if by != BY_QUOTA {
-                let unwatched = departure(DEPARTED_UNWATCHED + by as u32, 0);
-                assert_eq!(begin_lost(unwatched), unwatched);
-                assert!(!blocked(departed(unwatched)).1);
-            }
+            let preempted = departure(DEPARTED_PREEMPTED + by as u32, 0);
+            assert_eq!(begin_lost(preempted), preempted);
+            assert!(!blocked(departed(preempted)).1 && is_preempted(departed(preempted)));
         }
     }
 

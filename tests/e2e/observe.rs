@@ -73,6 +73,11 @@ impl Reading {
         &self.sched
     }
 
+    /// What its threads waited for a CPU by `schedstat` since an earlier reading.
+    pub(crate) fn delay_since(&self, earlier: &Self) -> Duration {
+        Duration::from_nanos(self.threads.since(&earlier.threads).run_delay_ns)
+    }
+
     /// CPU time by the cgroup's account since an earlier reading, nanoseconds.
     pub(crate) fn usage_since(&self, earlier: &Self) -> u64 {
         self.usage_ns - earlier.usage_ns

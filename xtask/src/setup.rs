@@ -197,7 +197,9 @@ const MKFS: Requirement = Requirement {
     present: || on_path("mkfs.ext4"),
 };
 
-const FOR_VM: [Requirement; 5] = [
+const FOR_VM: [Requirement; 7] = [
+    PERF,
+    RUNQLAT,
     Requirement {
         name: "a static busybox",
         package: "busybox-static",

@@ -453,6 +453,22 @@ fn queues_of_a_slab_have_places_of_their_own() {
     }
 }
 
+/// A task that leaves the CPU without having been seen to get it: what was added to the sum began when the one before left.
+#[test]
+fn a_time_of_throttling_is_kept_although_who_came_next_came_unseen() {
+    let mut kept = Throttles::ZERO;
+    kept.left(0x100, 1_000, 10_000, true);
+    kept.left(0x100, 6_000, 40_000, false);
+    assert_eq!(kept.part_of(0, 50_000), 5_000);
+    assert_eq!(kept.part_of(10_000, 15_000), 5_000, "from its beginning on");
+    // And not twice.
+    kept.got(6_000, 40_000, 50_000, false);
+    assert_eq!(kept.part_of(0, 60_000), 5_000);
+    // One whose beginning is not known is not kept.
+    kept.left(0x100, 9_000, 70_000, false);
+    assert_eq!(kept.part_of(0, 80_000), 5_000);
+}
+
 #[test]
 fn a_throttling_that_began_when_the_last_task_left_counts_from_the_wake_up_on() {
     let mut kept = Throttles::ZERO;

@@ -70,7 +70,10 @@ impl Throttles {
     /// Notes that a task leaves the CPU.
     #[inline(always)]
     pub fn left(&mut self, queue: u64, total_ns: u64, now: u64, is_throttled: bool) {
-        if self.queue != queue {
+        if self.queue == queue {
+            // Of a task that got the CPU unseen; when an empty queue was throttled nobody knows now.
+            self.got(total_ns, now, now, true);
+        } else {
             self.queue = queue;
             self.next = 0;
             self.times = [[0; 2]; KEPT_THROTTLES];

@@ -6,7 +6,7 @@ use ctrscope_ebpf::{
         Stretches, THROTTLED_QUEUES, Throttles, UNATTRIBUTED, WAKE_UP, WHOLE, Waited, beside,
         cause_for, factor, is_pair, not_throttled, pair_key, pair_place, scaled, throttles_place,
     },
-    sched::{SchedSlot, departed, is_watched, since_departure},
+    sched::{SchedSlot, departed, is_preempted, since_departure},
     slot,
 };
 
@@ -115,12 +115,12 @@ pub(super) fn left(whose: u64, queue: Kernel, now: u64, is_throttled: bool) -> u
 }
 
 /// The quota's part of a wait that ends now on a queue that was throttled: exactly what the queue was throttled since the
-/// task left it, where it was never off it and that was looked up, else by when it was.
+/// task left it, where it was never off it, else by when it was.
 #[inline(always)]
 fn quota_part(cpu: u32, wait: &Waited) -> u64 {
     let total_ns = wait.throttled_ns;
     let part = throttled_part(cpu, wait.queue, total_ns, wait.queued, wait.now);
-    if is_watched(departed(wait.left_with)) {
+    if is_preempted(departed(wait.left_with)) {
         since_departure(wait.left_with, total_ns)
     } else {
         part
@@ -170,7 +170,14 @@ pub extern "C" fn split_watched(cpu: u32) -> u32 {
         };
         let mut quota = 0;
         if wait.throttled_ns != 0 {
+            let is_known = (*stats).throttled != 0 || is_preempted(departed(wait.left_with));
             (*stats).throttled = 1;
+            if !is_known && let Some(kept) = throttles(cpu, wait.queue) {
+                // It was throttled at some time, and whether it was in this wait nobody has noted.
+                (*kept).left(wait.queue, wait.throttled_ns, wait.now, false);
+                add(stats, UNATTRIBUTED, wait.whole);
+                return 0;
+            }
             quota = quota_part(cpu, &wait);
         }
         if quota == 0 {
@@ -276,7 +283,8 @@ fn split_throttled(
 }
 
 /// Who had a CPU from its last switch until a task arrived whose arrival was not seen is nobody's to know. The wait before
-/// that ([`Stretches::waited`]), where it is not 0, was all on this CPU. A global function, out of the way of the others.
+/// that ([`Stretches::waited`]), where it is not 0, was all on this CPU; gives 1 where it is to be split, which this does not
+/// do itself: the stack is shared with what a function calls. A global function, out of the way of the others.
 #[unsafe(no_mangle)]
 #[inline(never)]
 pub extern "C" fn arrived_unseen(cpu: u32, now: u64) -> u32 {
@@ -295,10 +303,9 @@ pub extern "C" fn arrived_unseen(cpu: u32, now: u64) -> u32 {
         if arrived > (*ring).last && arrived < now {
             let clocks = [arrived, (*ring).last_task_clock + (arrived - (*ring).last)];
             append(ring, cpu, last, clocks, false);
-            if whole != 0 {
-                split_watched(cpu);
-            }
-        } else if let Some(stats) = SCHED.get_ptr_mut(cpu * layout!(slots) + victim) {
+            return u32::from(whole != 0);
+        }
+        if let Some(stats) = SCHED.get_ptr_mut(cpu * layout!(slots) + victim) {
             add(stats, UNATTRIBUTED, whole);
         }
     }

@@ -18,9 +18,9 @@ use ctrscope_ebpf::{
     ledger::{self as causes, Stretches, Waited},
     sched::{
         BUCKET_MASK, BY_CONTAINER, BY_KERNEL, BY_QUOTA, BY_SELF, BY_SYSTEM, CpuState, DEPARTED_IO,
-        DEPARTED_NOT, DEPARTED_PREEMPTED, DEPARTED_SLEEP, DEPARTED_UNINTERRUPTIBLE,
-        DEPARTED_UNWATCHED, LONG_WAIT_NS, MOVED, SchedSlot, begin_lost, blocked, departed,
-        departure, preempted_by as departed_by, since, since_at_least,
+        DEPARTED_NOT, DEPARTED_PREEMPTED, DEPARTED_SLEEP, DEPARTED_UNINTERRUPTIBLE, LONG_WAIT_NS,
+        MOVED, SchedSlot, begin_lost, blocked, departed, departure, is_preempted, since,
+        since_at_least,
     },
     slot,
 };
@@ -138,7 +138,7 @@ fn try_sched_switch(ctx: &BtfTracePointContext) -> Option<()> {
         (*state).group = load(next, layout!(task_sched_task_group));
     }
 
-    let mut is_preempted = false;
+    let mut was_preempted = false;
     // A wait that ended unseen, nanoseconds, and the departure that it began with.
     let (mut missed_wait, mut missed_departure) = (0, DEPARTED_NOT);
     let ring: *mut Stretches = STRETCHES.get_ptr_mut(cpu)?;
@@ -200,13 +200,10 @@ fn try_sched_switch(ctx: &BtfTracePointContext) -> Option<()> {
         let whose = u64::from(cpu) << 32 | u64::from(slot::slot(prev_owner));
         let mut throttled_ns = 0;
         let how = if state == 0 || preempt as u8 != 0 {
-            is_preempted = true;
+            was_preempted = true;
             let is_throttled = ledger::is_throttled(queue);
-            let mut how = DEPARTED_UNWATCHED;
-            if is_throttled || is_watched {
-                throttled_ns = ledger::left(whose, queue, now, is_throttled);
-                how = DEPARTED_PREEMPTED;
-            }
+            // Whatever takes it off, its queue can be throttled by another's task while it waits there.
+            throttled_ns = ledger::left(whose, queue, now, is_throttled);
             let by = if is_throttled {
                 BY_QUOTA
             } else {
@@ -218,7 +215,7 @@ fn try_sched_switch(ctx: &BtfTracePointContext) -> Option<()> {
                 let counter = (&raw mut (*stats).preemptions).cast::<u32>().add(by & 7);
                 *counter = (*counter).wrapping_add(1);
             }
-            how + by as u32
+            DEPARTED_PREEMPTED + by as u32
         } else {
             add_one!(stats, voluntary);
             if is_watched {
@@ -251,10 +248,13 @@ fn try_sched_switch(ctx: &BtfTracePointContext) -> Option<()> {
                         count(counter::WAIT_BEGIN_LOST);
                     } else if missed <= now.saturating_sub((*task).noted_at) {
                         count_wait(stats, missed);
+                        if is_preempted(departed(left)) {
+                            add_preempted_wait(stats, departed(left), missed);
+                        }
                         let arrived: u64 = load(prev, layout!(task_last_arrival));
                         // All of it was here if it is as long as the absence: one that is moved is on no queue for a
                         // moment.
-                        if departed(left) >= DEPARTED_PREEMPTED && left_at + missed == arrived {
+                        if is_preempted(departed(left)) && left_at + missed == arrived {
                             (missed_wait, missed_departure) = (missed, left);
                         } else {
                             ledger::add(stats, causes::UNATTRIBUTED, missed);
@@ -287,9 +287,11 @@ fn try_sched_switch(ctx: &BtfTracePointContext) -> Option<()> {
                 reserved: 0,
             };
         }
-        ledger::arrived_unseen(cpu, now);
+        if ledger::arrived_unseen(cpu, now) != 0 {
+            ledger::split_watched(cpu);
+        }
     }
-    ledger::append(ring, cpu, last, [now, on_cpu_now], is_preempted);
+    ledger::append(ring, cpu, last, [now, on_cpu_now], was_preempted);
     if next_pid != 0 {
         dispatch(cpu, ring, next, next_pid, next_owner, [now, last])?;
     }
@@ -353,12 +355,10 @@ fn dispatch(
             }
             let away = now.wrapping_sub((*task).departed_at);
             if departure >= DEPARTED_PREEMPTED {
-                let by = departed_by(departure);
-                let sum = (&raw mut (*stats).preempted_wait_ns).cast::<u64>().add(by);
-                *sum = (*sum).wrapping_add(wait);
+                add_preempted_wait(stats, departure, wait);
                 if (*task).departed_at == last_queued {
                     left_with = left;
-                } else if by == BY_QUOTA {
+                } else if departure == DEPARTED_PREEMPTED + BY_QUOTA as u32 {
                     // It was moved meanwhile, and until shortly before that it was throttled: none is moved from a queue
                     // that is (`can_migrate_task`, `kernel/sched/fair.c`).
                     elsewhere = causes::QUOTA;
@@ -419,6 +419,17 @@ fn dispatch(
         }
     }
     Some(())
+}
+
+/// Adds the wait after a preemption.
+#[inline(always)]
+fn add_preempted_wait(stats: *mut SchedSlot, departed: u32, wait: u64) {
+    let by = departed.wrapping_sub(DEPARTED_PREEMPTED) as usize & 7;
+    // SAFETY: `stats` points into the map, the eighth of the sums is within it, and only this CPU writes here.
+    unsafe {
+        let sum = (&raw mut (*stats).preempted_wait_ns).cast::<u64>().add(by);
+        *sum = (*sum).wrapping_add(wait);
+    }
 }
 
 /// Counts one wait.

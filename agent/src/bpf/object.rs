@@ -11,3 +11,6 @@ static EMBEDDED: &Aligned<[u8]> =
 pub(crate) fn bytes() -> &'static [u8] {
     &EMBEDDED.0
 }
+
+#[cfg(test)]
+mod tests;

@@ -87,8 +87,8 @@ pub(super) const MUTATIONS: &[Mutation] = &[
     Mutation {
         name: "charged to the wrong one: a request without its cgroup",
         file: BLOCK,
-        sound: "            return kernel::owner(&BLOCK_SLOTS, slot::SUBSYSTEM_BLOCK, css, 0);\n",
-        defect: "            let _ = kernel::owner(&BLOCK_SLOTS, slot::SUBSYSTEM_BLOCK, css, 0);\n",
+        sound: "            return kernel::owner(slot::SUBSYSTEM_BLOCK, css, 0);\n",
+        defect: "            let _ = kernel::owner(slot::SUBSYSTEM_BLOCK, css, 0);\n",
         long_run: None,
     },
     Mutation {

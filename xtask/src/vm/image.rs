@@ -16,7 +16,7 @@ use crate::{architecture::Architecture, build, step};
 /// Programs that every machine has.
 const PROGRAMS: [&str; 2] = ["runc", "bpftool"];
 /// Programs that only machines of this machine's architecture have.
-const PROGRAMS_OF_HOST: [&str; 2] = ["runqlat", "strip"];
+const PROGRAMS_OF_HOST: [&str; 3] = ["perf", "runqlat", "strip"];
 /// Where programs lie below the root of a file system.
 const DIRECTORIES: [&str; 4] = ["usr/bin", "usr/sbin", "bin", "sbin"];
 /// Module directories from which the disk and its file system work, with all that those need.
