@@ -13,6 +13,7 @@ use ctrscope_tests::{
 use tempfile::TempDir;
 
 use crate::{
+    degrade::kernel_version,
     facts::{facts_of, number},
     observe::{Reading, group},
 };
@@ -328,6 +329,12 @@ fn what_busy_tasks_wait_for_the_quota_above_is_what_the_kernel_throttled() {
     measured(|trial| preempted(trial, true, true));
 }
 
+/// Whether the kernel's account of throttling has queues in it on which nobody waited: before 6.6
+/// (`throttled_clock_self_time`).
+fn counts_empty_queues() -> bool {
+    kernel_version() < (6, 6)
+}
+
 /// Beside a task of so little weight that it has the CPU only while the cgroup is throttled, or asleep, and until the
 /// next tick after that: nobody takes the CPU from it when the throttling ends (`unthrottle_cfs_rq`,
 /// `kernel/sched/fair.c`), and that tick is no quota's.
@@ -352,7 +359,10 @@ fn woken(trial: &Trial, is_parents: bool) {
     let waited = &traced["capped"];
     println!("{waited:?}");
     let filler = waited.by.get("filler").copied().unwrap_or(0);
-    let account = (filler + waited.idle_ns) as f64;
+    // On an emulated machine each wait is a tenth longer by the scheduler's clock than from one event to the other.
+    let run_queue_ns = |reading: &Reading| reading.sched().run_queue.sum_ns();
+    let longer = (run_queue_ns(&after) - run_queue_ns(&before)) as f64 / waited.ns as f64;
+    let account = (filler + waited.idle_ns) as f64 * longer;
     let since = |cause: usize| {
         let of = |reading: &Reading| reading.sched().causes_ns[cause];
         (of(&after) - of(&before)) as f64
@@ -365,7 +375,12 @@ fn woken(trial: &Trial, is_parents: bool) {
     let threads: u64 = THREADS.parse().unwrap();
     let ticks = (throttles * threads * LONGEST_TICK_NS) as f64 / 2.0;
     let allowed = QUOTA_TOLERANCE * account + ticks;
-    trial.near("ns waited for the quota", quota, account - ticks, allowed);
+    if is_parents && counts_empty_queues() {
+        // When it began to throttle a queue without tasks is not known there, and then it has no part.
+        trial.at_most("ns waited for the quota", quota, account - ticks + allowed);
+    } else {
+        trial.near("ns waited for the quota", quota, account - ticks, allowed);
+    }
 }
 
 #[test]
