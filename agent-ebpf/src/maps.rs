@@ -47,7 +47,7 @@ pub static SCHED: Array<SchedSlot> = Array::with_max_entries(1, BPF_F_MMAPABLE);
 #[map]
 pub static CPUS: Array<CpuState> = Array::with_max_entries(1, BPF_F_MMAPABLE);
 
-/// `pid & mask` → what is remembered of a task. Written by `sched_switch`; a task takes over the
+/// `pid & mask` → what is remembered of a task. Written by `sched_switch` and `sched_migrate_task`; a task takes over the
 /// entry of another one, which is counted in `TASK_COLLISION` and costs the other its migrated
 /// wait and its off-CPU time, once. Mappable so that no entry is in two lines of the cache.
 #[map]

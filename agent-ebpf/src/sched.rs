@@ -26,8 +26,8 @@ shared_counters! {
         pub run_queue_buckets: [u32; BUCKETS],
         /// Context switches in which the task left the CPU blocked.
         pub voluntary: u32,
-        /// Not 0 once a quota, its own or one above, was seen to keep its tasks from this CPU: until then nothing is looked up
-        /// that only the quota's part of a wait needs.
+        /// Not 0 once a quota, its own or one above, was seen to keep its tasks from this CPU: until then a task that blocks, and
+        /// one that waited for less than [`LONG_WAIT_NS`], look up nothing that only the quota's part of a wait needs.
         pub throttled: u32,
         /// Sum of the run queue latencies.
         pub run_queue_ns: u64,

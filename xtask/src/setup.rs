@@ -48,7 +48,7 @@ pub(crate) struct Arguments {
     /// Also what `cargo xtask bench` compares with: libbpf-tools, bpftrace, bpftool, perf, inferno
     #[arg(long)]
     pub(crate) bench: bool,
-    /// Also what `cargo xtask vm` runs its machines with: busybox, tools for their disks
+    /// Also what `cargo xtask vm` runs its machines with: busybox, tools for their disks, libbpf-tools, perf
     #[arg(long)]
     pub(crate) vm: bool,
     /// Also what `cargo xtask build --target` needs: cross compiler, C library, Rust library

@@ -189,22 +189,32 @@ pub extern "C" fn split_watched(cpu: u32) -> u32 {
     0
 }
 
+/// Charges what was waited on other CPUs; gives what was waited on this one, whether all of that is in the last slice, and what
+/// of it is, nanoseconds.
+#[inline(always)]
+unsafe fn begin_split(
+    stats: *mut SchedSlot,
+    ring: *mut Stretches,
+    wait: &Waited,
+) -> (u64, bool, u64) {
+    let here = wait.now - wait.queued;
+    if wait.whole != here {
+        let elsewhere = wait.whole.wrapping_sub(here);
+        add(stats, wait.elsewhere as usize, elsewhere);
+    }
+    // SAFETY: by the caller.
+    let begin = unsafe { (*ring).slice_begin };
+    let is_within = begin <= wait.queued;
+    let part = if is_within { here } else { wait.now - begin };
+    (here, is_within, part)
+}
+
 /// Puts every nanosecond of a wait of which no quota had a part under one cause.
 #[inline(always)]
 pub(super) fn split(stats: *mut SchedSlot, ring: *mut Stretches, cpu: u32, wait: &Waited) {
-    let here = wait.now - wait.queued;
-    if wait.whole != here {
-        add(
-            stats,
-            wait.elsewhere as usize,
-            wait.whole.wrapping_sub(here),
-        );
-    }
     // SAFETY: pointers into maps, and only this CPU writes these elements.
     unsafe {
-        let begin = (*ring).slice_begin;
-        let is_within = begin <= wait.queued;
-        let part = if is_within { here } else { wait.now - begin };
+        let (here, is_within, part) = begin_split(stats, ring, wait);
         let interrupts = (*ring).interrupts_in(is_within, part, wait.now);
         if interrupts != 0 {
             add(stats, KERNEL, interrupts);
@@ -230,19 +240,9 @@ fn split_throttled(
     wait: &Waited,
     quota: u64,
 ) {
-    let here = wait.now - wait.queued;
-    if wait.whole != here {
-        add(
-            stats,
-            wait.elsewhere as usize,
-            wait.whole.wrapping_sub(here),
-        );
-    }
     // SAFETY: pointers into maps, and only this CPU writes these elements.
     unsafe {
-        let begin = (*ring).slice_begin;
-        let is_within = begin <= wait.queued;
-        let part = if is_within { here } else { wait.now - begin };
+        let (here, is_within, part) = begin_split(stats, ring, wait);
         (*ring).has_throttled = 1;
         let left = not_throttled(ring, wait.now - part, wait.now);
         let is_own = ledger::occupant_slot(wait.last) == u64::from(wait.victim);

@@ -350,7 +350,7 @@ fn dispatch(
             let departure;
             (departure, is_lost) = blocked(departed(left));
             if is_lost {
-                // At most since it last blocked, at least not at all.
+                // How much of its absence it waited is not known: all of that is sleep.
                 wait = 0;
             }
             let away = now.wrapping_sub((*task).departed_at);
